@@ -1,0 +1,131 @@
+"""Configs are plain Python files; this loads one, applies `key=value` overrides and builds its parts.
+
+A file defines exactly `model, criterion, data, optimizer, schedule, train`, each a tree of `builds(Class, ...)`
+nodes and plain values. `${data.root}` refers to another value of the same file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import runpy
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra_zen import instantiate, make_custom_builds_fn
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+SECTIONS = ("model", "criterion", "data", "optimizer", "schedule", "train")
+_HIDDEN = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+
+builds = make_custom_builds_fn(populate_full_signature=True, hydra_convert="all")
+"""`builds(Class, argument=value)`: a config node; every argument of the class can be overridden, types are checked."""
+
+
+class ConfigError(ValueError):
+    """A config file or an override is not usable; the message says which key and what to do."""
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The six sections of a config file as Python objects, so that another file can vary them.
+
+    Raises ConfigError when the file is missing, fails to run, or does not define exactly the six sections.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = f"; that folder holds {', '.join(near)}" if near else ""
+        raise ConfigError(f"config file {path} does not exist{hint}")
+    try:
+        names = runpy.run_path(str(path))
+    except (TypeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"config file {path} does not build: {error}") from error
+    missing = [s for s in SECTIONS if s not in names]
+    if missing:
+        raise ConfigError(f"config file {path} does not define {', '.join(missing)}; it must define {', '.join(SECTIONS)}")
+    return {section: names[section] for section in SECTIONS}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """The config of a file with `key=value` overrides applied.
+
+    Raises ConfigError for an unknown key (with the nearest known one), a value of the wrong type, or a
+    malformed override.
+    """
+    config = OmegaConf.create({k: OmegaConf.structured(v) for k, v in read_config(path).items()})
+    for override in overrides:
+        _apply(config, override)
+    return config
+
+
+def save_config(config: DictConfig, path: str | Path) -> None:
+    """Writes the resolved config as YAML text."""
+    Path(path).write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+
+
+def build(node: Any, *args: Any, **kwargs: Any) -> Any:
+    """Builds a node (and everything in it); further arguments go to the outermost call."""
+    return instantiate(node, *args, **kwargs)
+
+
+def to_json(node: DictConfig) -> str:
+    """A config node as JSON, for a weights file's metadata."""
+    return json.dumps(OmegaConf.to_container(node, resolve=True))
+
+
+def build_json(text: str, allowed: Iterable[str]) -> Any:
+    """Builds a node from `to_json`, refusing every target that is not in `allowed`.
+
+    Raises ConfigError naming the targets that are not allowed; nothing is imported before that check.
+    """
+    node = json.loads(text)
+    refused = sorted(set(_targets(node)) - set(allowed))
+    if refused:
+        raise ConfigError(f"a weights file may only build the package's models; this one asks for {', '.join(refused)}")
+    return instantiate(OmegaConf.create(node))
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Everything in a plain tree that instantiate would import."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "path" or (key.startswith("_") and key not in _HIDDEN):
+                yield f"{key}={value}"
+            elif key == "_target_":
+                yield str(value)
+            else:
+                yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a config, dotted, that a user may override."""
+    if isinstance(node, DictConfig):
+        for key in node:
+            if key in _HIDDEN:
+                continue
+            yield prefix + str(key)
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                yield from _keys(node[key], f"{prefix}{key}.")
+    elif isinstance(node, ListConfig):
+        for index, value in enumerate(node):
+            yield from _keys(value, f"{prefix}{index}.")
+
+
+def _apply(config: DictConfig, override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign:
+        raise ConfigError(f"override {override!r} is not of the form key=value")
+    known = list(_keys(config))
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.0)
+        raise ConfigError(f"config has no key {key!r}; did you mean {', '.join(near)}?")
+    try:
+        OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value, merge=False)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"override {override!r} cannot be applied: {reason}") from error
