@@ -1,0 +1,191 @@
+"""One process or many: who am I, and how do processes agree.
+
+`torchrun` describes the processes in RANK, WORLD_SIZE and LOCAL_RANK (the only environment variables that the
+package reads). Without them there is a single process and every function below is the identity, so no caller
+asks whether it runs distributed. NCCL joins GPUs, gloo joins CPUs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_TIMEOUT = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Context:
+    """This process: rank of world_size, local_rank on its machine, and the device that it computes on.
+
+    As a context manager it leaves the process group at the end, at once when an error passes through.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        shutdown(wait=kind is None)
+
+
+def init(device: str | torch.device | None = None, timeout: timedelta = _TIMEOUT) -> Context:
+    """Joins the process group that torchrun describes; a single process joins none.
+
+    device   "cpu" keeps off the GPUs; None takes the GPU of this local rank, or the CPU of a machine without one
+    timeout  how long a rank waits for the others before it gives up with an error
+
+    Raises RuntimeError when torchrun's variables are there only in part, or more processes were started than GPUs.
+    """
+    given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if given["RANK"] is None and given["WORLD_SIZE"] is None:
+        return Context(0, 1, 0, _device(device, 0))
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise RuntimeError(f"torchrun's variables are incomplete: {', '.join(missing)} is not set; start with torchrun")
+    rank_, world, local = (int(given[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    place = _device(device, local)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timeout)
+    return Context(rank_, world, local, place)
+
+
+def rank() -> int:
+    """The number of this process, 0 when it is alone."""
+    return dist.get_rank() if _joined() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes files."""
+    return rank() == 0
+
+
+def reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all processes, on all processes; outside the graph of gradients.
+
+    tensor  any shape, the same on every process; it is not changed
+    """
+    total = tensor.detach().clone()
+    if _joined():
+        dist.all_reduce(total)
+    return total
+
+
+def reduce_mean(tensor: Tensor) -> Tensor:
+    """The mean of `tensor` over all processes, on all processes; integers become float32.
+
+    tensor  any shape, the same on every process; it is not changed
+    """
+    total = reduce_sum(tensor if tensor.is_floating_point() else tensor.float())
+    return total / world_size()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The `value` of every process in order of rank on rank 0, an empty list elsewhere.
+
+    value  plain JSON data that may hold numpy arrays and numbers. It travels as JSON text, never as a pickle
+    """
+    if not _joined():
+        return [value]
+    text = json.dumps(value, default=_encode_array).encode()
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(_collective_device())
+    sizes = [torch.zeros(1, dtype=torch.int64, device=data.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(text)], device=data.device))
+    padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8, device=data.device)
+    padded[: len(text)] = data
+    parts = [torch.empty_like(padded) for _ in sizes] if is_main() else None
+    dist.gather(padded, parts, dst=0)
+    if parts is None:
+        return []
+    texts = (bytes(part[: int(size)].cpu().numpy()) for part, size in zip(parts, sizes, strict=True))
+    return [json.loads(text, object_hook=_decode_array) for text in texts]
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if _joined():
+        # A reduction instead of dist.barrier: it needs no guess of the device, and it is the same for both backends.
+        reduce_sum(torch.zeros(1, device=_collective_device())).item()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Rank 0 runs the body before the others do: for caches and folders that the first one makes."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def shutdown(wait: bool = True) -> None:
+    """Leaves the process group. Without this, threads of the group can abort a finished process at exit.
+
+    wait  meet the other ranks first; False after an error, when they may never come
+    """
+    if not _joined():
+        return
+    if wait:
+        barrier()
+    dist.destroy_process_group()
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _device(asked: str | torch.device | None, local_rank: int) -> torch.device:
+    if asked is not None and torch.device(asked).type != "cuda":
+        return torch.device(asked)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if local_rank < count:
+        return torch.device("cuda", local_rank)
+    if asked is not None or count:
+        raise RuntimeError(
+            f"local rank {local_rank} has no GPU of its own, torch sees {count}; "
+            f"start {count or 'no'} processes per machine, or ask for device cpu"
+        )
+    return torch.device("cpu")
+
+
+def _collective_device() -> torch.device:
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _encode_array(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
+        return {"__array__": data, "dtype": value.dtype.str, "shape": list(value.shape)}
+    raise TypeError(f"gather_objects carries JSON data and numeric numpy arrays, not {type(value).__name__}")
+
+
+def _decode_array(node: dict[str, Any]) -> Any:
+    if "__array__" not in node:
+        return node
+    data = base64.b64decode(node["__array__"])
+    return np.frombuffer(data, dtype=np.dtype(node["dtype"])).reshape(node["shape"]).copy()
