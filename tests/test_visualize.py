@@ -1,0 +1,117 @@
+"""Pictures: right pixels in the right place, and words for wrong input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, curves, overlay, side_by_side
+
+
+def grey(height: int, width: int, value: int = 100) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def blend(value: int, colour: tuple, alpha: float = 0.35) -> list[int]:
+    return [round((1 - alpha) * value + alpha * c) for c in colour]
+
+
+def has_colour(image: np.ndarray, colour: tuple) -> int:
+    return int((image == np.array(colour, np.uint8)).all(axis=2).sum())
+
+
+def test_overlay_fills_outlines_and_leaves_the_rest():
+    frame = grey(64, 64)
+    mask = np.zeros((64, 64), bool)
+    mask[10:30, 10:30] = True
+    painted = overlay(frame, mask)
+    assert painted[20, 20].tolist() == blend(100, RIGHT)
+    assert painted[10, 20].tolist() == list(RIGHT)
+    assert (painted[40:, 40:] == 100).all()
+    assert (frame == 100).all(), "the input must not be painted on"
+
+
+def test_overlay_tells_right_invented_and_missed_apart():
+    mask, truth = np.zeros((2, 64, 64), bool)
+    mask[10:50, 5:35] = True
+    truth[10:50, 20:55] = True
+    painted = overlay(grey(64, 64), mask, truth)
+    assert painted[30, 28].tolist() == blend(100, RIGHT)
+    assert painted[30, 12].tolist() == blend(100, INVENTED)
+    assert painted[30, 45].tolist() == blend(100, MISSED)
+
+
+def test_overlay_of_an_empty_mask_is_the_frame():
+    frame = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+    assert (overlay(frame, np.zeros((33, 47), bool)) == frame).all()
+
+
+def test_overlay_takes_masks_of_0_and_255():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 10:30] = 255
+    assert (overlay(grey(64, 64), mask) == overlay(grey(64, 64), mask > 0)).all()
+
+
+def test_overlay_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"mask has shape \[32, 32\]"):
+        overlay(grey(64, 64), np.zeros((32, 32), bool))
+    with pytest.raises(ValueError, match="expected uint8"):
+        overlay(grey(64, 64).astype(float), np.zeros((64, 64), bool))
+
+
+def test_side_by_side_enlarges_to_the_tallest():
+    joined = side_by_side([grey(20, 10, 50), grey(40, 30, 70)], gap=4)
+    assert joined.shape == (40, 20 + 4 + 30, 3)
+    assert (joined[:, :20] == 50).all() and (joined[:, 20:24] == 255).all() and (joined[:, 24:] == 70).all()
+    with pytest.raises(ValueError, match="no image"):
+        side_by_side([])
+
+
+def test_contact_sheet_places_every_image():
+    sheet = contact_sheet([grey(20, 30, value) for value in (10, 20, 30)], columns=2, gap=2)
+    assert sheet.shape == (2 * 22 + 2, 2 * 32 + 2, 3)
+    assert [int(sheet[5, 5, 0]), int(sheet[5, 37, 0]), int(sheet[27, 5, 0])] == [10, 20, 30]
+    assert (sheet[26:, 36:] == 255).all(), "the empty cell stays white"
+
+
+def test_captions_stay_in_their_cell():
+    plain = contact_sheet([grey(64, 64)] * 2, columns=2, captions=["", ""])
+    long = contact_sheet([grey(64, 64)] * 2, columns=2, captions=["a very long caption " * 5, ""])
+    assert plain.shape == long.shape
+    assert (plain[:, :72] != long[:, :72]).any()
+    assert (plain[:, 72:] == long[:, 72:]).all()
+    with pytest.raises(ValueError, match="2 images but 1 captions"):
+        contact_sheet([grey(8, 8)] * 2, columns=2, captions=["one"])
+
+
+def test_curves_draw_each_line_in_its_colour_and_place():
+    chart = curves({"rising": [(0, 0), (10, 1)], "flat": [(0, 0.5), (10, 0.5)]}, "title", "step", "Dice", (300, 400))
+    assert chart.shape == (300, 400, 3) and chart.dtype == np.uint8
+    rows, columns = np.nonzero((chart == np.array(LINE_COLOURS[1])).all(axis=2))
+    rows = rows[columns > 250]  # right of the legend
+    assert abs(np.median(rows) - (44 + 300 - 58) / 2) < 2, "y = 0.5 lies midway between the ticks 0 and 1"
+    rising = (chart[:, 340:380] == np.array(LINE_COLOURS[0])).all(axis=2).nonzero()[0]
+    assert 40 < rising.min() and rising.max() < 80, "the line that rises ends at the top"
+
+
+def test_curves_break_at_nan_and_survive_odd_series():
+    whole = curves({"a": [(x, 1.0 + x) for x in range(60)]})
+    holed = curves({"a": [(x, float("nan") if 20 < x < 40 else 1.0 + x) for x in range(60)]})
+    assert 0 < has_colour(holed, LINE_COLOURS[0]) < 0.8 * has_colour(whole, LINE_COLOURS[0])
+    assert has_colour(curves({"a": [(3, 7)]}), LINE_COLOURS[0]) > 10
+    assert has_colour(curves({"a": [(0, 1e-12), (1e9, 1e-12)]}), LINE_COLOURS[0]) > 100
+    for nothing in ({}, {"a": []}, {"a": [(0, float("inf"))]}):
+        assert has_colour(curves(nothing), LINE_COLOURS[0]) == 0
+    with pytest.raises(ValueError, match="200 x 300"):
+        curves({}, size=(100, 100))
+
+
+def test_many_and_long_names_fit_into_the_legend():
+    names = {f"a very long name of a run, number {i} " * 4: [(0, i), (1, i)] for i in range(30)}
+    assert curves(names, size=(200, 300)).shape == (200, 300, 3)
+
+
+def test_no_torch_is_imported():
+    code = "import sys, lgrnet.visualize; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
