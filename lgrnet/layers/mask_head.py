@@ -1,0 +1,66 @@
+"""From mask logits at the model's resolution to masks and maps at the size of the frames on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def published_masks(
+    mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int = 4
+) -> Tensor:
+    """Masks by LGRNet's published rule: enlarge the logits, > 0, cut the padding, nearest to disk size.
+
+    mask_logits  [Q, T, h, w] at stride `scale`
+    valid_size   (H, W) of the model's input before padding, at most (h * scale, w * scale)
+    disk_size    (H0, W0) of the frames on disk
+
+    Returns bool [Q, T, H0, W0] on the CPU. The enlargement is bilinear with align_corners=False; the way to disk
+    size reads source pixel floor(i * in / out). One frame is enlarged at a time, so beside the result the peak
+    is one frame's [Q, h * scale, w * scale]. Raises ValueError for sizes that do not fit.
+    """
+    masks = _empty(mask_logits, disk_size, torch.bool)
+    for index, logits in enumerate(_enlarged(mask_logits, valid_size, scale)):
+        masks[:, index] = F.interpolate((logits > 0).float(), size=disk_size, mode="nearest")[0].bool()
+    return masks
+
+
+def probability_maps(
+    mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int = 4
+) -> Tensor:
+    """Foreground probability 0..255 at disk size; arguments as in `published_masks`.
+
+    Returns uint8 [Q, T, H0, W0] on the CPU: the sigmoid of the logits enlarged and brought to disk size, both
+    bilinear with align_corners=False, times 255 and rounded. Exactly 0.5 rounds down, so that a value above 127
+    means a logit above 0, as in the published masks.
+    """
+    maps = _empty(mask_logits, disk_size, torch.uint8)
+    for index, logits in enumerate(_enlarged(mask_logits, valid_size, scale)):
+        if logits.shape[-2:] != tuple(disk_size):
+            logits = F.interpolate(logits, size=disk_size, mode="bilinear", align_corners=False)
+        maps[:, index] = logits[0].sigmoid().mul(255).sub(0.5).ceil().to(torch.uint8)
+    return maps
+
+
+def _empty(mask_logits: Tensor, disk_size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The result's memory; it lies on the CPU because a long video at disk size may not fit on the device."""
+    if mask_logits.ndim != 4:
+        raise ValueError(f"mask_logits have shape {tuple(mask_logits.shape)}, expected [Q, T, h, w]")
+    return torch.empty((*mask_logits.shape[:2], *disk_size), dtype=dtype)
+
+
+def _enlarged(mask_logits: Tensor, valid_size: tuple[int, int], scale: int) -> Iterator[Tensor]:
+    """Each frame's logits [1, Q, H, W] in float32, enlarged and without padding."""
+    height, width = valid_size
+    full = (mask_logits.shape[-2] * scale, mask_logits.shape[-1] * scale)
+    if height > full[0] or width > full[1]:
+        raise ValueError(
+            f"the input was {height} x {width} before padding, but logits {tuple(mask_logits.shape[-2:])} at "
+            f"scale {scale} cover only {full[0]} x {full[1]}"
+        )
+    for logits in mask_logits.unbind(1):
+        large = F.interpolate(logits[None].float(), size=full, mode="bilinear", align_corners=False)
+        yield large[..., :height, :width]
