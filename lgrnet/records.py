@@ -1,0 +1,403 @@
+"""What is on disk and what is predicted: the one layout, in and out. No torch.
+
+The layout is `Frame/<video>/<frame>.jpg` beside `GT/<video>/<frame>.png`; every data set is brought into it once.
+Letters: K classes (background not counted), T frames, H W pixels, Q queries.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LabelMap = str | Mapping[int, int]
+"""How raw mask values become classes.
+
+"binary"  every value above 0 is class 1 (the published rule)
+"soft"    value / 255 is the membership of class 1
+mapping   raw value -> class id, class 0 is background; raw value 0 is background unless the mapping says otherwise
+"""
+
+MAX_PIXELS = 64_000_000
+"""The largest image that is decoded: an 8K frame has 33 million pixels, a decompression bomb far more."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class DataError(ValueError):
+    """Data on disk are not usable; the message names the files and says what to do."""
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video on disk; holds no pixels. A still image is a video of one frame.
+
+    name       name of the video, unique in its data set
+    frames     one path per frame, in temporal order
+    masks      one path per frame, None: the frame is not annotated
+    label_map  how raw mask values become classes, see `LabelMap`
+    meta       what else is known: data set, split, patient, attributes
+    """
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: tuple[Path | None, ...]
+    label_map: LabelMap = "binary"
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise DataError(f"video {self.name!r} has no frames; expected at least one")
+        if len(self.masks) != len(self.frames):
+            raise DataError(
+                f"video {self.name!r} has {len(self.frames)} frames but {len(self.masks)} masks; "
+                "give one mask path (or None) per frame"
+            )
+        object.__setattr__(self, "label_map", check_label_map(self.label_map))
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return len(self.frames)
+
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        """The stems of the frames' files."""
+        return tuple(path.stem for path in self.frames)
+
+    @property
+    def num_classes(self) -> int:
+        """K, background not counted."""
+        return num_classes(self.label_map)
+
+
+@dataclass
+class Candidates:
+    """Every query of a model: masks [Q, T, H, W] bool and scores [Q, K] float32."""
+
+    masks: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass
+class Prediction:
+    """What a model says about one video, at the size of the frames on disk.
+
+    video        name of the video
+    frame_names  stems of the frames' files
+    scores       [K] float32
+    probability  [K, T, H, W] uint8, 255 is certain
+    mask         [K, T, H, W] bool, by the model's published rule
+    candidates   every query's masks and scores, when asked for
+    """
+
+    video: str
+    frame_names: tuple[str, ...]
+    scores: np.ndarray
+    probability: np.ndarray
+    mask: np.ndarray
+    candidates: Candidates | None = None
+
+
+def check_label_map(label_map: LabelMap) -> LabelMap:
+    """The label map with integer keys and values; raises DataError for anything that is not one."""
+    if isinstance(label_map, str):
+        if label_map not in ("binary", "soft"):
+            raise DataError(f'label_map is {label_map!r}; expected "binary", "soft" or a mapping raw value -> class id')
+        return label_map
+    if not isinstance(label_map, Mapping):
+        raise DataError(f"label_map is a {type(label_map).__name__}; expected a string or a mapping")
+    try:
+        clean = {int(raw): int(klass) for raw, klass in label_map.items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"label_map {dict(label_map)} must map whole numbers to whole numbers") from error
+    classes = set(clean.values()) - {0}
+    if not classes or classes != set(range(1, max(classes) + 1)) or not all(0 <= raw <= 255 for raw in clean):
+        raise DataError(
+            f"label_map {clean} must map raw values 0..255 to class ids 1, 2, ... without a gap (0 is background)"
+        )
+    return clean
+
+
+def num_classes(label_map: LabelMap) -> int:
+    """K of a label map, background not counted."""
+    return 1 if isinstance(label_map, str) else max(label_map.values())
+
+
+def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A frame as uint8 [H, W, 3] RGB, pixels as stored (an EXIF rotation is not applied: masks do not have one).
+
+    Raises DataError naming the file when it is unreadable, truncated, larger than `max_pixels`, or has 16 bits.
+    """
+    image = _open(path, max_pixels)
+    if image.mode.startswith("I") or image.mode == "F":
+        raise DataError(f"frame {path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits first")
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The raw values of a mask as uint8 [H, W].
+
+    A palette image gives its indices, a 1-bit image 0 and 255, an RGB image with equal channels their value, a 16-bit
+    image its values when they are at most 255 or 8-bit values scaled by 257. Raises DataError for anything else and
+    for unreadable, truncated or too large files.
+    """
+    image = _open(path, max_pixels)
+    if image.mode == "P":
+        return _palette_indices(image, path)
+    values = np.array(image.convert("L") if image.mode == "1" else image)
+    if values.ndim == 3:
+        values = _one_channel(values, image.mode, path)
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind in "iu" and values.min() >= 0:
+        if values.max() <= 255:
+            return values.astype(np.uint8)
+        if values.max() <= 65535 and not (values % 257).any():
+            return (values // 257).astype(np.uint8)
+    raise DataError(
+        f"mask {path} has mode {image.mode} and values {values.min()}..{values.max()}; expected 8-bit values, "
+        "or 16-bit values that are 8-bit ones times 257: save it as an 8-bit PNG"
+    )
+
+
+def class_masks(raw: np.ndarray, label_map: LabelMap = "binary", source: str | Path = "mask") -> np.ndarray:
+    """Raw mask values uint8 [H, W] as one membership map per class, float32 [K, H, W] in 0..1.
+
+    Raises DataError naming `source` and the values when an indexed label map does not know a raw value.
+    """
+    if label_map == "binary":
+        return (raw > 0).astype(np.float32)[None]
+    if label_map == "soft":
+        return (raw.astype(np.float32) / 255)[None]
+    known = {0: 0, **check_label_map(label_map)}
+    lookup = np.full(256, -1, np.int16)
+    lookup[list(known)] = list(known.values())
+    classes = lookup[raw]
+    if classes.min(initial=0) < 0:
+        unknown = np.unique(raw[classes < 0]).tolist()
+        raise DataError(
+            f"{source} holds the values {unknown}, which the label map {known} does not know; "
+            "add them to label_map (class 0 is background)"
+        )
+    ids = np.arange(1, num_classes(label_map) + 1, dtype=np.int16)
+    return (classes[None] == ids[:, None, None]).astype(np.float32)
+
+
+def grey_pixels(raw: np.ndarray) -> int:
+    """How many pixels of a mask are neither 0 nor its maximum: soft edges or the noise of lossy compression."""
+    return int(np.count_nonzero((raw > 0) & (raw < raw.max(initial=0))))
+
+
+def read_clip(
+    record: VideoRecord, indices: Sequence[int] | None = None, warned: set[str] | None = None
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """The pixels of some frames (default: all) of a video: uint8 [T, H, W, 3] and T raw masks uint8 [H, W] or None.
+
+    A binary mask with grey pixels warns once per video; `warned` remembers the names of the videos that did.
+    Raises DataError for unreadable files and for frames or masks of different sizes, naming the files.
+    """
+    indices = range(record.num_frames) if indices is None else indices
+    loaded: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    for index in dict.fromkeys(indices):
+        mask = record.masks[index]
+        loaded[index] = (read_frame(record.frames[index]), None if mask is None else read_mask(mask))
+    _check_sizes(record, loaded)
+    if record.label_map == "binary" and (warned is None or record.name not in warned):
+        _warn_of_grey(record, [raw for _, raw in loaded.values() if raw is not None], warned)
+    return np.stack([loaded[i][0] for i in indices]), [loaded[i][1] for i in indices]
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
+    """Writes bool [H, W] as a 0/255 PNG, making the folder where needed."""
+    _write(path, np.where(np.asarray(mask, bool), np.uint8(255), np.uint8(0)))
+
+
+def write_frame(path: str | Path, frame: np.ndarray) -> None:
+    """Writes uint8 [H, W, 3] RGB in the format of the suffix (JPEG at quality 95), making the folder where needed."""
+    _write(path, np.asarray(frame, np.uint8), quality=95)
+
+
+def natural_key(name: str) -> tuple:
+    """Sorts names with numbers compared as numbers: frame2 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
+
+
+def list_videos(
+    root: str | Path,
+    frames: str = "Frame",
+    masks: str | None = "GT",
+    label_map: LabelMap = "binary",
+    order: str = "natural",
+    videos: Sequence[str] | None = None,
+    meta: Mapping[str, object] | None = None,
+    require_masks: bool = True,
+) -> list[VideoRecord]:
+    """The videos of a folder in the one layout: `<root>/<frames>/<video>/*` and `<root>/<masks>/<video>/*`.
+
+    masks          folder of the masks; None: nothing is annotated
+    order          of frames and videos: "natural" compares numbers as numbers, "name" compares strings (published)
+    videos         names to take, in this order; None: all
+    meta           goes into every record
+    require_masks  False: frames without a mask are not annotated (their mask is None) instead of an error
+
+    Raises DataError for a missing folder, no videos, a video without frames, unknown names in `videos`, frames
+    without a mask, and masks without a frame; at most five of them are named.
+    """
+    if order not in ("natural", "name"):
+        raise DataError(f'order is {order!r}; expected "natural" or "name"')
+    root, key = Path(root), natural_key if order == "natural" else str
+    found = sorted(_folders(root / frames), key=key)
+    if not found:
+        raise DataError(f"{root / frames} holds no videos; expected {root / frames}/<video>/<frame>.jpg")
+    if masks is not None and not (root / masks).is_dir():
+        raise DataError(f"masks are expected in {root / masks}, which does not exist; masks=None means not annotated")
+    names = _chosen(found, videos, root / frames)
+    images = {name: _images(root / frames / name, key) for name in names}
+    empty = [name for name, paths in images.items() if not paths]
+    if empty:
+        raise DataError(f"{_some(empty, 'video')} without frames in {root / frames}; remove the folder or fill it")
+    paired = {name: (None,) * len(paths) for name, paths in images.items()}
+    if masks is not None:
+        stray = sorted(_folders(root / masks) - set(found), key=key) if videos is None else []
+        paired = _pair(root / masks, images, key, require_masks, stray)
+    return [VideoRecord(n, tuple(images[n].values()), paired[n], label_map, dict(meta or {})) for n in names]
+
+
+def _open(path: str | Path, max_pixels: int) -> Image.Image:
+    """A decoded image; the size is checked before anything is decoded."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
+            image.load()
+            return image.copy()
+    except DataError:
+        raise
+    except _READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({error}); it is missing, damaged, cut short or no image") from error
+
+
+def _palette_indices(image: Image.Image, path: str | Path) -> np.ndarray:
+    """Indices of a palette image; a grey palette that starts light would turn the mask inside out, so it is refused."""
+    indices = np.array(image)
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    used = palette[np.unique(indices)]
+    if (used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any():
+        raise DataError(
+            f"mask {path} has a palette of greys whose lighter colours come first, so its indices are not its "
+            "grey values; save it as an 8-bit grey PNG"
+        )
+    return indices
+
+
+def _one_channel(values: np.ndarray, mode: str, path: str | Path) -> np.ndarray:
+    """[H, W, C] with equal colour channels and an opaque alpha, as [H, W]."""
+    if mode in ("LA", "RGBA"):
+        if values[..., -1].min() < 255:
+            raise DataError(f"mask {path} is partly transparent; save it as an 8-bit grey PNG")
+        values = values[..., :-1]
+    if mode not in ("RGB", "RGBA", "LA") or (values != values[..., :1]).any():
+        raise DataError(
+            f"mask {path} is a colour image ({mode}) with unequal channels; expected grey values or a palette "
+            "whose indices are the classes"
+        )
+    return np.ascontiguousarray(values[..., 0])
+
+
+def _check_sizes(record: VideoRecord, loaded: Mapping[int, tuple[np.ndarray, np.ndarray | None]]) -> None:
+    first = next(iter(loaded))
+    expected = loaded[first][0].shape[:2]
+    for index, (frame, raw) in loaded.items():
+        size = frame.shape[:2]
+        if size != expected:
+            raise DataError(
+                f"frames of video {record.name!r} differ in (height, width): {record.frames[first]} has {expected}, "
+                f"{record.frames[index]} has {size}; one video has one size"
+            )
+        if raw is not None and raw.shape != size:
+            raise DataError(
+                f"mask {record.masks[index]} has (height, width) {raw.shape} but its frame {record.frames[index]} has "
+                f"{size}; they must be equal"
+            )
+
+
+def _warn_of_grey(record: VideoRecord, masks: list[np.ndarray], warned: set[str] | None) -> None:
+    count = sum(grey_pixels(raw) for raw in masks)
+    if not count:
+        return
+    if warned is not None:
+        warned.add(record.name)
+    warnings.warn(
+        f"masks of video {record.name!r} have grey edges: {count} pixels in {len(masks)} masks are neither 0 nor the "
+        'maximum, and count as foreground (value > 0, the published rule); label_map="soft" keeps their grey values',
+        stacklevel=3,
+    )
+
+
+def _write(path: str | Path, array: np.ndarray, **options: int) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+def _folders(path: Path) -> set[str]:
+    if not path.is_dir():
+        raise DataError(f"folder {path} does not exist; expected {path}/<video>/<frame>")
+    return {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+
+
+def _chosen(found: Sequence[str], videos: Sequence[str] | None, folder: Path) -> list[str]:
+    if videos is None:
+        return list(found)
+    unknown = [str(name) for name in videos if str(name) not in found]
+    if unknown or not videos:
+        raise DataError(f"{_some(unknown, 'video')} not in {folder}; it holds {_some(found, 'video', 20)}")
+    return list(dict.fromkeys(str(name) for name in videos))
+
+
+def _images(folder: Path, key) -> dict[str, Path]:
+    """Stem -> path of the images of a folder, in order; empty where the folder is missing."""
+    images: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda p: key(p.name)) if folder.is_dir() else ():
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in images:
+            raise DataError(f"{images[path.stem]} and {path} are the same frame twice; keep one of them")
+        images[path.stem] = path
+    return images
+
+
+def _pair(folder: Path, images: Mapping[str, Mapping[str, Path]], key, require: bool, stray: Sequence[str]) -> dict:
+    """Video -> one mask path or None per frame; DataError naming masks that are missing or too many."""
+    missing, extra, paired = [], [f"{name}/" for name in stray], {}
+    for name, frames in images.items():
+        found = _images(folder / name, key)
+        missing += [f"{name}/{stem}" for stem in frames if stem not in found]
+        extra += [f"{name}/{found[stem].name}" for stem in found if stem not in frames]
+        paired[name] = tuple(found.get(stem) for stem in frames)
+    if missing and require:
+        raise DataError(
+            f"{_some(missing, 'frame')} without a mask in {folder}; "
+            "add the masks, or pass require_masks=False to take these frames as not annotated"
+        )
+    if extra:
+        raise DataError(f"{_some(extra, 'mask')} without a frame in {folder}; add the frames or remove the masks")
+    return paired
+
+
+def _some(names: Sequence[str], noun: str, limit: int = 5) -> str:
+    """`7 videos (a, b, c, d, e, ...)`."""
+    shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown})"
