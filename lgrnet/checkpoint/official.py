@@ -241,7 +241,7 @@ def load_backbone(model: nn.Module, path: str | Path) -> Translation:
     """
     path, net = Path(path), model.backbone.net
     if not path.is_file():
-        raise OfficialWeightsError(_missing_backbone(path, str(getattr(model.backbone, "name", "") or "")))
+        raise OfficialWeightsError(_missing_backbone(path, net))
     result = backbone_to_ours(read_official(path), net.state_dict())
     if not result.complete:
         raise OfficialWeightsError(
@@ -334,7 +334,8 @@ def _counters(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in net.state_dict().items() if k not in state and k.endswith("num_batches_tracked")}
 
 
-def _missing_backbone(path: Path, name: str) -> str:
+def _missing_backbone(path: Path, net: nn.Module) -> str:
+    name = getattr(net, "pretrained_cfg", {}).get("architecture", "")
     source = next((text for family, text in _WHERE_FROM.items() if name.startswith(family)), None)
     where = source.format(name=name) if source else "; ".join(t.format(name="pvt_v2_b2") for t in _WHERE_FROM.values())
     return (

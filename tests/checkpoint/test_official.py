@@ -20,16 +20,16 @@ from lgrnet.checkpoint import official
 PUBLISHED = {"sunseg_pvt": (656, 27_655_266), "fibroid_pvt": (656, 27_655_266), "sunseg_res": (846, 30_742_602)}
 
 
-def published_state(shared, name: str) -> dict[str, torch.Tensor]:
+def published_state(golden, name: str) -> dict[str, torch.Tensor]:
     """Zeros (each tensor numbered) under the published names and shapes."""
-    keys = json.loads((shared / "golden/lgrnet" / f"state_{name}.json").read_text())["keys"]
+    keys = json.loads((golden / "lgrnet" / f"state_{name}.json").read_text())["keys"]
     types = {"float32": torch.float32, "int64": torch.int64}
     return {k: torch.full(shape, i, dtype=types[t]) for i, (k, (shape, t)) in enumerate(keys.items())}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_name_translates_and_comes_back(shared, name):
-    published = published_state(shared, name)
+def test_every_name_translates_and_comes_back(golden, name):
+    published = published_state(golden, name)
     tensors, parameters = PUBLISHED[name]
     assert len(published) == tensors
     result = official.to_ours(published)
@@ -47,11 +47,11 @@ def test_every_name_translates_and_comes_back(shared, name):
 
 
 @pytest.mark.parametrize("name, net", [("sunseg_pvt", "pvt_v2_b2"), ("sunseg_res", "res2net50d")])
-def test_backbone_names_are_those_of_timm(shared, name, net):
+def test_backbone_names_are_those_of_timm(golden, name, net):
     import timm
 
     expected = timm.create_model(net, num_classes=0).state_dict()
-    ours = official.to_ours(published_state(shared, name)).state
+    ours = official.to_ours(published_state(golden, name)).state
     got = {k.removeprefix("backbone.net."): v.shape for k, v in ours.items() if k.startswith("backbone.")}
     assert got == {k: v.shape for k, v in expected.items()}
 
@@ -83,8 +83,8 @@ def test_single_names(theirs, ours):
     assert official.ours_to_official(ours) == theirs
 
 
-def test_nothing_is_passed_over_in_silence(shared):
-    published = published_state(shared, "sunseg_pvt")
+def test_nothing_is_passed_over_in_silence(golden):
+    published = published_state(golden, "sunseg_pvt")
     expected = {k: v.clone() for k, v in official.to_ours(published).state.items()}
     published["decoder.surprise.weight"] = torch.zeros(1)
     del published["decoder.query_class.bias"]
@@ -191,7 +191,7 @@ def with_backbone(name: str) -> SimpleNamespace:
     """What load_backbone needs of a model."""
     import timm
 
-    return SimpleNamespace(backbone=SimpleNamespace(net=timm.create_model(name, num_classes=0), name=name))
+    return SimpleNamespace(backbone=SimpleNamespace(net=timm.create_model(name, num_classes=0)))
 
 
 def official_pvt_name(name: str) -> str:
