@@ -1,0 +1,72 @@
+"""Weights in and out, training checkpoints, and models that are built from what their weights say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lgrnet.checkpoint.checkpointer import CheckpointError, load_state, load_weights, read_weights
+from lgrnet.config import build, build_json, load_config
+
+ALLOWED = (
+    "lgrnet.models.lgrnet.LGRNet",
+    "lgrnet.models.backbones.TimmBackbone",
+    "lgrnet.models.lgr_encoder.LGREncoder",
+    "lgrnet.models.video_decoder.VideoDecoder",
+)
+"""What the metadata of a weights file may build."""
+
+PACKAGED = {"phantom": "lgrnet_phantom_b0.safetensors"}
+"""Weights that come with the package."""
+
+
+def load(weights: str | Path) -> nn.Module:
+    """A model with its weights, in eval mode, built from the description in the file; no config is needed.
+
+    weights  a .safetensors file, a checkpoint's folder, or "phantom", the small model that comes with the package.
+    The model's `input_size` is the (height, width) that it was trained at, where the file says so.
+
+    Raises CheckpointError when the file does not fit or does not describe a model, ConfigError when it asks for
+    anything but the package's models.
+    """
+    path = _resolve(weights)
+    state, metadata = read_weights(path)
+    if "model" not in metadata:
+        raise CheckpointError(
+            f"weights {path} do not say which model they are for; use lgrnet.load_model(config_file, weights={path})"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model = build_json(metadata["model"], ALLOWED)
+    load_state(model, state, str(path), metadata)
+    return _ready(model, metadata.get("input_size"))
+
+
+def load_model(config_file: str | Path, weights: str | Path | None = None, overrides: Iterable[str] = ()) -> nn.Module:
+    """The model of a config file, in eval mode, with random weights of the current seed or those of a file.
+
+    weights    as in `load`; None keeps the initial weights
+    overrides  "key=value" strings, for example "model.decoder.num_queries=20"
+
+    Raises ConfigError for the config, CheckpointError for the weights.
+    """
+    config = load_config(config_file, overrides)
+    model = build(config.model)
+    if weights is not None:
+        load_weights(model, _resolve(weights))
+    size = config.data.get("size")
+    return _ready(model, None if size is None else json.dumps(list(size)))
+
+
+def _resolve(weights: str | Path) -> Path:
+    name = PACKAGED.get(str(weights))
+    return Path(weights) if name is None else Path(__file__).parent / name
+
+
+def _ready(model: nn.Module, input_size: str | None) -> nn.Module:
+    if input_size is not None:
+        model.input_size = tuple(json.loads(input_size))
+    return model.eval()

@@ -1,0 +1,77 @@
+"""Files that are there whole or not at all, and words for a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RESERVE = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or weights file cannot be read, written or used; the message says what to do."""
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes `data` and waits until the disk has it. Raises OSError."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` survive a power cut; does nothing where folders cannot be opened (Windows)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`: a reader sees the old file or the new one, whatever happens meanwhile.
+
+    Raises CheckpointError when the disk is full (with the bytes that are missing) or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_space(path.parent, len(data))
+        write_synced(temporary, data)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise save_error(path, len(data), error) from error
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises CheckpointError unless `needed` bytes (and 1 MiB of reserve) are free on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed + _RESERVE:
+        raise CheckpointError(_full(folder, needed, free))
+
+
+def save_error(path: Path, needed: int, error: OSError) -> CheckpointError:
+    """What to tell a user when writing `needed` bytes under `path` failed; call it after the litter is gone."""
+    if error.errno in _FULL:
+        folder = path.parent
+        return CheckpointError(_full(folder, needed, shutil.disk_usage(folder).free, error.strerror))
+    return CheckpointError(f"cannot write {path}: {error.strerror}; give a folder that can be written (--out_dir)")
+
+
+def _full(folder: Path, needed: int, free: int, reason: str = "the disk is full") -> str:
+    missing = needed + _RESERVE - free
+    lack = (
+        f"{missing:,} bytes are missing" if missing > 0 else "a quota or a limit on the size of files stands below it"
+    )
+    return (
+        f"cannot save into {folder}: {reason}; {needed:,} bytes are needed, {free:,} are free, {lack}. "
+        f"Checkpoints saved before are untouched: make room, then continue with --trainer_mode train_resume"
+    )
