@@ -1,0 +1,7 @@
+"""From predicted and annotated masks to numbers, each with the protocol that defines it. No torch."""
+
+from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
+from lgrnet.evaluation.report import write_report
+
+__all__ = ["Evaluator", "FrameRow", "LGRNetProtocol", "Protocol", "Score", "write_report"]

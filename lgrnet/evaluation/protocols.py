@@ -1,0 +1,105 @@
+"""Protocols: each is one way to turn masks into numbers, with its own threshold, resize and average.
+
+Two numbers of different protocols are different quantities and never stand in one column. A protocol is any class
+with the members of `Protocol`.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lgrnet.evaluation import metrics
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """The numbers of one class in one frame by one protocol; class_id counts from 1."""
+
+    protocol: str
+    video: str
+    frame: str
+    class_id: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """An averaged number and how many frames it comes from."""
+
+    value: float
+    frames: int
+
+
+class Protocol(typing.Protocol):
+    """What the evaluator asks of a protocol.
+
+    id       stands beside every number
+    meaning  one sentence for reports
+    metrics  names of the numbers that `aggregate` gives, in the order of a table
+    """
+
+    id: str
+    meaning: str
+    metrics: tuple[str, ...]
+
+    def per_frame(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Numbers of one class in one frame.
+
+        probability  uint8 [H, W], 255 is certain
+        mask         bool [H, W], by the model's own rule
+        truth        uint8 [H0, W0] raw grey values of the annotation (an indexed class comes as 0 and 255); where it
+                     has another size than the prediction, the protocol resizes by its own rule
+        """
+
+    def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
+        """Numbers of a video or a whole set from the rows of one class; metric -> score."""
+
+
+class LGRNetProtocol:
+    """LGRNet's evaluator: smoothed Dice and IoU (+1) of the model's mask, averaged over all frames of all videos.
+
+    A truth pixel is foreground where its raw value is above 0. No frame is dropped, long videos weigh more, and an
+    empty mask on an empty truth scores 1. A prediction of another size is brought to the truth's by nearest
+    neighbour. `extended` adds the unsmoothed numbers of its second metric function.
+    """
+
+    id = "lgrnet"
+    meaning = (
+        "Dice (2 I + 1) / (P + G + 1) and IoU (I + 1) / (U + 1) of the model's mask at the size on disk, truth > 0, "
+        "plain mean over all frames of all videos."
+    )
+
+    def __init__(self, extended: bool = False):
+        self.extended = extended
+        more = ("plain_dice", "plain_iou", "sensitivity", "mae", "s_measure") if extended else ()
+        self.metrics = ("dice", "iou", *more)
+
+    def per_frame(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """See `Protocol.per_frame`; plain_dice, plain_iou and sensitivity are NaN where they are 0 / 0."""
+        there = truth > 0
+        if mask.shape != there.shape:
+            mask = metrics.resize_nearest(mask, there.shape)
+        counts = metrics.count(mask, there)
+        values = {"dice": metrics.dice(counts), "iou": metrics.iou(counts)}
+        if self.extended:
+            values["plain_dice"] = metrics.dice(counts, smooth=0)
+            values["plain_iou"] = metrics.iou(counts, smooth=0)
+            values["sensitivity"] = metrics.sensitivity(counts)
+            values["mae"] = metrics.mae(counts)
+            values["s_measure"] = metrics.s_measure(mask, there)
+        return values
+
+    def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
+        """Mean over the frames where the number is defined (Dice and IoU always are)."""
+        return {name: mean_score(row.values[name] for row in rows) for name in self.metrics}
+
+
+def mean_score(values: Iterable[float]) -> Score:
+    """The mean of the values that are numbers; exact summing makes it independent of their order."""
+    defined = [value for value in values if not math.isnan(value)]
+    return Score(math.fsum(defined) / len(defined) if defined else math.nan, len(defined))

@@ -1,0 +1,125 @@
+"""Writes what an evaluation found: JSON for programs, CSV for spreadsheets, Markdown for people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lgrnet.evaluation.evaluator import Evaluator
+
+NUMBER_COLUMNS = ("protocol", "set", "video", "class_id", "metric", "value", "frames", "weights_hash", "version")
+
+
+def write_report(
+    evaluators: Evaluator | Sequence[Evaluator], folder: str | Path, extra: Mapping[str, object] | None = None
+) -> dict[str, Path]:
+    """Writes the results of one or several sets and returns name -> path of the files.
+
+    folder  is made where needed: report.json (sets and videos), scores.csv (one number a line, of sets and videos),
+            frames.csv (one number a line, of frames), report.md (a table per protocol)
+    extra   more to keep in report.json: config file, step, command
+
+    A number that is not defined is null in JSON and empty in CSV. Raises ValueError when a set has no scored frame.
+    """
+    evaluators = [evaluators] if isinstance(evaluators, Evaluator) else list(evaluators)
+    results = [evaluator.result() for evaluator in evaluators]
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / name for name in ("report.json", "scores.csv", "frames.csv", "report.md")}
+    text = json.dumps(_plain({**(extra or {}), "sets": results}), indent=1, allow_nan=False)
+    paths["report.json"].write_text(text + "\n", encoding="utf-8")
+    _write_csv(paths["scores.csv"], NUMBER_COLUMNS, (number for result in results for number in result["numbers"]))
+    frame_columns = tuple("frame" if column == "frames" else column for column in NUMBER_COLUMNS)
+    _write_csv(paths["frames.csv"], frame_columns, _frame_numbers(evaluators, results))
+    paths["report.md"].write_text(markdown(results), encoding="utf-8")
+    return paths
+
+
+def markdown(results: Sequence[Mapping]) -> str:
+    """One table per protocol, one line per set, and per set its videos from the worst to the best."""
+    lines = ["# Evaluation", ""]
+    for name, meaning in _meanings(results).items():
+        metrics = list(results[0]["scores"][name])
+        lines += [f"## Protocol `{name}`", "", meaning, ""]
+        lines += _header(["set", "videos", "frames", "without annotation", *metrics])
+        for result in results:
+            counts = [str(result[key]) for key in ("videos", "frames", "frames_without_annotation")]
+            values = [_digits(result["scores"][name][metric]) for metric in metrics]
+            lines.append(_line([result["set"], *counts, *values]))
+        for result in results:
+            lines += ["", f"### {_cell(result['set'])}, per video", ""]
+            lines += _header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
+        lines.append("")
+    origin = sorted({f"lgrnet {r['version']}, weights {r['weights_hash'] or 'unknown'}" for r in results})
+    return "\n".join([*lines, *origin, ""])
+
+
+def _video_lines(result: Mapping, protocol: str, metrics: Sequence[str]) -> list[str]:
+    table: dict[tuple, dict] = {}
+    for number in result["numbers"]:
+        if number["protocol"] == protocol and number["video"] is not None:
+            table.setdefault((number["video"], number["class_id"]), {})[number["metric"]] = number
+    ordered = sorted(table.items(), key=lambda item: (item[1][metrics[0]]["value"], str(item[0])))
+    return [
+        _line([video, str(k), str(cells[metrics[0]]["frames"]), *(_digits(cells[m]["value"]) for m in metrics)])
+        for (video, k), cells in ordered
+    ]
+
+
+def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) -> Iterable[dict]:
+    for evaluator, result in zip(evaluators, results, strict=True):
+        common = {key: result[key] for key in ("set", "weights_hash", "version")}
+        for row in evaluator.rows:
+            place = {"protocol": row.protocol, "video": row.video, "frame": row.frame, "class_id": row.class_id}
+            for metric, value in row.values.items():
+                yield {**common, **place, "metric": metric, "value": value}
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: "" if _undefined(value) else value for key, value in row.items()})
+
+
+def _meanings(results: Sequence[Mapping]) -> dict[str, str]:
+    protocols = [result["meaning"] for result in results]
+    if any(list(other) != list(protocols[0]) for other in protocols):
+        raise ValueError(
+            f"the sets were scored by different protocols: {[list(p) for p in protocols]}; report them apart"
+        )
+    return protocols[0]
+
+
+def _undefined(value: object) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _plain(value: object) -> object:
+    """A tree that JSON can hold: numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if _undefined(value) else value
+
+
+def _digits(value: float) -> str:
+    return "-" if _undefined(value) else f"{value:.4f}"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a table cell."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|" + " --- |" * len(cells)]
