@@ -1,0 +1,89 @@
+"""Attention and feed-forward blocks with the norm after the residual ("post-norm"); tokens are [batch, L, C]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al., arXiv 1706.03762) with the parameter names of nn.MultiheadAttention."""
+
+    def __init__(self, dim: int, heads: int = 8):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim is {dim}, expected a multiple of heads = {heads}")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """query [B, Q, C], key and value [B, S, C], blocked [B, 1 or heads, Q, S] bool or None -> [B, Q, C].
+
+        Where `blocked` is True a key takes no part; no row may be blocked everywhere (see `free_rows`).
+        """
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, C / heads]
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        allowed = None if blocked is None else ~blocked
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def free_rows(blocked: Tensor) -> Tensor:
+    """Unblocks the rows of a mask [..., S] that are blocked everywhere: such a query attends to everything."""
+    return blocked & ~blocked.all(dim=-1, keepdim=True)
+
+
+class AttentionBlock(nn.Module):
+    """LayerNorm(x + attention(x, ...))."""
+
+    def __init__(self, dim: int, heads: int = 8):
+        super().__init__()
+        self.attention = Attention(dim, heads)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        key: Tensor,
+        value: Tensor,
+        position: Tensor | float = 0.0,
+        blocked: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, Q, C] with its `position` (broadcast), key and value [B, S, C] -> [B, Q, C]."""
+        return self.norm(x + self.attention(x + position, key, value, blocked))
+
+
+class FeedForward(nn.Module):
+    """LayerNorm(x + W2 relu(W1 x))."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]"""
+        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+class MultiLayerPerceptron(nn.Module):
+    """`depth` linear layers with ReLU between."""
+
+    def __init__(self, dim: int, depth: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]"""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)

@@ -1,0 +1,60 @@
+"""Cyclic neighborhood propagation: every frame looks at the same place in the frames before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lgrnet.ops import neighborhood_attention
+
+
+class NeighborhoodAttention(nn.Module):
+    """Neighborhood attention to the `steps` frames before, one weight set for all levels.
+
+    The results of the steps are added, each with the output bias, as published.
+    """
+
+    def __init__(self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1):
+        super().__init__()
+        if window < 1 or window % 2 == 0 or dilation < 1 or steps < 1:
+            raise ValueError(
+                f"window is {window}, dilation {dilation}, steps {steps}; "
+                "expected an odd window, and a dilation and steps of 1 or more"
+            )
+        self.heads, self.window, self.dilation, self.steps = heads, window, dilation, steps
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """tokens [B, T, S, C] of all levels -> [B, T, S, C]; frame 0 follows on frame T - 1."""
+        dim = tokens.shape[-1]
+        q = (self.query(tokens) * (dim // self.heads) ** -0.5).unflatten(-1, (self.heads, -1))
+        k, v = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        shifts = range(1, self.steps + 1)
+        return sum(
+            self.output(neighborhood_attention(q, k, v, shapes, self.window, self.dilation, shift).flatten(-2))
+            for shift in shifts
+        )
+
+
+class CyclicPropagation(nn.Module):
+    """LayerNorm(tokens + attention to the frames before): LGRNet's local block."""
+
+    def __init__(self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1):
+        super().__init__()
+        self.attention = NeighborhoodAttention(dim, heads, window, dilation, steps)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, shapes: Sequence[tuple[int, int]], before: Tensor | None = None) -> Tensor:
+        """tokens [B, T, S, C] -> [B, T, S, C].
+
+        before  [B, steps, S, C], the frames before a chunk of a longer video (for its first chunk: the video's last
+                frames). None: the tokens are the whole clip, and its first frame follows on its last.
+        """
+        if before is None:
+            return self.norm(tokens + self.attention(tokens, shapes))
+        attended = self.attention(torch.cat((before, tokens), dim=1), shapes)[:, before.shape[1] :]
+        return self.norm(tokens + attended)

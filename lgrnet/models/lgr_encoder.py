@@ -1,0 +1,251 @@
+"""LGRNet's encoder: local propagation between frames, global exchange through frame queries, and back.
+
+The encoder is made of stages: maps over frames (`EncoderLayer.collect`, `EncoderLayer.spread`) and reductions over
+the clip (`ClipProjection.statistics`, the frame queries' `scan`). `forward` runs them on a whole clip; a long video
+can run the same stages chunk by chunk.
+
+Legend: B clips, T frames, C channels, S tokens of all levels of a frame (coarse to fine), N frame queries of a frame.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgrnet.layers.attention import AttentionBlock, FeedForward, free_rows
+from lgrnet.layers.conv import ClipProjection, ConvNorm
+from lgrnet.layers.deformable import DeformableAttention, DeformableBlock
+from lgrnet.layers.neighborhood import CyclicPropagation
+from lgrnet.layers.position import sine_space
+from lgrnet.layers.scan import FrameQueryMixer, GridScan
+
+TOKEN_LEVELS = ("res5", "res4", "res3")
+Shapes = Sequence[tuple[int, int]]
+
+
+class FrameQueries(nn.Module):
+    """The N learned queries that every frame starts with: their content, and their position."""
+
+    def __init__(self, number: int, dim: int):
+        super().__init__()
+        self.content = nn.Embedding(number, dim)
+        self.position = nn.Embedding(number, dim)
+
+
+class EncoderLayer(nn.Module):
+    """One round: propagate, gather into the frame queries, scan them, distribute, deformable attention, feed-forward.
+
+    local          False: no cyclic neighborhood propagation (ablation)
+    global_mixing  False: the frame queries of different frames do not exchange (ablation)
+    frame_queries  False: no frame queries at all (ablation); the rest of the round is per frame
+    gather_mask    True: a query gathers only where its similarity to the finest level is positive (fibroid setting)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        points: int,
+        window: int,
+        dilation: int,
+        propagation_steps: int,
+        scan_order: str,
+        scan_depth: int,
+        scan_states: int,
+        scan_hidden: int,
+        local: bool,
+        global_mixing: bool,
+        frame_queries: bool,
+        gather_mask: bool,
+    ):
+        super().__init__()
+        self.gather_mask = gather_mask
+        self.propagation = CyclicPropagation(dim, heads, window, dilation, propagation_steps) if local else None
+        self.gather = AttentionBlock(dim, heads) if frame_queries else None
+        mixes = frame_queries and global_mixing
+        self.scan = FrameQueryMixer(dim, scan_depth, scan_states, scan_order, scan_hidden) if mixes else None
+        self.distribute = AttentionBlock(dim, heads) if frame_queries else None
+        self.deformable = DeformableBlock(dim, heads, len(TOKEN_LEVELS), points)
+        self.ffn = FeedForward(dim, hidden)
+
+    def collect(
+        self,
+        tokens: Tensor,
+        queries: Tensor | None,
+        token_position: Tensor,
+        query_position: Tensor | None,
+        shapes: Shapes,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """First map over frames: tokens [B, T, S, C], queries [B, T, N, C] or None -> both, updated.
+
+        before  the tokens of the frames before this chunk, as `CyclicPropagation` takes them
+        """
+        if self.propagation is not None:
+            tokens = self.propagation(tokens, shapes, before)
+        if self.gather is None:
+            return tokens, queries
+        blocked = self._blocked(tokens, queries, shapes) if self.gather_mask else None
+        flat = tokens.flatten(0, 1)  # [B*T, S, C]
+        gathered = self.gather(queries.flatten(0, 1), flat + token_position, flat, query_position, blocked)
+        return tokens, gathered.unflatten(0, queries.shape[:2])
+
+    def spread(
+        self,
+        tokens: Tensor,
+        queries: Tensor | None,
+        token_position: Tensor,
+        query_position: Tensor | None,
+        shapes: Shapes,
+    ) -> Tensor:
+        """Second map over frames: tokens [B, T, S, C] and the scanned queries [B, T, N, C] or None -> tokens."""
+        flat = tokens.flatten(0, 1)
+        if self.distribute is not None:
+            held = queries.flatten(0, 1)
+            flat = self.distribute(flat, held + query_position, held, token_position)
+        flat = self.ffn(self.deformable(flat, token_position, shapes))
+        return flat.unflatten(0, tokens.shape[:2])
+
+    @torch.no_grad()
+    def _blocked(self, tokens: Tensor, queries: Tensor, shapes: Shapes) -> Tensor:
+        """Where a query may not gather: [B*T, 1, N, S] bool."""
+        finest = tokens.split([h * w for h, w in shapes], dim=2)[-1]
+        similarity = torch.einsum("btnc,btsc->btns", queries, finest).unflatten(-1, shapes[-1]).flatten(0, 1)
+        coarser = (F.interpolate(similarity, size=shape, mode="bilinear") for shape in shapes[:-1])
+        levels = torch.cat([level.flatten(2) for level in (*coarser, similarity)], dim=-1)
+        return free_rows(levels.sigmoid() < 0.5)[:, None]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        queries: Tensor | None,
+        token_position: Tensor,
+        query_position: Tensor | None,
+        shapes: Shapes,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All stages on a whole clip: tokens [B, T, S, C], queries [B, T, N, C] or None -> both."""
+        tokens, queries = self.collect(tokens, queries, token_position, query_position, shapes)
+        if self.scan is not None:
+            queries = self.scan(queries, query_position)
+        return self.spread(tokens, queries, token_position, query_position, shapes), queries
+
+
+class FeaturePyramid(nn.Module):
+    """One step of a feature pyramid: the encoded res3 is enlarged and added to res2."""
+
+    def __init__(self, channels: int, dim: int):
+        super().__init__()
+        self.lateral = ConvNorm(channels, dim, 1)
+        self.output = ConvNorm(dim, dim, 3, relu=True)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """fine [batch, channels, 2h, 2w], coarse [batch, C, h, w] -> [batch, C, 2h, 2w]"""
+        enlarged = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear")
+        return self.output(self.lateral(fine) + enlarged)
+
+
+class LGREncoder(nn.Module):
+    """Features of a clip -> features of the same levels, all with `dim` channels, aware of the whole clip.
+
+    channels           of res2..res5 as the backbone gives them
+    num_frame_queries  N; 0 leaves out gathering, scanning and distributing (ablation)
+    scan_order         "hilbert" or "zigzag" (ablation)
+    dilation           of the propagation window: 1 for polyps, 2 for fibroids, as published
+    scan_init          "xavier": the published initialisation overwrites Mamba's decay and time-step rules by Xavier;
+                       "mamba": keeps them
+    Other ablations are explained at `EncoderLayer`.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        dim: int = 64,
+        depth: int = 3,
+        heads: int = 8,
+        hidden: int = 1024,
+        points: int = 4,
+        num_frame_queries: int = 20,
+        window: int = 5,
+        dilation: int = 1,
+        propagation_steps: int = 1,
+        scan_order: str = "hilbert",
+        scan_depth: int = 3,
+        scan_states: int = 16,
+        scan_hidden: int = 2048,
+        local: bool = True,
+        global_mixing: bool = True,
+        gather_mask: bool = False,
+        scan_init: str = "xavier",
+    ):
+        super().__init__()
+        if scan_init not in ("xavier", "mamba"):
+            raise ValueError(f"scan_init is {scan_init!r}, expected xavier or mamba")
+        if num_frame_queries < 0:
+            raise ValueError(f"num_frame_queries is {num_frame_queries}, expected 0 or more")
+        self.dim = dim
+        self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim) for k in TOKEN_LEVELS})
+        self.level_embed = nn.Parameter(torch.empty(len(TOKEN_LEVELS), dim))
+        self.frame_queries = FrameQueries(num_frame_queries, dim) if num_frame_queries else None
+        first = EncoderLayer(
+            dim, heads, hidden, points, window, dilation, propagation_steps, scan_order, scan_depth, scan_states,
+            scan_hidden, local, global_mixing, num_frame_queries > 0, gather_mask,
+        )  # fmt: skip
+        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(depth))
+        self.fpn = FeaturePyramid(channels["res2"], dim)
+        self._initialise(scan_init)
+
+    def _initialise(self, scan_init: str) -> None:
+        """Xavier for every matrix between projections and pyramid, then the parts with rules of their own.
+
+        The layers start as copies of one, as published, so that their biases are equal at the start.
+        """
+        parts = [part for part in (self.frame_queries, self.layers) if part is not None]
+        for part in parts:
+            for parameter in part.parameters():
+                if parameter.ndim > 1:
+                    nn.init.xavier_uniform_(parameter)
+        nn.init.normal_(self.level_embed)
+        for module in self.layers.modules():
+            keeps_own_rule = isinstance(module, DeformableAttention) or (
+                isinstance(module, GridScan) and scan_init == "mamba"
+            )
+            if keeps_own_rule:
+                module.reset_parameters()
+
+    def tokens(self, projected: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Shapes]:
+        """Normalised maps [B, T, C, h, w] of each level -> tokens [B, T, S, C], positions [S, C], level shapes."""
+        maps = [projected[k] for k in TOKEN_LEVELS]
+        shapes = tuple(tuple(m.shape[-2:]) for m in maps)
+        tokens = torch.cat([m.flatten(3).transpose(2, 3) for m in maps], dim=2)
+        dim = tokens.shape[-1]
+        position = [
+            sine_space(h, w, dim, tokens.device).flatten(0, 1) + embed
+            for (h, w), embed in zip(shapes, self.level_embed, strict=True)
+        ]
+        return tokens, torch.cat(position), shapes
+
+    def pyramid(self, tokens: Tensor, shapes: Shapes, res2: Tensor) -> dict[str, Tensor]:
+        """Encoded tokens [B, T, S, C] and the backbone's res2 [B, T, C2, h, w] -> res2..res5, each [B, T, C, h, w]."""
+        levels = tokens.split([h * w for h, w in shapes], dim=2)
+        maps = {
+            k: level.transpose(2, 3).unflatten(-1, shape)
+            for k, level, shape in zip(TOKEN_LEVELS, levels, shapes, strict=True)
+        }
+        fine = self.fpn(res2.flatten(0, 1), maps["res3"].flatten(0, 1))
+        return {"res2": fine.unflatten(0, res2.shape[:2]), **maps}
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """res2..res5, each [B, T, C_level, h, w] of the whole clip -> the same levels, each [B, T, C, h, w]"""
+        tokens, token_position, shapes = self.tokens({k: self.projections[k](features[k]) for k in TOKEN_LEVELS})
+        queries = query_position = None
+        if self.frame_queries is not None:
+            query_position = self.frame_queries.position.weight
+            queries = self.frame_queries.content.weight.expand(*tokens.shape[:2], -1, -1)
+        for layer in self.layers:
+            tokens, queries = layer(tokens, queries, token_position, query_position, shapes)
+        return self.pyramid(tokens, shapes, features["res2"])

@@ -1,0 +1,92 @@
+"""LGRNet (Xu et al., MICCAI 2024): local-global reciprocal network for lesion segmentation in video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lgrnet.layers.mask_head import probability_maps, published_masks
+from lgrnet.models.backbones import LEVELS, TimmBackbone
+from lgrnet.models.lgr_encoder import LGREncoder
+from lgrnet.models.segmenter import Segmenter
+from lgrnet.models.video_decoder import VideoDecoder
+from lgrnet.records import Candidates, Prediction
+from lgrnet.structures import ClipInfo, SegOutput
+
+MASK_STRIDE = 4
+"""Pixels of the input behind one mask logit."""
+
+
+class LGRNet(Segmenter):
+    """A clip -> masks of Q queries over the whole clip, with class scores.
+
+    backbone     maps frames to res2..res5 and knows their `channels`
+    encoder      makes the encoder from these channels: `partial(LGREncoder, dim=64, ...)`
+    decoder      the video decoder, of the same dim as the encoder
+    frame_chunk  frames that go through the backbone at once outside training, so that memory there does not grow
+                 with the video; changes no value
+
+    Raises ValueError when encoder and decoder differ in dim.
+    """
+
+    def __init__(
+        self,
+        backbone: TimmBackbone,
+        encoder: Callable[..., LGREncoder],
+        decoder: VideoDecoder,
+        frame_chunk: int = 8,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.encoder = encoder(channels=backbone.channels)
+        self.decoder = decoder
+        if self.encoder.dim != decoder.dim:
+            raise ValueError(f"encoder has dim {self.encoder.dim}, decoder {decoder.dim}; expected the same")
+        self.frame_chunk = frame_chunk
+
+    def features(self, frames: Tensor) -> dict[str, Tensor]:
+        """Normalised frames [B, T, 3, H, W] -> res2..res5, each [B, T, C_level, h, w]"""
+        flat = frames.flatten(0, 1)
+        if self.training:
+            maps = self.backbone(flat)
+        else:
+            chunks = [self.backbone(chunk) for chunk in flat.split(self.frame_chunk)]
+            maps = {k: torch.cat([chunk[k] for chunk in chunks]) for k in LEVELS}
+        return {k: maps[k].unflatten(0, frames.shape[:2]) for k in LEVELS}
+
+    def forward(self, frames: Tensor) -> SegOutput:
+        """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, Q, T, H/4, W/4], class_logits [B, Q, K + 1]"""
+        return self.decoder(self.encoder(self.features(self.normalise(frames))))
+
+    @torch.no_grad()
+    def predict(self, output: SegOutput, info: ClipInfo, candidates: bool = False) -> Prediction:
+        """The published rule: for each class the query with its highest score, for all frames; mask where logit > 0.
+
+        output      of one clip (B = 1)
+        candidates  keep the masks of all Q queries too
+
+        Raises ValueError for a batch of more than one clip.
+        """
+        if output.mask_logits.shape[0] != 1:
+            raise ValueError(
+                f"output holds {output.mask_logits.shape[0]} clips, expected 1: predict one video at a time"
+            )
+        frames, height, width = info.valid_size
+        scores = output.class_logits[0].float().softmax(-1)[:, :-1]  # [Q, K]
+        best = scores.argmax(0)  # [K]
+        logits = output.mask_logits[0, :, :frames]
+        sizes = ((height, width), info.disk_size, MASK_STRIDE)
+        chosen = logits[best]
+        kept = None
+        if candidates:
+            kept = Candidates(masks=published_masks(logits, *sizes).numpy(), scores=scores.cpu().numpy())
+        return Prediction(
+            video=info.video,
+            frame_names=info.frame_names,
+            scores=scores.amax(0).cpu().numpy(),
+            probability=probability_maps(chosen, *sizes).numpy(),
+            mask=published_masks(chosen, *sizes).numpy(),
+            candidates=kept,
+        )

@@ -1,0 +1,128 @@
+"""The video decoder: queries over a whole clip, refined by masked attention (Mask2Former, arXiv 2112.01527, 2112.10764).
+
+Legend: B clips, T frames, C channels, Q queries, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgrnet.layers.attention import AttentionBlock, FeedForward, MultiLayerPerceptron, free_rows
+from lgrnet.layers.position import sine_space_time
+from lgrnet.structures import SegOutput
+
+MEMORY_LEVELS = ("res5", "res4", "res3")
+
+
+class ClipQueries(nn.Module):
+    """Q learned queries, one set for the whole clip: their content, and their position."""
+
+    def __init__(self, number: int, dim: int):
+        super().__init__()
+        self.content = nn.Embedding(number, dim)
+        self.position = nn.Embedding(number, dim)
+
+
+class DecoderLayer(nn.Module):
+    """Masked attention to one level of the clip, attention between the queries, feed-forward."""
+
+    def __init__(self, dim: int, heads: int, hidden: int):
+        super().__init__()
+        self.cross = AttentionBlock(dim, heads)
+        self.self_attention = AttentionBlock(dim, heads)
+        self.ffn = FeedForward(dim, hidden)
+
+    def forward(self, queries: Tensor, position: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None) -> Tensor:
+        """queries [B, Q, C], key and value [B, T*h*w, C], blocked [B, 1, Q, T*h*w] -> [B, Q, C]"""
+        queries = self.cross(queries, key, value, position, blocked)
+        queries = self.self_attention(queries, queries + position, queries, position)
+        return self.ffn(queries)
+
+
+class VideoDecoder(nn.Module):
+    """Clip features res2..res5 [B, T, C, h, w] -> masks and classes of Q queries after every layer.
+
+    num_classes          K, without background
+    attention_threshold  a place is blocked where the mask logit is below this. Published: 0.5, a probability applied
+                         to a logit (so probability 0.622)
+    identical_layers     True: all layers start as copies of the first, as published
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        num_classes: int = 1,
+        num_queries: int = 10,
+        depth: int = 3,
+        heads: int = 8,
+        hidden: int = 2048,
+        attention_threshold: float = 0.5,
+        identical_layers: bool = True,
+    ):
+        super().__init__()
+        if num_queries < 1 or num_classes < 1:
+            raise ValueError(f"num_queries is {num_queries}, num_classes {num_classes}; expected at least one of each")
+        self.dim = dim
+        self.attention_threshold = attention_threshold
+        self.level_embed = nn.Embedding(len(MEMORY_LEVELS), dim)
+        self.queries = ClipQueries(num_queries, dim)
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.mask_embed = MultiLayerPerceptron(dim, 3)
+        self.class_head = nn.Linear(dim, num_classes + 1)
+        self._initialise(identical_layers)
+
+    def _initialise(self, identical_layers: bool) -> None:
+        for parameter in self.layers.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        if identical_layers:
+            for i in range(1, len(self.layers)):
+                self.layers[i] = copy.deepcopy(self.layers[0])
+
+    def heads(self, queries: Tensor, mask_features: Tensor) -> SegOutput:
+        """queries [B, Q, C], mask_features [B, T, C, h, w] -> masks at the features' size, and classes."""
+        queries = self.norm(queries)
+        mask_logits = torch.einsum("bqc,btchw->bqthw", self.mask_embed(queries), mask_features)
+        return SegOutput(mask_logits=mask_logits, class_logits=self.class_head(queries))
+
+    @torch.no_grad()
+    def blocked(self, mask_logits: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Where a query may not look: mask_logits [B, Q, T, h, w] -> [B, 1, Q, T * shape], True: blocked.
+
+        Straight from the logits: enlarging them four times first, as published, gives the same bits.
+        """
+        resized = F.interpolate(mask_logits.flatten(0, 1), size=shape, mode="bilinear").unflatten(
+            0, mask_logits.shape[:2]
+        )
+        return free_rows(resized.flatten(2) < self.attention_threshold)[:, None]
+
+    def memory(self, features: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Key and value, each [B, T*h*w, C], of every level; the level embedding is part of both."""
+        levels = []
+        for name, embed in zip(MEMORY_LEVELS, self.level_embed.weight, strict=True):
+            _, frames, dim, height, width = features[name].shape
+            value = features[name].permute(0, 1, 3, 4, 2).flatten(1, 3) + embed
+            position = sine_space_time(frames, height, width, dim, value.device).flatten(0, 2)
+            levels.append((value + position, value))
+        return levels
+
+    def forward(self, features: Mapping[str, Tensor]) -> SegOutput:
+        """res2..res5, each [B, T, C, h, w] -> SegOutput at the stride of res2, with all earlier predictions in aux."""
+        batch = features["res2"].shape[0]
+        queries = self.queries.content.weight.expand(batch, -1, -1)
+        position = self.queries.position.weight
+        memory = self.memory(features)
+        predictions = [self.heads(queries, features["res2"])]
+        for i, layer in enumerate(self.layers):
+            level = i % len(MEMORY_LEVELS)
+            blocked = self.blocked(predictions[-1].mask_logits, features[MEMORY_LEVELS[level]].shape[-2:])
+            queries = layer(queries, position, *memory[level], blocked)
+            predictions.append(self.heads(queries, features["res2"]))
+        last = predictions[-1]
+        return SegOutput(last.mask_logits, last.class_logits, aux=tuple(predictions[:-1]))

@@ -1,0 +1,56 @@
+"""Neighborhood attention between the frames of a clip, over all levels of a feature pyramid.
+
+Legend: B clips, T frames, S tokens of all levels (row-major, one level after the other), d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
+
+__all__ = ["neighborhood_attention"]
+
+BACKENDS = {"reference": neighborhood_attention_reference}
+
+
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    window: int,
+    dilation: int = 1,
+    frame_shift: int = 1,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Each token of frame t attends to window x window tokens around its place in frame (t - frame_shift) mod T.
+
+    The rule of the windows is that of neighborhood attention (Hassani et al., arXiv 2204.07143; dilated: arXiv
+    2209.15001): along an axis the window holds every `dilation`-th position around the query, and at a border it is
+    shifted, never shrunk. An axis shorter than window * dilation is extended by zero keys with zero values at its
+    end; these take part in the softmax, as in the published LGRNet.
+
+    q, k, v      [B, T, S, heads, d]; q is used as it is: scale it by d ** -0.5 before
+    shapes       ((h, w), ...) of the levels, sum of h * w = S
+    window       odd number of keys along an axis
+    frame_shift  how many frames back the keys and values are, cyclically; 0: the same frame
+    backend      "auto" takes the fastest that is there; a name forces it
+
+    Returns [B, T, S, heads, d]. Raises ValueError for shapes that do not fit together or an unknown backend.
+    """
+    tokens = sum(h * w for h, w in shapes)
+    if q.ndim != 5 or q.shape != k.shape or q.shape != v.shape or q.shape[2] != tokens:
+        raise ValueError(
+            f"q, k, v have shapes {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}; "
+            f"expected three times [B, T, {tokens}, heads, d] for levels {tuple(shapes)}"
+        )
+    if window < 1 or window % 2 == 0 or dilation < 1:
+        raise ValueError(f"window is {window}, dilation {dilation}; expected an odd window and a dilation of 1 or more")
+    name = "reference" if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected auto or one of {', '.join(BACKENDS)}")
+    return BACKENDS[name](q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)

@@ -1,0 +1,72 @@
+"""Neighborhood attention in plain torch: the truth that every kernel is tested against."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def window_starts(length: int, window: int, dilation: int) -> list[int]:
+    """The first key of each query along an axis of `length` >= window * dilation positions."""
+    starts = []
+    for i in range(length):
+        group, place = i % dilation, i // dilation
+        members = -(-(length - group) // dilation)
+        first = min(max(place - window // 2, 0), members - window)
+        starts.append(group + first * dilation)
+    return starts
+
+
+def window_indices(height: int, width: int, window: int, dilation: int) -> tuple[Tensor, int, int]:
+    """The keys of each query of a (height, width) map.
+
+    Returns indices [height * width, window ** 2] into the row-major map of (padded height, padded width), and
+    these two sizes: a side shorter than window * dilation is padded to it at its end.
+    """
+    padded = [max(side, window * dilation) for side in (height, width)]
+    steps = torch.arange(window) * dilation
+    rows, columns = (
+        torch.tensor(window_starts(full, window, dilation)[:side])[:, None] + steps
+        for full, side in zip(padded, (height, width), strict=True)
+    )
+    keys = rows[:, None, :, None] * padded[1] + columns[None, :, None, :]  # [h, w, window, window]
+    return keys.reshape(height * width, window * window), padded[0], padded[1]
+
+
+def neighborhood_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    shapes: tuple[tuple[int, int], ...],
+    window: int,
+    dilation: int,
+    frame_shift: int,
+) -> Tensor:
+    """See `lgrnet.ops.neighborhood_attention`."""
+    if frame_shift % q.shape[1]:
+        k, v = (t.roll(frame_shift, dims=1) for t in (k, v))
+    sizes = [h * w for h, w in shapes]
+    levels = zip(shapes, *(t.split(sizes, dim=2) for t in (q, k, v)), strict=True)
+    return torch.cat([_level(*level, window, dilation) for level in levels], dim=2)
+
+
+def _level(shape: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, window: int, dilation: int) -> Tensor:
+    """One level: q, k, v [B, T, h * w, heads, d] -> [B, T, h * w, heads, d]."""
+    height, width = shape
+    keys, padded_height, padded_width = window_indices(height, width, window, dilation)
+    keys = keys.to(q.device)
+    if (padded_height, padded_width) != shape:
+        k, v = (_pad(t, shape, padded_height, padded_width) for t in (k, v))
+    near_k, near_v = (
+        t.index_select(2, keys.flatten()).unflatten(2, keys.shape)  # [B, T, h * w, window ** 2, heads, d]
+        for t in (k, v)
+    )
+    logits = torch.einsum("btshd,btsnhd->btshn", q, near_k)
+    return torch.einsum("btshn,btsnhd->btshd", logits.softmax(-1), near_v)
+
+
+def _pad(tokens: Tensor, shape: tuple[int, int], height: int, width: int) -> Tensor:
+    """Zero tokens at the bottom and right: [B, T, h * w, heads, d] -> [B, T, height * width, heads, d]."""
+    grid = tokens.unflatten(2, shape)
+    return F.pad(grid, (0, 0, 0, 0, 0, width - shape[1], 0, height - shape[0])).flatten(2, 3)

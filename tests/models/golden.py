@@ -1,0 +1,106 @@
+"""LGRNet in the published settings with the golden weights, and comparison of tensors with the golden ones."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lgrnet.checkpoint.official import to_official, to_ours
+from lgrnet.models.backbones import TimmBackbone
+from lgrnet.models.lgr_encoder import LGREncoder
+from lgrnet.models.lgrnet import LGRNet
+from lgrnet.models.video_decoder import VideoDecoder
+
+FOLDER = Path(__file__).resolve().parents[1] / "golden"
+SETTINGS = {
+    "sunseg_pvt": {"backbone": "pvt_v2_b2", "drop_path": 0.1, "dim": 64},
+    "fibroid_pvt": {"backbone": "pvt_v2_b2", "drop_path": 0.1, "dim": 64, "dilation": 2, "gather_mask": True},
+    "sunseg_res": {"backbone": "res2net50d", "drop_path": 0.0, "dim": 128},
+}
+
+
+def seed_weights():
+    """The module that makes the golden weights from names and shapes."""
+    spec = importlib.util.spec_from_file_location("seed_weights", FOLDER / "seed_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build(name: str, drop_path: float | None = None) -> LGRNet:
+    """The model of a published config, with random weights."""
+    settings = dict(SETTINGS[name])
+    rate = settings.pop("drop_path") if drop_path is None else drop_path
+    backbone = TimmBackbone(settings.pop("backbone"), drop_path=rate)
+    return LGRNet(backbone, partial(LGREncoder, **settings), VideoDecoder(dim=settings["dim"]))
+
+
+def golden_model(name: str, drop_path: float | None = None) -> LGRNet:
+    """The model of a published config with its golden weights, in eval mode."""
+    model = build(name, drop_path)
+    official = to_official(model.state_dict())
+    state = to_ours(seed_weights().seeded_state_dict(official), model.state_dict()).state
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference, as a share of the golden tensor's largest value."""
+    if ours.shape != theirs.shape:
+        raise ValueError(f"shape {tuple(ours.shape)}, golden {tuple(theirs.shape)}")
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)).item()
+
+
+def taps(model: LGRNet, frames: Tensor) -> tuple[dict[str, Tensor], object]:
+    """Every intermediate tensor of a forward pass, by its golden name and in its golden layout, and the output."""
+    seen: dict[str, Tensor] = {}
+    batch = frames.shape[0]
+    handles = []
+
+    def tap(module, name, layout):
+        handles.append(module.register_forward_hook(lambda _m, _i, out: seen.__setitem__(name, layout(out))))
+
+    def per_frame(x):  # [B, T, S, C] -> [B*T, S, C]
+        return x.flatten(0, 1)
+
+    def queries(x):  # [B, T, N, C] -> [N, B*T, C]
+        return x.flatten(0, 1).transpose(0, 1)
+
+    def first(x):
+        return x.transpose(0, 1)
+
+    for name, projection in model.encoder.projections.items():
+        tap(projection, f"video_projs.{name}", lambda x: x.transpose(1, 2))
+    for i, layer in enumerate(model.encoder.layers):
+        tap(layer.propagation, f"enc{i}.local_cnp", per_frame)
+        tap(layer.gather, f"enc{i}.query_cross", first)
+        for j, block in enumerate(layer.scan.layers):
+            tap(block.scan, f"enc{i}.scan{j}.homo", lambda x: x)
+            tap(block, f"enc{i}.scan{j}.queries", queries)
+        tap(layer.scan, f"enc{i}.hiss", queries)
+        tap(layer.distribute, f"enc{i}.distribute", first)
+        tap(layer.deformable.attention, f"enc{i}.deform", lambda x: x)
+        tap(layer, f"enc{i}.src", lambda x: x[0].flatten(0, 1))
+        layer.register_forward_hook(lambda _m, _i, out, i=i: seen.__setitem__(f"enc{i}.queries", queries(out[1])))
+    tap(model.encoder, "encoder_out", lambda x: {k: v.transpose(1, 2) for k, v in x.items()})
+    for i, layer in enumerate(model.decoder.layers):
+        tap(layer.cross, f"dec{i}.cross", first)
+        tap(layer.self_attention, f"dec{i}.self", first)
+        tap(layer.ffn, f"dec{i}.ffn", first)
+    with torch.no_grad():
+        features = model.features(model.normalise(frames))
+        output = model.decoder(model.encoder(features))
+    for handle in handles:
+        handle.remove()
+    seen.update({f"backbone.{k}": v.transpose(1, 2) for k, v in features.items()})
+    seen.update({f"encoder_out.{k}": v for k, v in seen.pop("encoder_out").items()})
+    for i, layer in enumerate(output.layers):
+        masks = torch.nn.functional.interpolate(layer.mask_logits.flatten(0, 1), scale_factor=4, mode="bilinear")
+        seen[f"dec_out{i}.pred_masks"] = masks.unflatten(0, (batch, -1)).transpose(1, 2)
+        scores = layer.class_logits.softmax(-1)
+        seen[f"dec_out{i}.pred_class"] = scores[:, None].expand(-1, frames.shape[1], -1, -1)
+    return seen, output

@@ -1,0 +1,190 @@
+"""What LGRNet promises beyond the published numbers: any clip, ablations, stages, clear errors."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lgrnet.layers.conv import ClipProjection
+from lgrnet.models.backbones import TimmBackbone
+from lgrnet.models.lgr_encoder import TOKEN_LEVELS, LGREncoder
+from lgrnet.models.lgrnet import LGRNet
+from lgrnet.models.video_decoder import VideoDecoder
+from lgrnet.structures import ClipInfo, SegOutput
+
+
+def small(backbone="pvt_v2_b0", decoder=None, **encoder) -> LGRNet:
+    torch.manual_seed(0)
+    settings = {"dim": 32, "depth": 2, "hidden": 64, "scan_hidden": 64, "num_frame_queries": 5, **encoder}
+    decoder = decoder or VideoDecoder(dim=32, hidden=64, num_queries=4)
+    return LGRNet(TimmBackbone(backbone, drop_path=0.0), partial(LGREncoder, **settings), decoder, frame_chunk=3)
+
+
+def run(model, *shape):
+    with torch.no_grad():
+        return model.eval()(torch.rand(*shape, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64, 64), (1, 2, 64, 96), (1, 23, 32, 64), (2, 3, 96, 32)])
+def test_any_clip_runs(shape):
+    batch, frames, height, width = shape
+    output = run(small(), batch, frames, 3, height, width)
+    assert output.mask_logits.shape == (batch, 4, frames, height // 4, width // 4)
+    assert output.class_logits.shape == (batch, 4, 2)
+    assert len(output.aux) == 3 and output.layers[-1] is output
+    assert all(torch.isfinite(layer.mask_logits).all() for layer in output.layers)
+
+
+def test_clips_of_a_batch_do_not_mix():
+    model = small().eval()
+    frames = torch.rand(2, 3, 3, 64, 64)
+    with torch.no_grad():
+        both, second = model(frames), model(frames[1:])
+    torch.testing.assert_close(both.mask_logits[1:], second.mask_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_backbone_runs_in_chunks_of_the_same_value():
+    model = small().eval()
+    frames = torch.rand(1, 7, 3, 64, 64)
+    chunked = model.features(frames)
+    model.frame_chunk = 100
+    whole = model.features(frames)
+    for level in whole:
+        torch.testing.assert_close(chunked[level], whole[level], rtol=1e-4, atol=1e-5)
+
+
+def test_stages_in_chunks_equal_the_whole_clip():
+    """Whole-video inference will run these stages: chunks of frames with explicit state, no second implementation."""
+    encoder = small(propagation_steps=2).eval().encoder
+    features = {
+        k: torch.randn(1, 7, c, 64 // s, 64 // s) for (k, c), s in zip(CHANNELS.items(), (4, 8, 16, 32), strict=True)
+    }
+    spans = [slice(0, 3), slice(3, 5), slice(5, 7)]
+    with torch.no_grad():
+        whole = encoder(features)
+        normalised = {}
+        for level in TOKEN_LEVELS:
+            projection = encoder.projections[level]
+            projected = [projection.project(features[level][:, span]) for span in spans]
+            statistics = [projection.statistics(chunk) for chunk in projected]
+            merged = statistics[0].merge(statistics[1]).merge(statistics[2])
+            normalised[level] = torch.cat([projection.normalise(chunk, merged) for chunk in projected], dim=1)
+        tokens, position, shapes = encoder.tokens(normalised)
+        query_position = encoder.frame_queries.position.weight
+        queries = encoder.frame_queries.content.weight.expand(1, 7, -1, -1)
+        for layer in encoder.layers:
+            parts = []
+            for span in spans:
+                before = tokens[:, [(span.start - 2) % 7, (span.start - 1) % 7]]
+                parts.append(layer.collect(tokens[:, span], queries[:, span], position, query_position, shapes, before))
+            tokens, queries = (torch.cat(chunks, dim=1) for chunks in zip(*parts, strict=True))
+            queries = layer.scan(queries, query_position)
+            spread = [layer.spread(tokens[:, s], queries[:, s], position, query_position, shapes) for s in spans]
+            tokens = torch.cat(spread, dim=1)
+        chunked = encoder.pyramid(tokens, shapes, features["res2"])
+    for level in whole:
+        torch.testing.assert_close(chunked[level], whole[level], rtol=1e-4, atol=1e-5)
+
+
+CHANNELS = {"res2": 32, "res3": 64, "res4": 160, "res5": 256}
+
+
+def test_clip_projection_is_group_norm_over_the_clip():
+    projection = ClipProjection(6, 32, groups=4)
+    nn.init.normal_(projection.norm.weight)
+    nn.init.normal_(projection.norm.bias)
+    x = torch.randn(2, 5, 6, 3, 4) + 3
+    clip_first = projection.project(x).transpose(1, 2)
+    expected = nn.functional.group_norm(clip_first, 4, projection.norm.weight, projection.norm.bias).transpose(1, 2)
+    torch.testing.assert_close(projection(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ablation",
+    [
+        {"local": False},
+        {"global_mixing": False},
+        {"num_frame_queries": 0},
+        {"scan_order": "zigzag"},
+        {"window": 3},
+        {"dilation": 2},
+        {"gather_mask": True},
+        {"propagation_steps": 2},
+        {"scan_init": "mamba"},
+    ],
+    ids=str,
+)
+def test_ablations_change_the_result_and_train_every_parameter(ablation):
+    plain = run(small(), 1, 3, 3, 64, 64).mask_logits
+    model = small(**ablation).train()
+    output = model(torch.rand(1, 3, 3, 64, 64))
+    sum(layer.mask_logits.square().mean() + layer.class_logits.sum() for layer in output.layers).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    assert idle == []
+    assert not torch.equal(run(model, 1, 3, 3, 64, 64).mask_logits, plain)
+
+
+def test_ablated_parts_hold_no_parameters():
+    names = {name.split(".")[3] for name, _ in small(num_frame_queries=0).named_parameters() if ".layers." in name}
+    assert not names & {"gather", "scan", "distribute"}
+    names = [name for name, _ in small(local=False, global_mixing=False).named_parameters()]
+    assert not any("propagation" in name or ".scan." in name for name in names)
+
+
+def test_mamba_initialisation_survives_where_asked_for():
+    scan = small(scan_init="mamba").encoder.layers[1].scan.layers[0].scan
+    torch.testing.assert_close(scan.log_decay[0].exp(), torch.arange(1.0, 17.0))
+    steps = nn.functional.softplus(scan.dt_bias)
+    assert 9e-5 < steps.min() and steps.max() < 0.11
+
+
+@pytest.mark.parametrize("name", ["res2net50d", "resnet18", "convnext_atto"])
+def test_any_timm_model_with_feature_maps(name):
+    model = small(backbone=name)
+    assert run(model, 1, 2, 3, 64, 64).mask_logits.shape == (1, 4, 2, 16, 16)
+
+
+def test_several_classes_are_predicted_each_by_its_best_query():
+    model = small(decoder=VideoDecoder(dim=32, hidden=64, num_queries=4, num_classes=3))
+    output = run(model, 1, 2, 3, 64, 64)
+    info = ClipInfo("v", ("a", "b"), (50, 70), (2, 64, 64))
+    prediction = model.predict(output, info, candidates=True)
+    assert prediction.mask.shape == (3, 2, 50, 70) and prediction.mask.dtype == bool
+    assert prediction.probability.shape == (3, 2, 50, 70) and prediction.probability.dtype == np.uint8
+    scores = output.class_logits[0].softmax(-1)[:, :3]
+    assert prediction.scores == pytest.approx(scores.amax(0).numpy())
+    assert prediction.candidates.masks.shape == (4, 2, 50, 70)
+    for k in range(3):
+        assert np.array_equal(prediction.mask[k], prediction.candidates.masks[scores[:, k].argmax()])
+        assert np.array_equal(prediction.probability[k] > 127, prediction.mask[k]) or (50, 70) != (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        (torch.rand(1, 0, 3, 64, 64), "at least one frame"),
+        (torch.rand(1, 3, 64, 64), r"\[B, 1, 3, H, W\]"),
+        (torch.rand(1, 1, 4, 64, 64), "expected"),
+        (torch.rand(1, 1, 3, 60, 64), "multiples of 32"),
+        (torch.zeros(1, 1, 3, 64, 64, dtype=torch.uint8), "divide uint8 frames by 255"),
+    ],
+)
+def test_bad_frames(frames, words):
+    with pytest.raises(ValueError, match=words):
+        small()(frames)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="encoder has dim 32, decoder 64"):
+        small(decoder=VideoDecoder(dim=64))
+    with pytest.raises(ValueError, match="scan order is 'spiral', expected one of hilbert, zigzag"):
+        small(scan_order="spiral")
+    with pytest.raises(ValueError, match="no feature maps at strides"):
+        TimmBackbone("vit_tiny_patch16_224")
+    with pytest.raises(ValueError, match="odd window"):
+        small(window=4)
+    batch = SegOutput(torch.zeros(2, 4, 1, 8, 8), torch.zeros(2, 4, 2))
+    with pytest.raises(ValueError, match="one video at a time"):
+        small().predict(batch, ClipInfo("v", ("a",), (8, 8), (1, 32, 32)))
