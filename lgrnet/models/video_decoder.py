@@ -1,4 +1,4 @@
-"""The video decoder: queries over a whole clip, refined by masked attention (Mask2Former, arXiv 2112.01527, 2112.10764).
+"""The video decoder: queries over a whole clip, refined by masked attention (Mask2Former, arXiv 2112.01527).
 
 Legend: B clips, T frames, C channels, Q queries, K classes.
 """
