@@ -13,12 +13,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.errors import InstantiationException
 from hydra_zen import instantiate, make_custom_builds_fn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 SECTIONS = ("model", "criterion", "data", "optimizer", "schedule", "train")
 _HIDDEN = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_KINDS = (
+    (DictConfig, "a section"),
+    (ListConfig, "a list"),
+    (str, "text"),
+    (bool, "true or false"),
+    (int, "a whole number"),
+    (float, "a number"),
+)
 
 builds = make_custom_builds_fn(populate_full_signature=True, hydra_convert="all")
 """`builds(Class, argument=value)`: a config node; every argument of the class can be overridden, types are checked."""
@@ -44,7 +55,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not build: {error}") from error
     missing = [s for s in SECTIONS if s not in names]
     if missing:
-        raise ConfigError(f"config file {path} does not define {', '.join(missing)}; it must define {', '.join(SECTIONS)}")
+        raise ConfigError(
+            f"config file {path} does not define {', '.join(missing)}; it must define {', '.join(SECTIONS)}"
+        )
     return {section: names[section] for section in SECTIONS}
 
 
@@ -54,7 +67,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     Raises ConfigError for an unknown key (with the nearest known one), a value of the wrong type, or a
     malformed override.
     """
-    config = OmegaConf.create({k: OmegaConf.structured(v) for k, v in read_config(path).items()})
+    sections = read_config(path)
+    try:
+        config = OmegaConf.create({k: OmegaConf.structured(v) for k, v in sections.items()})
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config file {path} does not build: {error}") from error
     for override in overrides:
         _apply(config, override)
     return config
@@ -66,8 +83,19 @@ def save_config(config: DictConfig, path: str | Path) -> None:
 
 
 def build(node: Any, *args: Any, **kwargs: Any) -> Any:
-    """Builds a node (and everything in it); further arguments go to the outermost call."""
-    return instantiate(node, *args, **kwargs)
+    """Builds a node (and everything in it); further arguments go to the outermost call.
+
+    An error in what is built comes out as itself, not as one about configs.
+    """
+    try:
+        return instantiate(node, *args, **kwargs)
+    except InstantiationException as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if cause is error:
+            raise ConfigError(f"config does not build: {error}") from error
+        raise cause from error
 
 
 def to_json(node: DictConfig) -> str:
@@ -88,7 +116,7 @@ def build_json(text: str, allowed: Iterable[str]) -> Any:
 
 
 def _targets(node: Any) -> Iterator[str]:
-    """Everything in a plain tree that instantiate would import."""
+    """Everything in a plain tree that instantiate would import, or look up elsewhere."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "path" or (key.startswith("_") and key not in _HIDDEN):
@@ -100,6 +128,8 @@ def _targets(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _targets(value)
+    elif isinstance(node, str) and "${" in node:
+        yield f"the interpolation {node}"
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -125,7 +155,28 @@ def _apply(config: DictConfig, override: str) -> None:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.0)
         raise ConfigError(f"config has no key {key!r}; did you mean {', '.join(near)}?")
     try:
-        OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value, merge=False)
-    except (OmegaConfBaseException, ValueError) as error:
+        new = OmegaConf.create(f"value: {value}").value
+        OmegaConf.update(config, key, _like(config, key, new, value), merge=False)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"override {override!r} cannot be applied: {reason}") from error
+
+
+def _like(config: DictConfig, key: str, new: Any, text: str) -> Any:
+    """The new value of a key, checked against the old one where no class says what type it has."""
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(holder, DictConfig) or OmegaConf.get_type(holder) is not dict or new is None:
+        return new
+    old = None if OmegaConf.is_missing(holder, name) else holder[name]
+    if isinstance(old, str) and isinstance(new, bool | int | float):
+        return text.strip()
+    wanted, given = _kind(old), _kind(new)
+    if old is None or wanted == given or (wanted, given) == ("a number", "a whole number"):
+        return new
+    raise ValueError(f"expected {wanted}, for example {key}={'{...}' if isinstance(old, DictConfig) else old}")
+
+
+def _kind(value: Any) -> str:
+    """What a plain value is, in words."""
+    return next((word for kind, word in _KINDS if isinstance(value, kind)), type(value).__name__)
