@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.errors import InstantiationException
 from hydra_zen import instantiate, make_custom_builds_fn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
