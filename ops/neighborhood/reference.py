@@ -59,11 +59,11 @@ def _level(shape: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, window: int,
     if (padded_height, padded_width) != shape:
         k, v = (_pad(t, shape, padded_height, padded_width) for t in (k, v))
     near_k, near_v = (
-        t.index_select(2, keys.flatten()).unflatten(2, keys.shape)  # [B, T, h * w, window ** 2, heads, d]
+        t.transpose(2, 3).index_select(3, keys.flatten()).unflatten(3, keys.shape)  # [B, T, heads, h * w, keys, d]
         for t in (k, v)
     )
-    logits = torch.einsum("btshd,btsnhd->btshn", q, near_k)
-    return torch.einsum("btshn,btsnhd->btshd", logits.softmax(-1), near_v)
+    weights = (q.transpose(2, 3).unsqueeze(-2) @ near_k.transpose(-1, -2)).softmax(-1)
+    return (weights @ near_v).squeeze(-2).transpose(2, 3)
 
 
 def _pad(tokens: Tensor, shape: tuple[int, int], height: int, width: int) -> Tensor:
