@@ -1,0 +1,180 @@
+"""Groups and schedules against the published ones, and the rules behind them."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lgrnet.checkpoint.official import ours_to_official
+from lgrnet.engine.optim import adamw, clip_gradients, constant, cosine, multi_step, parameter_settings, poly
+from tests.losses.golden import SUBSET, load
+from tests.models.golden import build
+
+
+def small_model():
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model.encoder = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4))
+    model.queries = nn.Embedding(5, 4)
+    model.level_embed = nn.Parameter(torch.zeros(3, 4))
+    model.relative_position_bias_table = nn.Parameter(torch.zeros(3))
+    return model
+
+
+def optimizer_of(lr=1e-3):
+    return adamw(small_model(), lr=lr)
+
+
+def rates(schedule, optimizer, steps):
+    """The learning rate of the first group at each of the first steps."""
+    values = []
+    for _ in range(steps):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return values
+
+
+def test_every_parameter_of_lgrnet_has_its_published_settings():
+    groups = load(SUBSET)["optim.groups"]
+    with torch.device("meta"):
+        model = build("sunseg_pvt")
+    ours = {ours_to_official(name): setting for name, setting in parameter_settings(model).items()}
+    assert len(ours) == len(groups) == 654
+    assert ours == {g["name"]: (g["lr"], g["weight_decay"]) for g in groups}
+
+
+def test_rules_of_decay_and_backbone():
+    settings = parameter_settings(small_model(), lr=1.0, backbone_lr_scale=0.5, weight_decay=2.0)
+    assert settings == {
+        "level_embed": (1.0, 2.0),
+        "relative_position_bias_table": (1.0, 0.0),
+        "backbone.0.weight": (0.5, 2.0),
+        "backbone.0.bias": (0.5, 2.0),
+        "backbone.1.weight": (0.5, 0.0),
+        "backbone.1.bias": (0.5, 0.0),
+        "encoder.0.weight": (1.0, 2.0),
+        "encoder.0.bias": (1.0, 2.0),
+        "encoder.1.weight": (1.0, 0.0),
+        "encoder.1.bias": (1.0, 0.0),
+        "encoder.2.weight": (1.0, 0.0),
+        "encoder.2.bias": (1.0, 0.0),
+        "queries.weight": (1.0, 0.0),
+    }
+
+
+def test_equal_settings_share_a_group_and_every_parameter_is_in_one():
+    model = small_model()
+    optimizer = adamw(model, lr=1e-2, betas=[0.8, 0.99], eps=1e-6)
+    assert len(optimizer.param_groups) == 4
+    grouped = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
+    assert all(g["betas"] == (0.8, 0.99) and g["eps"] == 1e-6 for g in optimizer.param_groups)
+
+
+def test_a_group_for_all_steps_like_a_group_for_each():
+    torch.manual_seed(0)
+    model, twin = small_model(), small_model()
+    twin.load_state_dict(model.state_dict())
+    settings = parameter_settings(twin)
+    ours = adamw(model)
+    single = [{"params": [twin.get_parameter(n)], "lr": a, "weight_decay": b} for n, (a, b) in settings.items()]
+    published = torch.optim.AdamW(single)
+    for _ in range(3):
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        ours.step()
+        published.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_frozen_and_shared_parameters():
+    model = small_model()
+    model.backbone.requires_grad_(False)
+    model.again = model.encoder[0]
+    names = list(parameter_settings(model))
+    assert not any(name.startswith(("backbone", "again")) for name in names)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter with requires_grad"):
+        adamw(model)
+
+
+def test_multi_step_gives_the_published_learning_rates():
+    expected = load(SUBSET)["optim.lr_after_n_scheduler_steps"]
+    optimizer = optimizer_of()
+    schedule = multi_step(optimizer, [823 * k for k in (3, 6, 9, 12)])
+    optimizer.step()
+    seen = {}
+    for step in range(1, max(expected) + 1):
+        schedule.step()
+        seen[step] = sorted({g["lr"] for g in optimizer.param_groups})
+    assert {step: seen[step] for step in expected} == {step: sorted(pair) for step, pair in expected.items()}
+
+
+def test_constant():
+    optimizer = optimizer_of(0.5)
+    assert rates(constant(optimizer), optimizer, 5) == [0.5] * 5
+
+
+@pytest.mark.parametrize(
+    ("make", "half"), [(cosine, 0.5), (lambda *a, **k: poly(*a, power=2.0, **k), 0.25)], ids=["cosine", "poly"]
+)
+def test_warmup_rises_then_decays_to_the_final_share(make, half):
+    optimizer = optimizer_of(1.0)
+    values = rates(make(optimizer, total_steps=24, warmup_steps=4, final=0.1), optimizer, 30)
+    assert values[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert values[14] == pytest.approx(0.1 + 0.9 * half)
+    assert all(later < earlier for earlier, later in zip(values[4:24], values[5:25], strict=True))
+    assert values[24:] == pytest.approx([0.1] * 6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        constant,
+        lambda o: multi_step(o, [3, 5]),
+        lambda o: cosine(o, 10, 2),
+        lambda o: poly(o, 10, 2),
+    ],
+)
+def test_a_schedule_resumes_from_json_where_it_stopped(make):
+    optimizer = optimizer_of()
+    whole = rates(make(optimizer), optimizer, 9)
+    optimizer = optimizer_of()
+    schedule = make(optimizer)
+    first = rates(schedule, optimizer, 4)
+    state, weights = json.loads(json.dumps(schedule.state_dict())), optimizer.state_dict()
+    again = optimizer_of()
+    resumed = make(again)
+    again.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    assert first + rates(resumed, again, 5) == whole
+
+
+def test_clipping_scales_all_gradients_together():
+    a, b, unused = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    assert clip_gradients(iter([a, b, unused]), None).item() == pytest.approx(5)
+    assert a.grad.tolist() == [3, 0]
+    assert clip_gradients([a, b, unused], 0.01).item() == pytest.approx(5)
+    assert math.hypot(a.grad[0], b.grad[1]) == pytest.approx(0.01, rel=1e-4)
+    assert a.grad[0] / b.grad[1] == pytest.approx(0.75)
+    a.grad[0] = torch.nan
+    assert clip_gradients([a, b], 0.01).isnan()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: multi_step(optimizer_of(), [5, 3]), r"milestones are \[5, 3\]"),
+        (lambda: cosine(optimizer_of(), 10, 10), "warmup_steps is 10 of total_steps 10"),
+        (lambda: poly(optimizer_of(), 10, -1), "expected 0 to 9"),
+        (lambda: clip_gradients([], 0.0), "max_norm is 0.0"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
