@@ -101,6 +101,19 @@ def reduce_mean(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def broadcast(tensor: Tensor) -> None:
+    """Overwrites `tensor` on every process by that of rank 0."""
+    if _joined():
+        dist.broadcast(tensor.data, src=0)
+
+
+def agree(value: bool) -> bool:
+    """What rank 0 says, on every process."""
+    word = torch.tensor(int(value), device=_collective_device()) if _joined() else torch.tensor(int(value))
+    broadcast(word)
+    return bool(word.item())
+
+
 def gather_objects(value: Any) -> list[Any]:
     """The `value` of every process in order of rank on rank 0, an empty list elsewhere.
 

@@ -33,7 +33,7 @@ def load(weights: str | Path) -> nn.Module:
     Raises CheckpointError when the file does not fit or does not describe a model, ConfigError when it asks for
     anything but the package's models.
     """
-    path = _resolve(weights)
+    path = resolve(weights)
     state, metadata = read_weights(path)
     if "model" not in metadata:
         raise CheckpointError(
@@ -56,12 +56,13 @@ def load_model(config_file: str | Path, weights: str | Path | None = None, overr
     config = load_config(config_file, overrides)
     model = build(config.model)
     if weights is not None:
-        load_weights(model, _resolve(weights))
+        load_weights(model, resolve(weights))
     size = config.data.get("size")
     return _ready(model, None if size is None else json.dumps(list(size)))
 
 
-def _resolve(weights: str | Path) -> Path:
+def resolve(weights: str | Path) -> Path:
+    """The path of weights: of a packaged file for its name ("phantom"), else what was given."""
     name = PACKAGED.get(str(weights))
     return Path(weights) if name is None else Path(__file__).parent / name
 

@@ -1,0 +1,144 @@
+"""What happens around the steps of a training: lines in the log, checkpoints, evaluations."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from lgrnet import distributed
+from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer
+from lgrnet.engine.log import RunLog, Terminal, tensorboard_writer
+from lgrnet.engine.settings import TrainSettings
+from lgrnet.engine.trainer import Hook, StepRecord, Trainer
+
+SetScores = Mapping[str, Mapping[str, float]]
+"""Evaluation set -> metric -> value."""
+
+
+def evaluation_due(settings: TrainSettings, step: int) -> bool:
+    """Whether an evaluation belongs to this step."""
+    on_the_way = settings.eval_every > 0 and step > 0 and step % settings.eval_every == 0
+    return on_the_way or (settings.eval_first and step == 0) or (settings.eval_last and step == settings.steps)
+
+
+def mean_scores(sets: SetScores) -> dict[str, float]:
+    """The mean over the sets of every metric that all of them have."""
+    if not sets:
+        return {}
+    shared = [name for name in next(iter(sets.values())) if all(name in scores for scores in sets.values())]
+    return {name: math.fsum(scores[name] for scores in sets.values()) / len(sets) for name in shared}
+
+
+class LogHook(Hook):
+    """Writes every step to the run's log, the terminal and, where it is installed, TensorBoard. For rank 0."""
+
+    def __init__(self, log: RunLog, terminal: Terminal, resumed: bool = False):
+        self.log, self.terminal, self.resumed = log, terminal, resumed
+        self._writer = None
+
+    def before(self, trainer: Trainer) -> None:
+        """Opens TensorBoard's file."""
+        purge = trainer.step + 1 if self.resumed else None
+        self._writer = tensorboard_writer(self.log.folder / "tensorboard", purge)
+        self._since = (trainer.step, time.monotonic())
+
+    def after_step(self, trainer: Trainer, record: StepRecord) -> None:
+        """The step in all its places."""
+        self.log.step(record)
+        self.terminal.step(record)
+        if record.skipped:
+            self.log.event("skipped", step=record.step, total=record.total, in_a_row=trainer.skipped_in_a_row)
+        if self._writer is not None:
+            values = {"total": record.total, "lr": record.lr, "grad_norm": record.grad_norm, **record.losses}
+            for name, value in values.items():
+                self._writer.add_scalar(f"train/{name}", value, record.step)
+        if record.step % trainer.settings.log_every == 0:
+            self._speed(trainer)
+
+    def after(self, trainer: Trainer) -> None:
+        """How many steps were skipped, if any."""
+        if trainer.skipped:
+            self.terminal.say(f"{trainer.skipped} of {trainer.step} steps were skipped: loss or gradient not finite")
+        if self._writer is not None:
+            self._writer.close()
+
+    def _speed(self, trainer: Trainer) -> None:
+        step, begun = self._since
+        now = time.monotonic()
+        facts = {"step": trainer.step, "seconds_per_step": round((now - begun) / (trainer.step - step), 4)}
+        if trainer.device.type == "cuda":
+            facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(trainer.device)
+        self.log.event("speed", **facts)
+        self._since = (trainer.step, now)
+
+
+class SaveHook(Hook):
+    """Writes checkpoints: every `save_every` steps, before an evaluation, when asked to stop, and at the end."""
+
+    def __init__(self, checkpointer: Checkpointer, log: RunLog | None):
+        self.checkpointer, self.log = checkpointer, log
+
+    def after_step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Saves when this step is one to be kept."""
+        settings, step = trainer.settings, record.step
+        last = step == settings.steps or trainer.stopping
+        if last or step % settings.save_every == 0 or evaluation_due(settings, step):
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Saves now; the other ranks wait, so that none runs on when saving fails."""
+        if self.log is not None:
+            self.log.sync()
+            begun = time.monotonic()
+            checkpoint = self.checkpointer.save(trainer.step, trainer.weights(), trainer.state())
+            self.log.event("saved", step=trainer.step, path=checkpoint.path.name, seconds=time.monotonic() - begun)
+        distributed.barrier()
+
+
+class EvaluateHook(Hook):
+    """Evaluates when it is due, and notes the result in the log and in the checkpoint of that step.
+
+    evaluate  (model in eval mode, step, checkpoint or None) -> scores per set on rank 0, {} elsewhere; on all ranks
+    log       None on every rank but 0
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[nn.Module, int, Checkpoint | None], SetScores],
+        checkpointer: Checkpointer,
+        log: RunLog | None,
+        say: Callable[[str], None] = print,
+        redo: bool = False,
+    ):
+        self.evaluate, self.checkpointer, self.log, self.say, self.redo = evaluate, checkpointer, log, say, redo
+
+    def before(self, trainer: Trainer) -> None:
+        """The evaluation before training, or the one that a kill cut off."""
+        if self.redo or (trainer.step == 0 and evaluation_due(trainer.settings, 0)):
+            self._run(trainer)
+
+    def after_step(self, trainer: Trainer, record: StepRecord) -> None:
+        """The evaluation of this step, unless training was asked to stop: then the resumed run does it."""
+        if evaluation_due(trainer.settings, record.step) and not trainer.stopping:
+            self._run(trainer)
+
+    def _run(self, trainer: Trainer) -> None:
+        step = trainer.step
+        checkpoint = next((c for c in self.checkpointer.all() if c.step == step), None)
+        begun = time.monotonic()
+        with trainer.evaluating() as model:
+            sets = self.evaluate(model, step, checkpoint)
+        if self.log is None:
+            return
+        mean = mean_scores(sets)
+        self.log.evaluation(step, sets, mean)
+        self.log.event("evaluated", step=step, seconds=round(time.monotonic() - begun, 3))
+        for name, scores in sets.items():
+            self.say(f"step {step}  {name}: " + "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items()))
+        if checkpoint is not None:
+            per_set = {f"{metric}_{name}": value for name, scores in sets.items() for metric, value in scores.items()}
+            self.checkpointer.add_metrics(checkpoint, per_set | mean)

@@ -1,0 +1,163 @@
+"""What a run leaves in writing: one JSONL file as the truth, a second one for the clock, and the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lgrnet.checkpoint.disk import write_atomic
+from lgrnet.engine.trainer import StepRecord
+
+LOG_FILE, EVENTS_FILE = "log.jsonl", "events.jsonl"
+
+
+class RunLog:
+    """The files of a run.
+
+    log.jsonl     one line per step and per evaluation; no time, no path, no machine: two runs with the same config
+                  have the same file, and so has a run that was killed and resumed
+    events.jsonl  starts, saves, skipped steps, speed: everything with a clock
+
+    folder       of the run
+    resume_step  None starts log.jsonl anew; a number keeps the lines up to that step and drops what came after
+    redo_evaluation  drop the evaluation of `resume_step` itself: it will be done again
+    """
+
+    def __init__(self, folder: str | Path, resume_step: int | None = None, redo_evaluation: bool = False):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = [] if resume_step is None else list(_kept(self.folder / LOG_FILE, resume_step, redo_evaluation))
+        write_atomic(self.folder / LOG_FILE, "".join(kept).encode())
+        self._log = open(self.folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._events = open(self.folder / EVENTS_FILE, "a", encoding="utf-8")  # noqa: SIM115
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def step(self, record: StepRecord) -> None:
+        """One step; numbers that are not finite are written as text, so that the file stays JSON."""
+        self._write(self._log, {"type": "step", **dataclasses.asdict(record)})
+
+    def evaluation(self, step: int, sets: Mapping[str, Mapping[str, float]], mean: Mapping[str, float]) -> None:
+        """The numbers of each evaluation set after `step`, and their means over the sets."""
+        self._write(self._log, {"type": "evaluation", "step": step, "sets": sets, "mean": mean})
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Something that happened at this moment."""
+        self._write(self._events, {"type": kind, "time": round(time.time(), 3), **facts})
+
+    def sync(self) -> None:
+        """Waits until the disk has every line: before a checkpoint that continues them."""
+        for file in (self._log, self._events):
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._log.close()
+        self._events.close()
+
+    def _write(self, file: Any, line: Mapping[str, Any]) -> None:
+        file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        file.flush()
+
+
+def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log.jsonl (or of the run's folder) as dicts; a last line that was cut by a kill is left out."""
+    path = Path(path)
+    path = path / LOG_FILE if path.is_dir() else path
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:
+            return
+
+
+class Terminal:
+    """Progress with the time to go: a bar on a terminal, plain lines elsewhere.
+
+    steps, done  of the whole run, and those that are behind
+    every        plain lines every so many steps, also for the first and the last one
+    """
+
+    def __init__(self, steps: int, done: int = 0, every: int = 20, interactive: bool | None = None):
+        self.steps, self.every = steps, every
+        self._start, self._begun = done, time.monotonic()
+        self._bar = self._make_bar(done) if (sys.stdout.isatty() if interactive is None else interactive) else None
+
+    def step(self, record: StepRecord) -> None:
+        """Shows a step."""
+        words = self.words(record)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record.step, words=words)
+        elif record.step % self.every == 0 or record.step in (self._start + 1, self.steps):
+            print(f"step {record.step}/{self.steps}  {words}  {self._speed(record.step)}", flush=True)
+
+    def words(self, record: StepRecord) -> str:
+        """A step in words."""
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in record.losses.items())
+        skipped = "  SKIPPED: not finite" if record.skipped else ""
+        size = f"  {record.size} px" if record.size else ""
+        return f"loss {record.total:.4f}  {terms}  lr {record.lr:.2e}  grad {record.grad_norm:.2f}{size}{skipped}"
+
+    def say(self, text: str) -> None:
+        """A line of text, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _speed(self, step: int) -> str:
+        seconds = (time.monotonic() - self._begun) / max(step - self._start, 1)
+        left = int(seconds * (self.steps - step))
+        return f"{seconds:.2f} s/step  eta {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+
+    def _make_bar(self, done: int) -> Progress:
+        columns = (TextColumn("train"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+        bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[words]}", markup=False))
+        self._task = bar.add_task("train", total=self.steps, completed=done, words="")
+        bar.start()
+        return bar
+
+
+def tensorboard_writer(folder: str | Path, purge_step: int | None = None) -> Any | None:
+    """A TensorBoard writer, None where tensorboard is not installed (pip install lgrnet[tensorboard])."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _kept(path: Path, step: int, redo_evaluation: bool) -> Iterator[str]:
+    if not path.is_file():
+        return
+    for line in read_log(path):
+        redone = redo_evaluation and line["type"] == "evaluation" and line["step"] == step
+        if line["step"] <= step and not redone:
+            yield json.dumps(line, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

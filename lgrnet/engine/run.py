@@ -1,0 +1,310 @@
+"""From a config to a finished run: what `main.py` calls."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import lgrnet
+from lgrnet import distributed
+from lgrnet.checkpoint import load_weights, resolve
+from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointError, list_weights
+from lgrnet.checkpoint.disk import write_atomic
+from lgrnet.checkpoint.official import OfficialWeightsError, load_backbone
+from lgrnet.checkpoint.weights import weights_file, weights_metadata
+from lgrnet.config import ConfigError, build, save_config, to_json
+from lgrnet.data.loader import ClipLoader
+from lgrnet.engine.evaluate import evaluate_sets
+from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due
+from lgrnet.engine.log import RunLog, Terminal
+from lgrnet.engine.settings import TrainSettings
+from lgrnet.engine.signals import StopRequest
+from lgrnet.engine.trainer import Trainer, TrainingError
+from lgrnet.records import DataError, VideoRecord
+
+CHECKPOINTS = "checkpoints"
+USER_ERRORS = (ConfigError, DataError, CheckpointError, OfficialWeightsError, TrainingError, MemoryError)
+"""What a user can mend: the message is enough, a traceback would hide it."""
+
+_VERSIONS = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "safetensors", "hydra-zen")
+
+
+def train(config: DictConfig, folder: str | Path, context: distributed.Context, resume: bool = False) -> int:
+    """Trains as the config says, in `folder`; returns the number of steps that are done.
+
+    resume  go on from the newest whole checkpoint of `folder`; without it a folder that holds checkpoints is refused
+
+    Raises ConfigError, DataError, CheckpointError, OfficialWeightsError and TrainingError for what a user can mend.
+    """
+    folder, settings = Path(folder), settings_of(config)
+    checkpointer = Checkpointer(
+        folder / CHECKPOINTS, settings.keep, settings.metric, weights_metadata(to_json(config.model), _facts(config))
+    )
+    start = _start(checkpointer, resume)
+    trainer, stop = _make_trainer(config, settings, context), StopRequest()
+    trainer.stop = stop.requested
+    sets = evaluation_sets(config)
+    if start is not None:
+        trainer.load_state(start.weights(), start.state())
+    due = bool(sets) and start is not None and evaluation_due(settings, start.step)
+    redo = distributed.agree(due and not start.metrics)
+    evaluate = partial(_evaluate_checkpoint, config, settings, sets, folder, context.device)
+    with stop:
+        if distributed.is_main():
+            save_config(config, _made(folder) / "config.yaml")
+            _run_main(trainer, checkpointer, folder, start, evaluate if sets else None, redo)
+        else:
+            trainer.run(_hooks(checkpointer, None, print, evaluate if sets else None, redo))
+    if distributed.is_main():
+        _say_end(trainer, checkpointer, folder, stop.name)
+    return trainer.step
+
+
+def evaluate(
+    config: DictConfig, paths: str | Path, folder: str | Path, context: distributed.Context
+) -> dict[str, SetScores]:
+    """Evaluates weights on the config's evaluation sets; name of the weights -> set -> metric -> value (on rank 0).
+
+    paths   a weights file, a checkpoint's folder, or a folder of checkpoints (evaluated in order of their steps)
+    folder  of the run: results go into <folder>/eval/<name of the weights>
+
+    Raises what `train` raises.
+    """
+    settings, sets = settings_of(config), evaluation_sets(config)
+    if not sets:
+        raise ConfigError("the config has no evaluation set; add one to data.eval")
+    _prepare_torch(settings)
+    model = build_part(config, "model").to(context.device)
+    results = {}
+    for path in [resolve(paths)] if resolve(paths) != Path(paths) else list_weights(paths):
+        load_weights(model, path)
+        name = path.stem if path.is_file() else path.name
+        target = Path(folder) / "eval" / name
+        results[name] = _evaluate(config, settings, sets, target, context.device, model.eval(), weights_file(path))
+        if distributed.is_main():
+            _print_scores(name, results[name], target)
+    if distributed.is_main():
+        write_atomic(Path(folder) / "eval" / "summary.json", json.dumps(results, indent=1).encode())
+    return results
+
+
+def build_part(config: DictConfig, key: str) -> Any:
+    """What a dotted key of the config builds. Raises ConfigError with that key for arguments that a class refuses."""
+    try:
+        return build(OmegaConf.select(config, key))
+    except (TypeError, ValueError) as error:
+        # An error of a kind of its own, such as DataError, already says where it comes from.
+        if type(error) in (TypeError, ValueError):
+            raise ConfigError(f"config section {key} does not build: {error}") from error
+        raise
+
+
+def settings_of(config: DictConfig) -> TrainSettings:
+    """The `train` section as settings. Raises ConfigError for values that are out of range."""
+    settings = build_part(config, "train")
+    if not isinstance(settings, TrainSettings):
+        raise ConfigError(
+            f"the section train builds a {type(settings).__name__}; it must be builds(TrainSettings, ...)"
+        )
+    return settings
+
+
+def evaluation_sets(config: DictConfig) -> dict[str, Sequence[VideoRecord]]:
+    """The videos of every entry of data.eval."""
+    nodes = config.data.get("eval") or {}
+    return {name: build_part(config, f"data.eval.{name}") for name in nodes}
+
+
+def run_folder(config_file: str | Path) -> Path:
+    """runs/<config>: the path of the file below a folder named configs (or its name alone), without the suffix."""
+    parts = Path(config_file).resolve().with_suffix("").parts
+    below = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
+    return Path("runs", *below)
+
+
+def describe_origin() -> dict[str, Any]:
+    """Versions, platform, command and git state, to be kept beside a run."""
+    versions = {"lgrnet": lgrnet.__version__, "python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "command": sys.argv,
+        "processes": distributed.world_size(),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changes": (_git("status", "--porcelain") or "").splitlines(),
+    }
+
+
+def _make_trainer(config: DictConfig, settings: TrainSettings, context: distributed.Context) -> Trainer:
+    _prepare_torch(settings)
+    share = context.world_size * settings.accumulate
+    if settings.batch_size % share:
+        raise ConfigError(
+            f"train.batch_size={settings.batch_size} does not split into {context.world_size} processes x "
+            f"train.accumulate={settings.accumulate}; use a multiple of {share}"
+        )
+    model = build_part(config, "model")
+    if settings.backbone_weights is not None:
+        load_backbone(model, settings.backbone_weights)
+    if settings.init_weights is not None:
+        load_weights(model, resolve(settings.init_weights))
+    model = model.to(context.device)
+    optimizer = build_part(config, "optimizer")(model)
+    loader = ClipLoader(
+        build_part(config, "data.train"),
+        settings.batch_size,
+        settings.seed,
+        rank=context.rank,
+        world=context.world_size,
+        workers=settings.workers,
+        stride=model.stride,
+    )
+    schedule, criterion = build_part(config, "schedule")(optimizer), build_part(config, "criterion")
+    return Trainer(model, criterion, optimizer, schedule, loader, settings, context.device)
+
+
+def _prepare_torch(settings: TrainSettings) -> None:
+    random.seed(settings.seed)
+    np.random.seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = settings.tf32
+
+
+def _start(checkpointer: Checkpointer, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, None for a new run."""
+    there = checkpointer.all()
+    if not resume and there:
+        raise CheckpointError(
+            f"{checkpointer.folder} already holds {len(there)} checkpoints, up to step {there[-1].step}; "
+            "go on with --trainer_mode train_resume, or give another folder with --out_dir"
+        )
+    if not resume:
+        return None
+    start = checkpointer.latest()
+    if start is None:
+        raise CheckpointError(f"{checkpointer.folder} holds no whole checkpoint to resume; use --trainer_mode train")
+    return start
+
+
+def _run_main(
+    trainer: Trainer,
+    checkpointer: Checkpointer,
+    folder: Path,
+    start: Checkpoint | None,
+    evaluate: Callable[..., SetScores] | None,
+    redo: bool,
+) -> None:
+    """Training on rank 0, which also writes."""
+    settings = trainer.settings
+    terminal = Terminal(settings.steps, trainer.step, settings.log_every)
+    with RunLog(folder, None if start is None else start.step, redo) as log:
+        origin = describe_origin()
+        write_atomic(folder / "origin.json", json.dumps(origin, indent=1).encode())
+        log.event("start" if start is None else "resume", step=trainer.step, origin=origin)
+        terminal.say(f"training in {folder}, step {trainer.step} of {settings.steps}, on {trainer.device}")
+        try:
+            show = LogHook(log, terminal, resumed=start is not None)
+            trainer.run([show, *_hooks(checkpointer, log, terminal.say, evaluate, redo)])
+        finally:
+            terminal.close()
+            log.event("end", step=trainer.step, stopped=trainer.stopping)
+
+
+def _say_end(trainer: Trainer, checkpointer: Checkpointer, folder: Path, signal: str | None) -> None:
+    """The last words of a run: what to do next, or where to look."""
+    if trainer.stopping:
+        print(f"stopped at step {trainer.step} ({signal or 'as asked'}); go on with --trainer_mode train_resume")
+    best = checkpointer.best()
+    if best is not None:
+        print(f"best checkpoint: {best.path} ({checkpointer.metric} {best.metrics[checkpointer.metric]:.4f})")
+        print(f"its report, masks and pictures: {folder / 'eval' / best.path.name}", flush=True)
+
+
+def _hooks(
+    checkpointer: Checkpointer,
+    log: RunLog | None,
+    say: Callable[[str], None],
+    evaluate: Callable[..., SetScores] | None,
+    redo: bool,
+) -> list[Hook]:
+    hooks: list[Hook] = [SaveHook(checkpointer, log)]
+    if evaluate is not None:
+        hooks.append(EvaluateHook(evaluate, checkpointer, log, say, redo))
+    return hooks
+
+
+def _evaluate_checkpoint(
+    config: DictConfig,
+    settings: TrainSettings,
+    sets: dict[str, Sequence[VideoRecord]],
+    folder: Path,
+    device: torch.device,
+    model: nn.Module,
+    step: int,
+    checkpoint: Checkpoint | None,
+) -> SetScores:
+    weights = None if checkpoint is None else weights_file(checkpoint.path)
+    return _evaluate(config, settings, sets, folder / "eval" / f"step_{step:08d}", device, model, weights)
+
+
+def _evaluate(
+    config: DictConfig,
+    settings: TrainSettings,
+    sets: dict[str, Sequence[VideoRecord]],
+    target: Path,
+    device: torch.device,
+    model: nn.Module,
+    weights: Path | None,
+) -> SetScores:
+    size = tuple(config.data.size)
+    facts = {"weights": None if weights is None else str(weights), "size": list(size)}
+    return evaluate_sets(model, sets, target, size, device, settings.eval_chunk, settings.pictures, weights, facts)
+
+
+def _print_scores(name: str, sets: SetScores, target: Path) -> None:
+    for set_name, scores in sets.items():
+        words = "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
+        print(f"{name}  {set_name}: {words}", flush=True)
+    print(f"report, masks and pictures: {target}", flush=True)
+
+
+def _facts(config: DictConfig) -> dict[str, Any]:
+    size = config.data.get("size")
+    return {} if size is None else {"input_size": list(size)}
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the run's folder {folder}: {error.strerror}; give --out_dir") from error
+    return folder
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in the folder of the package, None where there is no git or no repository."""
+    folder = Path(lgrnet.__file__).parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.rstrip()

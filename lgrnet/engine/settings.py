@@ -1,0 +1,80 @@
+"""The `train` section of a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lgrnet.config import ConfigError
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass
+class TrainSettings:
+    """How to train; defaults are the published ones where something was published (specified per config otherwise).
+
+    steps             optimizer steps in all
+    batch_size        clips per optimizer step, over all processes
+    save_every        a checkpoint every so many steps; one is also written before each evaluation and at the end
+    eval_every        evaluation every so many steps, 0: none on the way
+    eval_first        evaluate before the first step too
+    eval_last         evaluate after the last step
+    keep              newest checkpoints that stay, besides the best
+    metric            the best checkpoint has the highest value of this, a mean over the evaluation sets
+    seed              of the initial weights and of every draw
+    sizes             square training sizes of which each step draws one; empty: frames stay as they come
+    clip_norm         limit of the global L2 norm of the gradient, 0: none
+    precision         fp32, or bf16 | fp16 autocast of the model (the loss stays in fp32)
+    accumulate        parts into which a process splits its clips of a step, to save memory
+    ema               decay of a moving average of the weights, which is then evaluated and kept; 0: none
+    compile           torch.compile the model
+    workers           processes that load clips, per training process
+    device            "cpu" or "cuda"; None: a GPU where there is one
+    tf32              TF32 in matrix products on GPUs, as published (Q29)
+    max_skipped       stop after so many steps in a row without a finite loss and gradient
+    log_every         plain lines on the terminal every so many steps
+    find_unused_parameters  needed under DDP when an ablation leaves parameters without gradient
+    out_dir           folder of the run; None: runs/<config>
+    backbone_weights  file of official ImageNet weights; None: random
+    init_weights      a weights file of the whole model to start from
+    eval_chunk        frames that pass the backbone together in evaluation
+    pictures          overlays of the worst and of the best frames, so many each, per evaluation set
+    """
+
+    steps: int
+    batch_size: int
+    save_every: int
+    eval_every: int = 0
+    eval_first: bool = False
+    eval_last: bool = True
+    keep: int = 3
+    metric: str = "dice"
+    seed: int = 2024
+    sizes: tuple[int, ...] = (256, 288, 320, 352, 384, 416, 448)
+    clip_norm: float = 0.01
+    precision: str = "fp32"
+    accumulate: int = 1
+    ema: float = 0.0
+    compile: bool = False
+    workers: int = 2
+    device: str | None = None
+    tf32: bool = True
+    max_skipped: int = 20
+    log_every: int = 20
+    find_unused_parameters: bool = False
+    out_dir: str | None = None
+    backbone_weights: str | None = None
+    init_weights: str | None = None
+    eval_chunk: int = 16
+    pictures: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "save_every", "keep", "accumulate", "max_skipped", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"train.precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"train.ema is {self.ema}; it must be in 0..1, for example 0.999 (0: none)")
+        if self.clip_norm < 0 or self.eval_every < 0:
+            raise ConfigError("train.clip_norm and train.eval_every must not be negative (0: none)")
