@@ -1,0 +1,131 @@
+"""From frames on disk to a prediction at their size: the whole video is one clip, as published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgrnet.data.transforms import as_size, resize_for_eval
+from lgrnet.records import DataError, Prediction, VideoRecord, read_frame
+from lgrnet.structures import ClipInfo
+
+
+class Predictor:
+    """Runs a model on videos.
+
+    model   frames [1, T, 3, H, W] in 0..1 -> SegOutput, with `stride` and `predict(output, info)`; it is moved to
+            `device` and put in eval mode
+    size    (height, width) that frames are resized to, aspect ratio ignored (published: 352, 352)
+    device  where the model runs
+    chunk   frames that pass the backbone together, so that memory there does not grow with the video; None leaves
+            the model's own `frame_chunk`
+
+    Raises ValueError when `chunk` is given for a model that does not work in chunks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        size: int | Sequence[int] = (352, 352),
+        device: torch.device | str = "cpu",
+        chunk: int | None = None,
+    ):
+        self.model, self.size, self.device = model.to(device), as_size(size), torch.device(device)
+        if chunk is not None:
+            if chunk < 1 or not hasattr(model, "frame_chunk"):
+                kind = type(model).__name__
+                raise ValueError(f"chunk is {chunk} for a {kind}; expected at least 1 and a model with frame_chunk")
+            model.frame_chunk = chunk
+
+    def predict(self, record: VideoRecord, candidates: bool = False) -> Prediction:
+        """The prediction for a video on disk; frames are read one at a time.
+
+        Raises DataError for a frame that cannot be read or has another size than the first.
+        """
+        frames = ((path.stem, read_frame(path)) for path in record.frames)
+        return self.predict_stream(frames, record.name, candidates)
+
+    def predict_frames(
+        self, frames: np.ndarray, names: Sequence[str] | None = None, video: str = "video", candidates: bool = False
+    ) -> Prediction:
+        """The prediction for frames in memory: uint8 [T, H, W, 3], or a still image [H, W, 3] as a video of one frame.
+
+        names  one per frame; None: 000000, 000001, ...
+        """
+        frames = frames[None] if frames.ndim == 3 else frames
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [T, H, W, 3] or [H, W, 3]")
+        names = [f"{index:06d}" for index in range(len(frames))] if names is None else list(names)
+        if len(names) != len(frames):
+            raise ValueError(f"video {video!r} has {len(frames)} frames but {len(names)} names; give one each")
+        return self.predict_stream(zip(names, frames, strict=True), video, candidates)
+
+    def predict_stream(
+        self, frames: Iterable[tuple[str, np.ndarray]], video: str, candidates: bool = False
+    ) -> Prediction:
+        """The prediction for frames that come one by one as (name, uint8 [H, W, 3]).
+
+        Only the resized frames are kept. Raises DataError when there is no frame or one has another size than the
+        first, MemoryError with advice when the video does not fit.
+        """
+        names: list[str] = []
+        small, disk_size = [], None
+        for name, frame in _of_one_size(frames, video):
+            names.append(name)
+            small.append(resize_for_eval(frame, self.size))
+            disk_size = frame.shape[:2]
+        if disk_size is None:
+            raise DataError(f"video {video!r} has no frames; expected at least one")
+        info = ClipInfo(video, tuple(names), disk_size, (len(names), *self.size))
+        try:
+            return self._run(np.stack(small), info, candidates)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryError(self._advice(info)) from error
+
+    @torch.inference_mode()
+    def _run(self, frames: np.ndarray, info: ClipInfo, candidates: bool) -> Prediction:
+        """frames: uint8 [T, H, W, 3], already resized"""
+        self.model.eval()
+        clip = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float().div(255)  # [T, 3, H, W]
+        output = self.model(pad_to_stride(clip, self.model.stride)[None])
+        options = {"candidates": True} if candidates else {}
+        return self.model.predict(output, info, **options)
+
+    def _advice(self, info: ClipInfo) -> str:
+        return (
+            f"video {info.video!r} does not fit in memory: {info.valid_size[0]} frames at {self.size[0]} x "
+            f"{self.size[1]}, {info.disk_size[0]} x {info.disk_size[1]} on disk, on {self.device}; use a smaller size, "
+            "a smaller chunk, or split the video"
+        )
+
+
+def pad_to_stride(frames: Tensor, stride: int) -> Tensor:
+    """Zeros at the bottom and right of [..., H, W], so that both are multiples of `stride`."""
+    height, width = frames.shape[-2:]
+    return F.pad(frames, (0, -width % stride, 0, -height % stride))
+
+
+def _of_one_size(frames: Iterable[tuple[str, np.ndarray]], video: str) -> Iterator[tuple[str, np.ndarray]]:
+    first = None
+    for name, frame in frames:
+        first = first or (name, frame.shape[:2])
+        if frame.shape[:2] != first[1]:
+            raise DataError(
+                f"video {video!r}: frame {name!r} is {frame.shape[0]} x {frame.shape[1]} but frame {first[0]!r} is "
+                f"{first[1][0]} x {first[1][1]} (height x width); the frames of a video have one size"
+            )
+        yield name, frame
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch reports a full CPU memory as a plain RuntimeError, so its text must be read."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text

@@ -1,0 +1,131 @@
+"""Where frames come from: a folder of images, one image, a video file. All are read frame by frame."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from lgrnet.records import IMAGE_SUFFIXES, MAX_PIXELS, DataError, natural_key, read_frame
+
+
+@dataclass
+class ImageSource:
+    """Image files as one video; a single image is a video of one frame."""
+
+    name: str
+    paths: tuple[Path, ...]
+    damage: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, uint8 [H, W, 3]) of each frame. Raises DataError for an image that cannot be read."""
+        return ((path.stem, read_frame(path)) for path in self.paths)
+
+
+@dataclass
+class VideoFileSource:
+    """A video file, decoded packet by packet, so that a damaged packet costs only the frames that it holds.
+
+    damage  what was wrong in the latest pass, one line per place; empty for a sound file
+
+    Frames are named by their place in time (frame 12 stays 000012 when frame 11 is lost).
+    """
+
+    name: str
+    path: Path
+    damage: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, uint8 [H, W, 3] RGB) of each frame that can be decoded; every pass decodes anew.
+
+        Raises DataError when the file cannot be opened, holds no video, or its frames are too large.
+        """
+        self.damage.clear()
+        try:
+            container = av.open(str(self.path))
+        except (av.FFmpegError, OSError) as error:
+            raise DataError(
+                f"video {self.path} cannot be opened ({error}); it is damaged, cut short or no video"
+            ) from error
+        with container:
+            stream = _video_stream(container, self.path)
+            number = -1
+            for frame in self._decoded(container, stream):
+                number = _number(frame, stream, after=number)
+                yield f"{number:06d}", frame.to_ndarray(format="rgb24")
+
+    def _decoded(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        packets = container.demux(stream)
+        index = -1
+        while True:
+            index += 1
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self.damage.append(f"packet {index}: the rest of {self.path.name} cannot be read ({error})")
+                return
+            if packet is None:
+                return
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                self.damage.append(f"packet {index} at {_seconds(packet)}: not decoded ({error})")
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    self.damage.append(f"packet {index} at {_seconds(packet)}: its frame is damaged and left out")
+                else:
+                    yield frame
+
+
+def open_source(path: str | Path) -> ImageSource | VideoFileSource:
+    """The source for a folder of frames, an image or a video file, named after it.
+
+    Raises DataError when the path does not exist or is a folder without images.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+        if not found:
+            inside = sorted(p.name for p in path.iterdir() if p.is_dir())[:5]
+            hint = f"; it holds the folders {', '.join(inside)}: give one of these" if inside else ""
+            raise DataError(f"folder {path} holds no frames ({', '.join(IMAGE_SUFFIXES)}){hint}")
+        twice = sorted(stem for stem, times in Counter(p.stem for p in found).items() if times > 1)
+        if twice:
+            raise DataError(
+                f"folder {path} holds frames twice, in two formats: {', '.join(twice[:5])}; keep one of each"
+            )
+        return ImageSource(path.resolve().name, tuple(sorted(found, key=lambda p: natural_key(p.name))))
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a folder of frames, an image or a video file")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSource(path.stem, (path,))
+    return VideoFileSource(path.stem, path)
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    if not container.streams.video:
+        raise DataError(f"{path} holds no video stream; expected a video file, an image or a folder of frames")
+    stream = container.streams.video[0]
+    if stream.width * stream.height > MAX_PIXELS:
+        raise DataError(f"{path} has frames of {stream.width} x {stream.height}, more than {MAX_PIXELS} pixels")
+    return stream
+
+
+def _number(frame: av.VideoFrame, stream: av.VideoStream, after: int) -> int:
+    """The frame's place in time, counted in frames from the start; always more than the one before."""
+    rate = stream.average_rate or stream.guessed_rate
+    if frame.pts is None or not rate:
+        return after + 1
+    seconds = (frame.pts - (stream.start_time or 0)) * Fraction(frame.time_base)
+    return max(after + 1, round(seconds * rate))
+
+
+def _seconds(packet: av.Packet) -> str:
+    time = packet.pts if packet.pts is not None else packet.dts
+    return "an unknown time" if time is None else f"{float(time * packet.time_base):.2f} s"

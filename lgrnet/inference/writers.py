@@ -1,0 +1,179 @@
+"""Predictions onto disk: masks as published, and pictures to look at."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from lgrnet.evaluation import FrameRow
+from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame
+from lgrnet.visualize import LINE_COLOURS, contact_sheet, overlay
+
+SHEET_SIDE = 320
+"""Longer side of a picture on a contact sheet, in pixels."""
+
+
+def save_masks(prediction: Prediction, folder: str | Path) -> list[Path]:
+    """Writes <folder>/<video>/<frame>.png and returns the paths.
+
+    One class: 0 and 255, as published. Several: a palette image whose indices are the class ids; where masks
+    overlap, the class with the highest probability. A file is there whole or not at all. Raises ValueError when
+    the name of the video or of a frame would lead out of the folder.
+    """
+    target = inside(folder, prediction.video)
+    paths = [target / f"{_file_name(name)}.png" for name in prediction.frame_names]
+    target.mkdir(parents=True, exist_ok=True)
+    for index, path in enumerate(paths):
+        _write_whole(path, _mask_image(prediction, index))
+    return paths
+
+
+def save_overlays(
+    rows: Sequence[FrameRow],
+    records: Iterable[VideoRecord],
+    masks_folder: str | Path,
+    folder: str | Path,
+    set_name: str,
+    count: int = 4,
+    protocol: str = "lgrnet",
+    metric: str = "dice",
+) -> list[Path]:
+    """Pictures of the worst and best frames of a set, and all of them on one contact sheet.
+
+    rows          of the evaluator; the masks are read back from where `save_masks` put them, so that the rows
+                  may come from any rank
+    records       of the set
+    masks_folder  given to `save_masks`
+    count         frames of each kind; a frame where nothing is and nothing was found is not shown among the best
+
+    Writes <folder>/<set_name>/worst_1_<video>_<frame>.png ... best_1_..., sheet.png. Returns the paths, sheet last;
+    none when there are no rows.
+    """
+    by_name = {record.name: record for record in records}
+    shown = [row for row in rows if row.protocol == protocol and row.video in by_name]
+    shown.sort(key=lambda row: (row.values[metric], row.video, row.frame))
+    target = inside(folder, set_name)
+    pictures, captions, paths, seen = [], [], [], set()
+    for kind, ordered in (("worst", shown), ("best", shown[::-1])):
+        place = 0
+        for row in ordered:
+            if place == count or (row.video, row.frame, row.class_id) in seen:
+                break
+            masks = _masks_of(row, by_name[row.video], Path(masks_folder))
+            if kind == "best" and not masks.any():
+                continue
+            place += 1
+            seen.add((row.video, row.frame, row.class_id))
+            picture = overlay(_frame_of(row, by_name[row.video]), *masks)
+            path = target / f"{kind}_{place}_{_safe(row.video)}_{_safe(row.frame)}.png"
+            write_frame(path, picture)
+            paths.append(path)
+            pictures.append(_shrunk(picture))
+            captions.append(f"{kind} {place}: {metric} {row.values[metric]:.3f}  {row.video}/{row.frame}")
+    return _with_sheet(paths, pictures, target / "sheet.png", captions, columns=max(1, min(count, 4)))
+
+
+def save_video_overlays(
+    frames: Iterable[tuple[str, np.ndarray]], prediction: Prediction, folder: str | Path, sheet_frames: int = 12
+) -> list[Path]:
+    """Every frame with its predicted mask drawn on, and a contact sheet of some that are evenly spread.
+
+    frames  (name, uint8 [H, W, 3]), the frames that were predicted and in that order
+
+    Writes <folder>/<video>/<frame>.jpg and <folder>/<video>_sheet.png; returns the paths, sheet last.
+    """
+    target = inside(folder, prediction.video)
+    total = len(prediction.frame_names)
+    chosen = set(np.linspace(0, total - 1, min(sheet_frames, total)).round().astype(int).tolist())
+    paths, pictures, captions = [], [], []
+    for index, (name, frame) in enumerate(frames):
+        if index >= total or name != prediction.frame_names[index]:
+            raise ValueError(f"frame {index} of video {prediction.video!r} is {name!r}, which was not predicted there")
+        picture = overlay(frame, prediction.mask[:, index].any(0))
+        paths.append(target / f"{_file_name(name)}.jpg")
+        write_frame(paths[-1], picture)
+        if index in chosen:
+            pictures.append(_shrunk(picture))
+            captions.append(name)
+    return _with_sheet(paths, pictures, target.with_name(f"{target.name}_sheet.png"), captions, columns=4)
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """<folder>/<name>, where the name may hold folders. Raises ValueError when that is not below the folder."""
+    root = Path(folder).resolve()
+    path = (root / name).resolve() if name and "\0" not in name else root
+    if not path.is_relative_to(root) or path == root:
+        raise ValueError(f"the name {name!r} would be written outside {folder}; rename the video")
+    return path
+
+
+def _file_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or os.sep in name or "\0" in name:
+        raise ValueError(f"the frame name {name!r} is no file name; rename the frame")
+    return name
+
+
+def _safe(name: str) -> str:
+    """A name as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name)[-60:]
+
+
+def _mask_image(prediction: Prediction, index: int) -> Image.Image:
+    masks = prediction.mask[:, index]
+    if len(masks) == 1:
+        return Image.fromarray(np.where(masks[0], np.uint8(255), np.uint8(0)))
+    # A masked class must win over one that is not, even where its probability is 0.
+    certainty = np.where(masks, prediction.probability[:, index].astype(np.int16), -1)
+    indices = np.where(masks.any(0), certainty.argmax(0) + 1, 0).astype(np.uint8)
+    image = Image.fromarray(indices).convert("P")
+    colours = [(0, 0, 0), *(LINE_COLOURS[k % len(LINE_COLOURS)] for k in range(len(masks)))]
+    image.putpalette([value for colour in colours for value in colour])
+    return image
+
+
+def _write_whole(path: Path, image: Image.Image) -> None:
+    """Under another name first: a reader never sees half a file. The short name stays legal for the longest stems."""
+    draft = path.with_name(f".{os.getpid()}.png")
+    try:
+        image.save(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _masks_of(row: FrameRow, record: VideoRecord, folder: Path) -> np.ndarray:
+    """Prediction and truth of the row's class, bool [2, H, W]."""
+    found = read_mask(inside(folder, row.video) / f"{_file_name(row.frame)}.png")
+    predicted = found > 0 if record.num_classes == 1 else found == row.class_id
+    source = record.masks[record.frame_names.index(row.frame)]
+    truth = class_masks(read_mask(source), record.label_map, source)[row.class_id - 1] > 0
+    return np.stack([predicted, truth])
+
+
+def _frame_of(row: FrameRow, record: VideoRecord) -> np.ndarray:
+    return read_frame(record.frames[record.frame_names.index(row.frame)])
+
+
+def _shrunk(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = SHEET_SIDE / max(height, width)
+    if scale >= 1:
+        return picture
+    return cv2.resize(
+        picture, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
+
+
+def _with_sheet(
+    paths: list[Path], pictures: Sequence[np.ndarray], sheet: Path, captions: Sequence[str], columns: int
+) -> list[Path]:
+    if pictures:
+        write_frame(sheet, contact_sheet(pictures, columns, captions))
+        paths.append(sheet)
+    return paths

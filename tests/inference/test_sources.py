@@ -1,0 +1,136 @@
+"""Folders, images and video files, whole and damaged."""
+
+import av
+import numpy as np
+import pytest
+
+from lgrnet.inference.sources import ImageSource, open_source
+from lgrnet.records import DataError, write_frame
+
+FRAMES, HEIGHT, WIDTH = 24, 64, 96
+
+
+def _picture(index):
+    frame = np.full((HEIGHT, WIDTH, 3), 30, np.uint8)
+    frame[:, 4 * index : 4 * index + 4] = (200, 40, 40)
+    return frame
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """An mp4 in which every frame is a key frame, and where each packet lies in the file."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        for index in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(_picture(index), format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    return path, places
+
+
+def test_video_file_frame_by_frame(clip):
+    source = open_source(clip[0])
+    frames = list(source)
+    assert source.name == "clip" and source.damage == []
+    assert [name for name, _ in frames] == [f"{i:06d}" for i in range(FRAMES)]
+    for index, (_, frame) in enumerate(frames):
+        assert frame.shape == (HEIGHT, WIDTH, 3) and frame.dtype == np.uint8
+        assert np.abs(frame.astype(int) - _picture(index)).mean() < 12
+        assert int(frame[..., 0].astype(int).sum(0).argmax()) // 4 == index, "red, in its place, in RGB order"
+
+
+def test_second_pass_gives_the_same(clip):
+    source = open_source(clip[0])
+    for (name, frame), (again, other) in zip(source, source, strict=True):
+        assert name == again and np.array_equal(frame, other)
+
+
+def test_damaged_packet_costs_its_own_frame_only(clip, tmp_path):
+    path, places = clip
+    data = bytearray(path.read_bytes())
+    start, size = places[10]
+    data[start : start + size] = bytes(size)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(data)
+    source = open_source(broken)
+    names = [name for name, _ in source]
+    assert names == [f"{i:06d}" for i in range(FRAMES) if i != 10]
+    assert len(source.damage) == 1 and source.damage[0].startswith("packet 10 at 0.40 s")
+    list(source)
+    assert len(source.damage) == 1, "each pass reports anew"
+
+
+def test_file_cut_short_gives_what_it_holds(clip, tmp_path):
+    """The index stands behind the frames in an mp4, so this one has it moved to the front."""
+    with av.open(str(clip[0])) as source, av.open(str(tmp_path / "a.mkv"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "b.mkv").write_bytes(data[: len(data) * 2 // 3])
+    frames = list(open_source(tmp_path / "b.mkv"))
+    assert FRAMES // 2 < len(frames) < FRAMES
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no video", b"\0" * 5000])
+def test_file_that_is_no_video(tmp_path, content):
+    path = tmp_path / "notes.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="notes.mp4 cannot be opened"):
+        list(open_source(path))
+
+
+def test_sound_without_pictures(tmp_path):
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+    with pytest.raises(DataError, match="holds no video stream"):
+        list(open_source(path))
+
+
+def test_folder_in_natural_order(tmp_path):
+    for number in (10, 9, 1):
+        write_frame(tmp_path / "case 1" / f"frame{number}.png", _picture(number))
+    (tmp_path / "case 1" / "notes.txt").write_text("x")
+    source = open_source(tmp_path / "case 1")
+    assert source.name == "case 1"
+    assert [name for name, _ in source] == ["frame1", "frame9", "frame10"]
+    assert all(np.array_equal(frame, _picture(n)) for (_, frame), n in zip(source, (1, 9, 10), strict=True))
+
+
+def test_one_image(tmp_path):
+    write_frame(tmp_path / "polyp.png", _picture(3))
+    source = open_source(tmp_path / "polyp.png")
+    assert isinstance(source, ImageSource)
+    assert [(name, frame.shape) for name, frame in source] == [("polyp", (HEIGHT, WIDTH, 3))]
+
+
+def test_folders_that_hold_no_frames(tmp_path):
+    (tmp_path / "Frame" / "case1").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no frames.*it holds the folders case1"):
+        open_source(tmp_path / "Frame")
+    with pytest.raises(DataError, match="does not exist"):
+        open_source(tmp_path / "nothing")
+
+
+def test_same_frame_in_two_formats(tmp_path):
+    for suffix in ("png", "jpg"):
+        write_frame(tmp_path / f"a.{suffix}", _picture(0))
+    with pytest.raises(DataError, match="twice, in two formats: a"):
+        open_source(tmp_path)
+
+
+def test_damaged_image_is_named(tmp_path):
+    write_frame(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="a.png cannot be read"):
+        list(open_source(tmp_path))

@@ -1,0 +1,73 @@
+r"""Finds lesions in a video and writes masks and pictures.
+
+    python tools/predict_video.py INPUT --out DIR [--weights phantom|FILE] [--size 352 352]
+
+INPUT is a folder of frames, one image, or a video file. DIR then holds masks/<video>/<frame>.png (0 and 255),
+overlays/<video>/<frame>.jpg and overlays/<video>_sheet.png. A damaged part of a video file costs its own frames only
+and is named at the end. This is research software, not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import lgrnet
+from lgrnet.checkpoint.checkpointer import CheckpointError
+from lgrnet.config import ConfigError
+from lgrnet.inference.predictor import Predictor
+from lgrnet.inference.sources import open_source
+from lgrnet.inference.writers import save_masks, save_video_overlays
+from lgrnet.records import DataError
+
+
+def predict_video(source: Path, out: Path, weights: str, size: Sequence[int] | None, device: str) -> list[str]:
+    """Runs the whole walk and returns what to tell the user, line by line.
+
+    size  (height, width) that frames are resized to; None: what the model was trained at
+
+    Raises DataError, CheckpointError, ConfigError or MemoryError.
+    """
+    frames = open_source(source)
+    model = lgrnet.load(weights)
+    size = tuple(size or getattr(model, "input_size", (352, 352)))
+    prediction = Predictor(model, size, device).predict_stream(frames, frames.name)
+    lost = list(frames.damage)
+    masks = save_masks(prediction, out / "masks")
+    pictures = save_video_overlays(frames, prediction, out / "overlays")
+    height, width = prediction.mask.shape[-2:]
+    found = int(prediction.mask.any(axis=(0, 2, 3)).sum())
+    lines = [
+        f"{frames.name}: {len(masks)} frames of {height} x {width}, a lesion in {found}, "
+        f"score {', '.join(f'{score:.3f}' for score in prediction.scores)} (weights {weights}, {size[0]} x {size[1]})",
+        f"masks     {masks[0].parent}/ ({len(masks)} files)",
+        f"overlays  {pictures[0].parent}/ ({len(pictures) - 1} files)",
+        f"sheet     {pictures[-1]}",
+    ]
+    return lines + [f"damaged   {line}" for line in lost]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path, help="a folder of frames, an image or a video file")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--weights", default="phantom", help="a weights file, or phantom: the small model in the package"
+    )
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: what the model was trained at")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args(arguments)
+    try:
+        lines = predict_video(options.input, options.out, options.weights, options.size, options.device)
+    except (DataError, CheckpointError, ConfigError, MemoryError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
