@@ -32,7 +32,7 @@ class Optics:
         side = np.sin(view) / np.maximum(reach, np.float32(1e-6))
         self.rays = np.stack([x * side, y * side, np.cos(view)])
         self.window = self._window(rng, reach)
-        self.light = rng.uniform(0.9, 1.15)
+        self.light = rng.uniform(0.85, 1.4)
         self.tone = np.array([1.0, rng.uniform(0.92, 1.03), rng.uniform(0.88, 1.05)], np.float32)
         self.noise = rng.uniform(0.006, 0.016)
         self.instrument = Instrument(rng) if rng.random() < 0.45 else None
@@ -44,7 +44,7 @@ class Optics:
         kind = rng.choice(["full", "octagon", "circle"])
         if kind == "full":
             return fade
-        edge = reach - 1.12 if kind == "circle" else (np.abs(self.x) + np.abs(self.y) - 1.62) / np.sqrt(2)
+        edge = reach - 1.2 if kind == "circle" else (np.abs(self.x) + np.abs(self.y) - 1.72) / np.sqrt(2)
         inside = np.clip(0.5 - edge * (self.scale / 2), 0, 1).astype(np.float32)
         return fade * inside
 
@@ -58,7 +58,7 @@ class Instrument:
         self.half = rng.uniform(0.12, 0.25)
         self.depth = rng.uniform(0.1, 0.6)
         self.offset = rng.uniform(-0.3, 0.3)
-        self.width = rng.uniform(0.07, 0.11)
+        self.width = rng.uniform(0.08, 0.14)
         colours = ((0.75, 0.76, 0.80), (0.92, 0.92, 0.90), (0.25, 0.42, 0.70), (0.30, 0.30, 0.32))
         self.colour = np.array(colours[rng.integers(len(colours))], np.float32)
 
@@ -139,7 +139,8 @@ class Hit:
         outward = x * rays[0] + y * rays[1]
         around = (y * rays[0] - x * rays[1]) / axial
         self.facing = _cosine(outward, around, rays[2], slopes[..., 1], slopes[..., 2], axial)
-        steep_z, steep_angle = slopes[..., 1] - self.relief[..., 0], slopes[..., 2] - self.relief[..., 1]
+        rough = 1 + np.clip((1 - self.lesion) * 3, 0, 1)  # a lesion's surface is coarser
+        steep_z, steep_angle = (slopes[..., 1 + i] - rough * self.relief[..., i] for i in range(2))
         self.glint = _cosine(outward, around, rays[2], steep_z, steep_angle, axial)
 
 
@@ -158,7 +159,7 @@ def _wall(scene: Scene, time: float) -> np.ndarray:
     left, right = (int((np.pi + side) / TURN * columns) for side in (-0.9, 0.9))
     z = np.repeat((np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5) * cell, right - left, 1)
     angle = np.repeat((np.arange(left, right, dtype=np.float32)[None] + 0.5) * cell, bottom - top, 0)
-    inward = np.clip((1 - scene.lesion.distance(z, angle, time)) / np.float32(0.6), 0, 1)
+    inward = np.clip((1 - scene.lesion.distance(z, angle, time)) / np.float32(0.85), 0, 1)
     bump = np.sqrt(1 - (1 - inward) ** 2) ** np.float32(1.2) * np.float32(scene.lesion.moment(time)[3])
     radius[top:bottom, left:right] -= bump
     wall = np.empty((rows, columns, 3), np.float32)
@@ -191,21 +192,25 @@ def _follow(scene: Scene, radius: np.ndarray, origin: np.ndarray, rays: np.ndarr
 def _shade(scene: Scene, optics: Optics, hit: Hit) -> np.ndarray:
     """Light from the camera on wet tissue. [H, W, 3]"""
     albedo = _sample(scene.albedo, hit.z, hit.angle)
+    # little but red comes back from the depth of the tube
+    albedo[..., 1:] *= (np.float32(0.72) + np.float32(0.28) * np.exp(np.float32(-0.45) * hit.distance))[..., None]
     grain = hit.relief[..., 3:]
-    inside = np.clip((np.float32(1.06) - hit.lesion) / np.float32(0.14), 0, 1)[..., None]
-    tissue = albedo * np.float32(0.35) + scene.tissue * np.float32(0.65)
-    albedo += inside * (tissue * scene.lesion.tint * (1 + np.float32(0.10) * grain) - albedo)
-    crease = 1 - np.float32(0.25) * np.exp(-(((hit.lesion - np.float32(1.05)) / np.float32(0.12)) ** 2))
-    falloff = 1 / (np.float32(0.12) + hit.distance**2)
-    facing = np.clip(hit.facing * np.float32(0.6) + hit.glint * np.float32(0.4), 0, 1)
-    light = (np.float32(0.1) + np.float32(0.9) * facing) * falloff * crease
+    inside = np.clip((np.float32(1.08) - hit.lesion) / np.float32(0.4), 0, 1)[..., None]
+    tissue = albedo * np.float32(0.5) + scene.tissue * np.float32(0.5)
+    albedo += inside * (tissue * scene.lesion.tint * (1 + np.array([0.07, 0.16, 0.16], np.float32) * grain) - albedo)
+    crease = 1 - np.float32(0.15) * np.exp(-(((hit.lesion - np.float32(1.05)) / np.float32(0.12)) ** 2))
+    falloff = 1 / (np.float32(0.15) + hit.distance ** np.float32(1.75))
+    facing = np.clip(hit.facing * np.float32(0.7) + hit.glint * np.float32(0.3), 0, 1)
+    # light that wanders through the tube reaches the crests of folds, and less the pockets between them
+    pocket = np.exp(np.float32(1.3) * (np.float32(0.88) - _sample(scene.radius, hit.z, hit.angle)))
+    light = (np.float32(0.4) + np.float32(0.6) * facing ** np.float32(0.8)) * falloff * crease * pocket
     # automatic gain: the endoscope keeps the picture's mean brightness, but not wholly
     gain = np.float32(optics.light * 1.15) / (light.mean() + np.float32(0.25)) * np.float32(1.3)
     image = 1 - np.exp(-(gain * light)[..., None] * albedo * optics.tone * np.float32(1.25))
     image = image ** np.float32(0.85)
     wet = np.clip(hit.glint, 0, 1)
-    shine = (wet ** np.float32(160) * 2.2 + wet ** np.float32(24) * 0.10) * hit.relief[..., 2]
-    shine *= np.minimum(gain * falloff, np.float32(2.5))
+    shine = (wet ** np.float32(420) * 2.6 + wet ** np.float32(30) * 0.07) * hit.relief[..., 2]
+    shine *= np.sqrt(np.minimum(gain * falloff, np.float32(4)))
     image += np.minimum(shine, 1)[..., None] * (np.array([1.0, 0.98, 0.95], np.float32) - image)
     return image
 
@@ -214,10 +219,10 @@ def _blur_kernel(scene: Scene, optics: Optics, t: int) -> np.ndarray:
     """A line along the picture's motion during a quarter of the frame time, softened by the lens."""
     rotation = scene.camera.rotation
     change = rotation[min(t + 1, len(rotation) - 1), :, 2] - rotation[max(t - 1, 0), :, 2]
-    pixels = change @ rotation[t][:, :2] / 2 * optics.scale * 0.13
+    pixels = change @ rotation[t][:, :2] / 2 * optics.scale * 0.1
     length = np.linalg.norm(pixels)
     pixels *= min(1.0, 0.025 * optics.scale / max(length, 1e-9)) / 2
-    soft = 0.35 + 0.0012 * optics.scale
+    soft = 0.3 + 0.0008 * optics.scale
     reach = int(np.ceil(np.abs(pixels).max() + 2 * soft))
     y, x = np.indices((2 * reach + 1, 2 * reach + 1)) - reach
     nearest = np.clip((x * pixels[0] + y * pixels[1]) / max((pixels**2).sum(), 1e-9), -1, 1)

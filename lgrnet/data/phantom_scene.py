@@ -13,7 +13,7 @@ import numpy as np
 
 TURN = 2 * np.pi
 LENGTH = 2 * TURN  # of the tube; twice its circumference, so that a map has twice as many rows as columns
-TISSUES = ((0.86, 0.44, 0.33), (0.88, 0.48, 0.31), (0.80, 0.38, 0.31), (0.88, 0.54, 0.36), (0.78, 0.33, 0.24))
+TISSUES = ((0.86, 0.42, 0.28), (0.88, 0.46, 0.26), (0.82, 0.38, 0.27), (0.88, 0.52, 0.31), (0.80, 0.32, 0.21))
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ def build_scene(seed: int, index: int, num_frames: int, size: int) -> Scene:
 
 
 def _lesion(rng: np.random.Generator) -> Lesion:
-    size = rng.uniform(0.27, 0.42)
+    size = rng.uniform(0.30, 0.46)
     stretch = rng.uniform(0.85, 1.2)
     # redder, paler or browner than the wall around it
-    tints = ((1.08, 0.72, 0.70), (1.05, 1.12, 1.12), (0.92, 0.70, 0.62), (1.10, 0.84, 0.78))
+    tints = ((1.02, 0.76, 0.77), (1.06, 1.14, 1.18), (0.93, 0.72, 0.70), (1.05, 0.83, 0.84))
     return Lesion(
         z=float(rng.uniform(4.9, 5.1)),
         axes=(size * stretch, size / stretch),
-        height=size * rng.uniform(0.75, 1.1),
+        height=size * rng.uniform(0.65, 0.95),
         turn=float(rng.uniform(0, TURN)),
         lobes=(float(rng.uniform(0, 0.14)), float(rng.uniform(0, 0.09)), float(rng.uniform(0, TURN))),
         pulse=(float(rng.uniform(0.8, 1.8)), float(rng.uniform(0, 1))),
@@ -117,7 +117,7 @@ def _lesion(rng: np.random.Generator) -> Lesion:
 def _away(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     """How far the view has left the lesion at each frame, 0..1: one absence, somewhere inside the clip. [T]"""
     time = (np.arange(num_frames) + 0.5) / num_frames
-    middle, half = rng.uniform(0.3, 0.75), rng.uniform(0.08, 0.13)
+    middle, half = rng.uniform(0.3, 0.75), rng.uniform(0.02, 0.045)
     ramp = 0.09
     x = np.clip((half + ramp - np.abs(time - middle)) / ramp, 0, 1)
     return x * x * (3 - 2 * x)
@@ -134,7 +134,7 @@ def _camera(rng: np.random.Generator, lesion: Lesion, bend: np.ndarray, num_fram
     time = np.arange(num_frames) / max(num_frames, 24)
     away = _away(rng, num_frames)
     past = rng.random() < 0.4
-    depth = rng.uniform(0.75, 1.05) + _wander(rng, time, 0.25)
+    depth = rng.uniform(0.6, 0.95) + _wander(rng, time, 0.25)
     z = lesion.z - depth + away * (depth + 0.55 if past else 0.0)
     side = np.stack([_wander(rng, time, 0.22) - (0.25 if past else 0.0) * -away, _wander(rng, time, 0.22)], 1)
     centre = bend[0] * np.sin(bend[1] * z[:, None] + bend[2])
@@ -143,7 +143,7 @@ def _camera(rng: np.random.Generator, lesion: Lesion, bend: np.ndarray, num_fram
     to_lesion = _unit(np.append(spot, lesion.z) - position)
     ahead = z[:, None] + 2.2
     to_lumen = _unit(np.concatenate([bend[0] * np.sin(bend[1] * ahead + bend[2]), ahead], 1) - position)
-    share = np.clip(rng.uniform(0.5, 0.75) + _wander(rng, time, 0.2), 0.3, 0.95)[:, None]
+    share = np.clip(rng.uniform(0.5, 0.95) + _wander(rng, time, 0.2), 0.35, 1.0)[:, None]
     aside = to_lumen if past else _unit(to_lumen * 0.7 + [0.9, 0, 0])
     forward = _unit(to_lesion * share + to_lumen * (1 - share)) * (1 - away[:, None]) + aside * away[:, None]
     forward = _unit(forward + np.stack([_wander(rng, time, 0.12) for _ in range(3)], 1))
@@ -176,17 +176,19 @@ def _radius(rng: np.random.Generator, columns: int, lesion: Lesion) -> np.ndarra
     sides = rng.uniform(0, TURN)
     place = rng.uniform(0, 0.5)
     while place < LENGTH:
-        tilt, lean = rng.uniform(0.03, 0.16), rng.uniform(0, TURN)
-        height, width = rng.uniform(0.2, 0.42), rng.uniform(0.1, 0.17)
+        tilt, lean = rng.uniform(0.05, 0.35), rng.uniform(0, TURN)
+        height, width = rng.uniform(0.18, 0.5), rng.uniform(0.12, 0.26)
         # three bands of muscle run along the colon: folds are high between them
-        reach = 0.62 + 0.38 * np.cos(3 * angle + sides + rng.uniform(-0.5, 0.5))
-        reach = reach * (0.75 + 0.25 * np.cos(angle + rng.uniform(0, TURN)))
-        offset = z - place - tilt * np.cos(angle + lean) - 0.05 * np.cos(4 * angle + 2 * lean)
-        # steeper towards the camera's side
-        slope = np.where(offset < 0, 1.0, 0.65).astype(np.float32)
-        near_lesion = 1 - 0.75 * np.exp(-(((place - lesion.z) / 0.45) ** 2 + ((angle - np.pi) / 0.7) ** 2))
-        radius -= height * reach * near_lesion * np.exp(-(np.abs(offset * slope / width) ** 1.7))
-        place += rng.uniform(0.55, 1.0)
+        reach = 0.55 + 0.45 * np.cos(3 * angle + sides + rng.uniform(-0.6, 0.6))
+        reach = reach * (0.62 + 0.38 * np.cos(angle + rng.uniform(0, TURN)))
+        offset = z - place - tilt * np.cos(angle + lean) - 0.06 * np.cos(4 * angle + 2 * lean)
+        # the side that faces the camera is steeper
+        slope = np.where(offset < 0, 1.0, 0.6).astype(np.float32)
+        radius -= height * reach * np.exp(-(np.abs(offset * slope / width) ** 2.4))
+        place += rng.uniform(0.5, 1.3)
+    # the lesion sits beside the folds, hardly on them: on a crest its sides would meet in an edge
+    level = np.exp(-(((z - lesion.z) / 0.6) ** 2 + ((angle - np.pi) / 0.65) ** 2)).astype(np.float32)
+    radius += np.float32(0.85) * level * (1 - radius)
     return np.maximum(radius, 0.35).astype(np.float32)
 
 
@@ -194,19 +196,19 @@ def _vessels(rng: np.random.Generator, columns: int) -> np.ndarray:
     """Branching vessels, drawn as random walks. [2 * columns, columns] float32 in 0..1"""
     drawn = np.zeros((2 * columns, columns), np.uint8)
     pixel = columns / TURN
-    for _ in range(int(rng.integers(60, 110))):
+    for _ in range(int(rng.integers(80, 170))):
         start = rng.uniform(0, 1, 2) * [TURN, LENGTH]
-        branches = [(start, rng.uniform(0, TURN), rng.uniform(0.012, 0.03))]
+        branches = [(start, rng.uniform(0, TURN), rng.uniform(0.009, 0.028))]
         while branches:
             place, heading, width = branches.pop()
             steps = int(rng.integers(8, 22))
-            turns = heading + np.cumsum(rng.normal(0, 0.28, steps))
+            turns = heading + np.cumsum(rng.normal(0, 0.22, steps))
             path = place + np.cumsum(0.055 * np.stack([np.cos(turns), np.sin(turns)], 1), 0)
             for shift in (-TURN, 0, TURN):
                 points = np.rint(((path + [shift, 0]) * pixel) * 16).astype(np.int32)
                 thick = max(1, round(width * pixel))
                 cv2.polylines(drawn, [points], False, int(min(255, 9000 * width)), thick, cv2.LINE_AA, 4)
-            if width > 0.01:
+            if width > 0.008:
                 for _ in range(2):
                     fork = int(rng.integers(steps // 3, steps))
                     branches.append((path[fork], turns[fork] + rng.choice([-0.8, 0.8]), width * 0.62))
@@ -235,23 +237,27 @@ def _surface(rng: np.random.Generator, columns: int, lesion: Lesion) -> tuple[np
     tissue = np.array(TISSUES[rng.integers(len(TISSUES))]) * rng.uniform(0.93, 1.07, 3)
     blotch = 0.6 * _noise(rng, columns, 6) + 0.4 * _noise(rng, columns, 24)
     speck = 0.6 * _noise(rng, columns, 96) + 0.4 * _noise(rng, columns, 192)
-    vessels = _vessels(rng, columns) * np.clip(0.65 + 0.5 * _noise(rng, columns, 12), 0, 1)
+    vessels = _vessels(rng, columns) * np.clip(
+        0.6 + 0.5 * _noise(rng, columns, 12) + 0.25 * _noise(rng, columns, 48), 0, 1
+    )
     bubbles = _bubbles(rng, columns)
     red = 0.07 * blotch + 0.025 * speck
     albedo = np.empty((2 * columns, columns, 3), np.float32)
-    strength = rng.uniform(0.35, 0.75)
+    strength = rng.uniform(0.4, 1.0)
     for channel, (blush, vein) in enumerate(((0.25, 0.22), (-1.0, 0.62), (-0.9, 0.5))):
         albedo[..., channel] = tissue[channel] * (1 + blush * red) * (1 - strength * vein * vessels)
-    mucus = np.clip((_noise(rng, columns, 12) + 0.5 * _noise(rng, columns, 48) - rng.uniform(1.6, 3.0)) * 1.5, 0, 0.8)
-    albedo += mucus[..., None] * (np.array([0.85, 0.62, 0.25], np.float32) - albedo)
-    albedo += np.clip(bubbles * 12, 0, 0.25)[..., None] * (np.float32(0.8) - albedo)
-    grain = 0.6 * _noise(rng, columns, 96) + 0.5 * _noise(rng, columns, 48)
-    height = 0.010 * _noise(rng, columns, 24) + 0.006 * _noise(rng, columns, 48) + 0.0022 * speck
+    mucus = (
+        np.clip(_noise(rng, columns, 12) + 0.4 * _noise(rng, columns, 48) - rng.uniform(1.3, 3.0), 0, 1) ** 1.3 * 0.7
+    )
+    albedo += mucus[..., None] * (np.array([0.90, 0.60, 0.24], np.float32) - albedo)
+    albedo += np.clip(bubbles * 8, 0, 0.12)[..., None] * (np.float32(0.9) - albedo)
+    grain = 0.4 * _noise(rng, columns, 192) + 0.5 * _noise(rng, columns, 96) + 0.4 * _noise(rng, columns, 48)
+    height = 0.014 * _noise(rng, columns, 24) + 0.009 * _noise(rng, columns, 48) + 0.0022 * speck
     height += bubbles + 0.004 * vessels
     scale = np.float32(columns / TURN / 2)
     relief = np.empty((2 * columns, columns, 4), np.float32)
     relief[..., 0] = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1) * scale
     relief[..., 1] = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1) * scale
-    relief[..., 2] = np.clip(0.75 + 0.45 * _noise(rng, columns, 12), 0.05, 1.5)
+    relief[..., 2] = np.clip(0.45 + 0.6 * _noise(rng, columns, 24), 0.02, 1.4)
     relief[..., 3] = grain
     return np.clip(albedo, 0.02, 1), relief
