@@ -34,7 +34,8 @@ def seed_weights():
 def build(name: str, drop_path: float | None = None) -> LGRNet:
     """The model of a published config, with random weights."""
     settings = dict(SETTINGS[name])
-    rate = settings.pop("drop_path") if drop_path is None else drop_path
+    published_rate = settings.pop("drop_path")
+    rate = published_rate if drop_path is None else drop_path
     backbone = TimmBackbone(settings.pop("backbone"), drop_path=rate)
     return LGRNet(backbone, partial(LGREncoder, **settings), VideoDecoder(dim=settings["dim"]))
 
