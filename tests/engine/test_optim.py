@@ -10,7 +10,7 @@ from torch import nn
 from lgrnet.checkpoint.official import ours_to_official
 from lgrnet.engine.optim import adamw, clip_gradients, constant, cosine, multi_step, parameter_settings, poly
 from tests.losses.golden import SUBSET, load
-from tests.models.golden import build
+from tests.models.golden import build, seed_weights
 
 
 def small_model():
@@ -89,6 +89,22 @@ def test_a_group_for_all_steps_like_a_group_for_each():
         ours.step()
         published.step()
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_clipped_step_from_the_published_gradient_gives_the_published_weights():
+    golden, name = load(SUBSET), "decoder.query_class.weight"
+    gradient = golden[f"grad.{name}"]
+    start = seed_weights().seeded_state_dict({name: torch.zeros_like(gradient)})[name]
+    # All other parameters together, as one number: what is missing to the published global norm.
+    rest = math.sqrt(golden["grad.global_norm"] ** 2 - gradient.double().norm().item() ** 2)
+    model = nn.Module()
+    model.head, model.rest = nn.Linear(64, 2, bias=False), nn.Linear(1, 1, bias=False)
+    model.head.weight.data.copy_(start)
+    model.head.weight.grad, model.rest.weight.grad = gradient.clone(), torch.full((1, 1), rest)
+    assert clip_gradients(model.parameters(), 0.01).item() == pytest.approx(golden["grad.global_norm"], rel=1e-6)
+    adamw(model).step()
+    step = golden[f"optim.after.{name}"] - start
+    assert (model.head.weight.detach() - start - step).abs().max() <= 1e-5 * step.abs().max()
 
 
 def test_frozen_and_shared_parameters():
