@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         lines = predict_video(options.input, options.out, options.weights, options.size, options.device)
-    except (DataError, CheckpointError, ConfigError, MemoryError, ValueError) as error:
+    except (DataError, CheckpointError, ConfigError, MemoryError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n".join(lines))

@@ -24,7 +24,7 @@ class Predictor:
     chunk   frames that pass the backbone together, so that memory there does not grow with the video; None leaves
             the model's own `frame_chunk`
 
-    Raises ValueError when `chunk` is given for a model that does not work in chunks.
+    Raises ValueError when `chunk` is given for a model that does not work in chunks, or when the device is not there.
     """
 
     def __init__(
@@ -34,7 +34,10 @@ class Predictor:
         device: torch.device | str = "cpu",
         chunk: int | None = None,
     ):
-        self.model, self.size, self.device = model.to(device), as_size(size), torch.device(device)
+        self.size, self.device = as_size(size), torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {str(device)!r}, but PyTorch sees no GPU here; use device cpu")
+        self.model = model.to(self.device)
         if chunk is not None:
             if chunk < 1 or not hasattr(model, "frame_chunk"):
                 kind = type(model).__name__

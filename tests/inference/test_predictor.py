@@ -110,6 +110,12 @@ def test_chunk_is_handed_to_the_model():
         Predictor(nn.Identity(), chunk=2)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_device_that_is_not_there():
+    with pytest.raises(ValueError, match="device is 'cuda:0', but PyTorch sees no GPU"):
+        Predictor(Brightness(), device="cuda:0")
+
+
 def test_model_is_in_eval_mode_even_when_training_goes_on(frames):
     model = Brightness()
     predictor = Predictor(model, 64)

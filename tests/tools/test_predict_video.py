@@ -1,0 +1,117 @@
+"""The command on a folder, an image and a video file, with a small model that has random weights."""
+
+import importlib.util
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lgrnet.checkpoint.weights import save_weights
+from lgrnet.config import build, builds, to_json
+from lgrnet.models.backbones import TimmBackbone
+from lgrnet.models.lgr_encoder import LGREncoder
+from lgrnet.models.lgrnet import LGRNet
+from lgrnet.models.video_decoder import VideoDecoder
+from lgrnet.records import read_frame, read_mask, write_frame
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "predict_video.py"
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("predict_video", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    node = OmegaConf.structured(
+        builds(
+            LGRNet,
+            backbone=builds(TimmBackbone, name="pvt_v2_b0"),
+            encoder=builds(LGREncoder, dim=32, depth=1, hidden=32, num_frame_queries=4, zen_partial=True),
+            decoder=builds(VideoDecoder, dim=32, num_queries=3),
+        )
+    )
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    torch.manual_seed(0)
+    save_weights(path, build(node).state_dict(), to_json(node), {"input_size": [64, 96]})
+    return path
+
+
+def test_folder_of_frames(tool, weights, tmp_path, capsys):
+    for index, frame in enumerate(FRAMES):
+        write_frame(tmp_path / "case 1" / f"f{index}.png", frame)
+    out = tmp_path / "out"
+    assert tool.main([str(tmp_path / "case 1"), "--out", str(out), "--weights", str(weights)]) == 0
+    masks = [read_mask(out / "masks" / "case 1" / f"f{i}.png") for i in range(3)]
+    assert all(mask.shape == (50, 70) and set(np.unique(mask)) <= {0, 255} for mask in masks)
+    assert read_frame(out / "overlays" / "case 1" / "f2.jpg").shape == (50, 70, 3)
+    printed = capsys.readouterr().out
+    assert "case 1: 3 frames of 50 x 70" in printed and "64 x 96" in printed
+    sheet = next(line for line in printed.splitlines() if line.startswith("sheet")).split(maxsplit=1)[1]
+    assert Path(sheet).is_file()
+
+
+def test_one_image_at_another_size(tool, weights, tmp_path, capsys):
+    write_frame(tmp_path / "polyp.png", FRAMES[0])
+    arguments = [
+        str(tmp_path / "polyp.png"),
+        "--out",
+        str(tmp_path / "o"),
+        "--weights",
+        str(weights),
+        "--size",
+        "40",
+        "50",
+    ]
+    assert tool.main(arguments) == 0
+    assert read_mask(tmp_path / "o" / "masks" / "polyp" / "polyp.png").shape == (50, 70)
+    assert "40 x 50" in capsys.readouterr().out
+
+
+def test_video_file_with_a_damaged_packet(tool, weights, tmp_path, capsys):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(6):
+            frame = np.random.default_rng(1).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        start, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][2]
+    data = bytearray(path.read_bytes())
+    data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    assert tool.main([str(path), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 0
+    written = sorted(p.name for p in (tmp_path / "out" / "masks" / "clip").iterdir())
+    assert written == ["000000.png", "000001.png", "000003.png", "000004.png", "000005.png"]
+    assert "damaged   packet 2 at 0.20 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given, message", [("nothing", "does not exist"), ("notes.mp4", "cannot be opened")])
+def test_input_that_is_no_video(tool, weights, tmp_path, capsys, given, message):
+    (tmp_path / "notes.mp4").write_text("no video")
+    assert tool.main([str(tmp_path / given), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_do_not_exist(tool, tmp_path, capsys):
+    write_frame(tmp_path / "polyp.png", FRAMES[0])
+    arguments = [
+        str(tmp_path / "polyp.png"),
+        "--out",
+        str(tmp_path / "o"),
+        "--weights",
+        str(tmp_path / "w.safetensors"),
+    ]
+    assert tool.main(arguments) == 1
+    assert "w.safetensors" in capsys.readouterr().err
