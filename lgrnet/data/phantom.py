@@ -2,7 +2,8 @@
 
 A camera with its own light moves through a folded tube (phantom_scene.py). Each pixel's ray is followed to the wall;
 the wall is shaded by distance, slope, fine relief and wetness; then come instrument, motion blur, bubbles in front of
-the lens, the edge of the picture and noise. A clip depends on (seed, clip index) alone.
+the lens, the edge of the picture and noise. A clip of a given length and size depends on (seed, clip index) alone, to
+the bit; another processor or numpy release may round a few pixels by one grey level.
 
     python -m lgrnet.data.phantom --root data/phantom
 """
@@ -35,13 +36,7 @@ def render_clip(
     out of range.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 32:
-        raise ValueError(f"phantom frames of {height} x {width} pixels are too small, expected at least 32 x 32")
-    if seed < 0 or index < 0 or num_frames < 1:
-        raise ValueError(
-            f"got seed {seed}, clip index {index} and {num_frames} frames; expected a seed and an index of at least 0 "
-            "and at least 1 frame"
-        )
+    _check(seed, index, num_frames, min(height, width))
     scene = build_scene(seed, index, num_frames, max(height, width))
     optics = Optics(generator(seed, index, 3), height, width, num_frames)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
@@ -49,6 +44,18 @@ def render_clip(
     for t in range(num_frames):
         frames[t], masks[t] = render_frame(scene, optics, t, generator(seed, index, 100 + t))
     return frames, masks
+
+
+def _check(seed: int, index: int, num_frames: int, size: int) -> None:
+    """Raise ValueError for the first number that is too small, naming it."""
+    for name, given, least in (
+        ("seed", seed, 0),
+        ("clip index", index, 0),
+        ("number of frames", num_frames, 1),
+        ("size in pixels", size, 32),
+    ):
+        if given < least:
+            raise ValueError(f"phantom clips got the {name} {given}, expected at least {least}")
 
 
 def write(
@@ -72,6 +79,7 @@ def write(
     num_test = max(1, num_clips // 4) if num_test is None else num_test
     if not 0 < num_test < num_clips:
         raise ValueError(f"got {num_clips} clips of which {num_test} for testing, expected at least one for each split")
+    _check(seed, 0, num_frames, size)
     wanted = {
         "version": VERSION,
         "clips": num_clips,

@@ -56,7 +56,7 @@ class Instrument:
         self.heading = rng.uniform(0, TURN)
         self.middle = rng.uniform(0.15, 0.9)
         self.half = rng.uniform(0.12, 0.25)
-        self.depth = rng.uniform(0.1, 0.6)
+        self.depth = rng.uniform(-0.25, 0.45)
         self.offset = rng.uniform(-0.3, 0.3)
         self.width = rng.uniform(0.08, 0.14)
         colours = ((0.75, 0.76, 0.80), (0.92, 0.92, 0.90), (0.25, 0.42, 0.70), (0.30, 0.30, 0.32))
