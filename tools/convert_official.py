@@ -1,0 +1,77 @@
+r"""Turns a published weights file into ours.
+
+    python tools/convert_official.py ckpt.pth.tar weights/lgrnet.safetensors \
+        --config_file configs/sunseg/lgrnet_pvtv2_b2.py
+    python tools/convert_official.py pvt_v2_b2.pth weights/pvt_v2_b2.safetensors --backbone \
+        --config_file configs/sunseg/lgrnet_pvtv2_b2.py
+
+The first takes a checkpoint of the published LGRNet and writes weights that `lgrnet.load` reads without a config. The
+second takes ImageNet weights of the backbone alone (PVTv2 or Res2Net), for train.backbone_weights. Nothing in the
+file is run. Every name that is missing, unexpected or reshaped is printed; the exit status is 1, and nothing is
+written, unless all are accounted for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgrnet.checkpoint.checkpointer import CheckpointError, save_weights
+from lgrnet.checkpoint.official import OfficialWeightsError, Translation, backbone_to_ours, read_official, to_ours
+from lgrnet.config import ConfigError, build, load_config, to_json
+
+
+def convert(source: Path, destination: Path, config_file: Path, backbone: bool = False) -> Translation:
+    """Translates `source` for the config's model and writes `destination`, if everything is accounted for.
+
+    backbone  the file holds ImageNet weights of the backbone, which the written file then holds under its own names
+
+    Raises ConfigError, OfficialWeightsError or CheckpointError for a config, source or destination that is unusable.
+    """
+    config = load_config(config_file)
+    model = build(config.model)
+    state = read_official(source)
+    if backbone:
+        result = backbone_to_ours(state, model.backbone.net.state_dict())
+    else:
+        result = to_ours(state, model.state_dict())
+    if result.complete:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        meta = {"source": source.name}
+        if not backbone and config.data.get("size"):
+            meta["input_size"] = list(config.data.size)
+        save_weights(destination, result.state, None if backbone else to_json(config.model), meta)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="ckpt.pth.tar, .pth or .safetensors of a published system")
+    parser.add_argument("destination", type=Path, help="the .safetensors file to write")
+    parser.add_argument("--config_file", type=Path, required=True, help="a config with the model that the file is for")
+    parser.add_argument("--backbone", action="store_true", help="the file holds ImageNet weights of the backbone only")
+    options = parser.parse_args(arguments)
+    try:
+        result = convert(options.source, options.destination, options.config_file, options.backbone)
+    except (ConfigError, OfficialWeightsError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for line in result.lines():
+        print(line)
+    counts = f"{len(result.state)} tensors, {sum(t.numel() for t in result.state.values()):,} numbers"
+    if not result.complete:
+        print(
+            f"not converted: {len(result.missing)} missing, {len(result.unexpected)} unexpected, "
+            f"{len(result.misshapen)} misshapen; is {options.config_file} the config of this file?",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{options.source} -> {options.destination}: {counts}, all accounted for")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
