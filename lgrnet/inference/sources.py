@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -29,7 +30,9 @@ class ImageSource:
 
 @dataclass
 class VideoFileSource:
-    """A video file, decoded packet by packet, so that a damaged packet costs only the frames that it holds.
+    """A video file, decoded packet by packet, so that a damaged packet costs its own frames only.
+
+    Frames that are coded as a difference to a lost one are lost too where the decoder cannot conceal it.
 
     damage  what was wrong in the latest pass, one line per place; empty for a sound file
 
@@ -54,10 +57,20 @@ class VideoFileSource:
             ) from error
         with container:
             stream = _video_stream(container, self.path)
-            number = -1
+            numbers = [-1]
             for frame in self._decoded(container, stream):
-                number = _number(frame, stream, after=number)
-                yield f"{number:06d}", frame.to_ndarray(format="rgb24")
+                numbers.append(_number(frame, stream, after=numbers[-1]))
+                yield f"{numbers[-1]:06d}", frame.to_ndarray(format="rgb24")
+            self._report_gaps(numbers, stream.frames)
+
+    def _report_gaps(self, numbers: Sequence[int], promised: int) -> None:
+        """Frames that a damaged packet took with it, because they are coded as a difference to its own."""
+        ends = [*numbers, promised] if self.damage and promised > numbers[-1] else numbers
+        gaps = [(a + 1, b - 1) for a, b in pairwise(ends) if b > a + 1]
+        if gaps and (self.damage or promised > len(numbers) - 1):
+            shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps[:20])
+            count = sum(b - a + 1 for a, b in gaps)
+            self.damage.append(f"missing frames ({count} in all): {shown}{', ...' if len(gaps) > 20 else ''}")
 
     def _decoded(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         packets = container.demux(stream)
@@ -67,14 +80,14 @@ class VideoFileSource:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                self.damage.append(f"packet {index}: the rest of {self.path.name} cannot be read ({error})")
+                self.damage.append(f"packet {index}: the rest of {self.path.name} cannot be read ({error.strerror})")
                 return
             if packet is None:
                 return
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
-                self.damage.append(f"packet {index} at {_seconds(packet)}: not decoded ({error})")
+                self.damage.append(f"packet {index} at {_seconds(packet)}: not decoded ({error.strerror})")
                 continue
             for frame in frames:
                 if frame.is_corrupt:

@@ -58,9 +58,20 @@ def test_damaged_packet_costs_its_own_frame_only(clip, tmp_path):
     source = open_source(broken)
     names = [name for name, _ in source]
     assert names == [f"{i:06d}" for i in range(FRAMES) if i != 10]
-    assert len(source.damage) == 1 and source.damage[0].startswith("packet 10 at 0.40 s")
+    assert source.damage[0].startswith("packet 10 at 0.40 s") and source.damage[1:] == ["missing frames (1 in all): 10"]
     list(source)
-    assert len(source.damage) == 1, "each pass reports anew"
+    assert len(source.damage) == 2, "each pass reports anew"
+
+
+def test_last_frame_lost_is_reported_too(clip, tmp_path):
+    path, places = clip
+    data = bytearray(path.read_bytes())
+    start, size = places[-1]
+    data[start : start + size] = bytes(size)
+    (tmp_path / "broken.mp4").write_bytes(data)
+    source = open_source(tmp_path / "broken.mp4")
+    assert len(list(source)) == FRAMES - 1
+    assert source.damage[-1] == f"missing frames (1 in all): {FRAMES - 1}"
 
 
 def test_file_cut_short_gives_what_it_holds(clip, tmp_path):
