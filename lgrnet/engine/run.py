@@ -86,7 +86,7 @@ def evaluate(
     settings, sets = settings_of(config), evaluation_sets(config)
     if not sets:
         raise ConfigError("the config has no evaluation set; add one to data.eval")
-    _prepare_torch(settings)
+    _prepare_torch(settings, context.device)
     model = build_part(config, "model").to(context.device)
     results = {}
     for path in [resolve(paths)] if resolve(paths) != Path(paths) else list_weights(paths):
@@ -154,7 +154,7 @@ def describe_origin() -> dict[str, Any]:
 
 
 def _make_trainer(config: DictConfig, settings: TrainSettings, context: distributed.Context) -> Trainer:
-    _prepare_torch(settings)
+    _prepare_torch(settings, context.device)
     share = context.world_size * settings.accumulate
     if settings.batch_size % share:
         raise ConfigError(
@@ -181,12 +181,13 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
     return Trainer(model, criterion, optimizer, schedule, loader, settings, context.device)
 
 
-def _prepare_torch(settings: TrainSettings) -> None:
+def _prepare_torch(settings: TrainSettings, device: torch.device) -> None:
     random.seed(settings.seed)
     np.random.seed(settings.seed)
     torch.manual_seed(settings.seed)
-    torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = settings.tf32
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.tf32
 
 
 def _start(checkpointer: Checkpointer, resume: bool) -> Checkpoint | None:

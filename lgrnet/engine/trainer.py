@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -198,10 +199,11 @@ class Trainer:
         if distributed.world_size() == 1:
             return module
         places = [self.device.index] if self.device.type == "cuda" else None
+        # PyTorch 2.15 renames the option; nothing is copied during training, `evaluating` does it.
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         unused = self.settings.find_unused_parameters
-        return DistributedDataParallel(
-            module, device_ids=places, broadcast_buffers=False, find_unused_parameters=unused
-        )
+        return DistributedDataParallel(module, device_ids=places, find_unused_parameters=unused, **{sync: False})
 
     def _draw_size(self) -> int | None:
         sizes = self.settings.sizes

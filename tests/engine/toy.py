@@ -17,11 +17,11 @@ from lgrnet.structures import Clip, ClipBatch, ClipInfo, SegOutput, Targets
 class ToyModel(nn.Module):
     """A convolution, a batch norm, dropout and one query: it has weights, buffers and draws of its own."""
 
-    def __init__(self, channels: int = 4, dropout: float = 0.2):
+    def __init__(self, channels: int = 4, dropout: float = 0.2, norm: bool = True):
         super().__init__()
         self.stride = 4
         self.first = nn.Conv2d(3, channels, 3, stride=4, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = nn.BatchNorm2d(channels) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Conv2d(channels, 1, 1)
 
