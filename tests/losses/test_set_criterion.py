@@ -137,6 +137,26 @@ def test_objects_without_a_pixel_are_matched_but_not_counted():
     assert divisor.item() == 2
 
 
+def test_objects_on_ignored_pixels_only_are_not_counted():
+    output, targets = make_output(aux=0), make_targets(objects=(2, 1))
+    valid = targets[0].valid.clone()
+    valid[:, :12] = False
+    targets[0].masks[1, :, 12:] = 0
+    targets[0] = replace(targets[0], valid=valid)
+    divisor = SetCriterion(num_points=POINTS)._divisors(output, set_criterion._annotated_parts(output, targets))[0]
+    assert divisor.item() == 2
+
+
+def test_points_are_not_spent_on_ignored_pixels():
+    # What is ignored stays uncertain for ever; it must not draw all the points that seek uncertainty.
+    output, targets = make_output(clips=1, aux=0), make_targets(objects=(1,))
+    valid = targets[0].valid.clone()
+    valid[:, :, 16:] = False
+    output.mask_logits[..., 4:] = 0
+    terms = run(output, [replace(targets[0], valid=valid)], positions=(1,), importance=1.0)
+    assert terms["mask_bce"] > 0.5
+
+
 def test_clips_without_objects_teach_no_object():
     output = make_output(aux=0)
     terms = run(output, make_targets(objects=(0, 0)))
