@@ -34,6 +34,7 @@ class Optics:
         self.window = self._window(rng, reach)
         self.light = rng.uniform(0.85, 1.4)
         self.tone = np.array([1.0, rng.uniform(0.92, 1.03), rng.uniform(0.88, 1.05)], np.float32)
+        self.sharpening = rng.uniform(0.3, 1.1)
         self.noise = rng.uniform(0.006, 0.016)
         self.instrument = Instrument(rng) if rng.random() < 0.45 else None
         self.bubbles = rng.uniform(-0.8, 0.8, (int(rng.integers(0, 4)), 6))
@@ -104,6 +105,9 @@ def render_frame(scene: Scene, optics: Optics, t: int, rng: np.random.Generator)
         mask &= cover < 0.5
     image = cv2.filter2D(image, -1, _blur_kernel(scene, optics, t), borderType=cv2.BORDER_REPLICATE)
     _add_bubbles(image, optics, time)
+    # edge enhancement, which endoscopes have switched on
+    soft = cv2.GaussianBlur(image, (0, 0), 0.5 + optics.scale / 200)
+    image += np.float32(optics.sharpening) * (image - soft)
     image *= optics.window[..., None]
     mask &= optics.window > 0.3
     grain = rng.standard_normal(image.shape, dtype=np.float32)
@@ -200,7 +204,7 @@ def _shade(scene: Scene, optics: Optics, hit: Hit) -> np.ndarray:
     albedo += inside * (tissue * scene.lesion.tint * (1 + np.array([0.07, 0.16, 0.16], np.float32) * grain) - albedo)
     crease = 1 - np.float32(0.15) * np.exp(-(((hit.lesion - np.float32(1.05)) / np.float32(0.12)) ** 2))
     falloff = 1 / (np.float32(0.15) + hit.distance ** np.float32(1.75))
-    facing = np.clip(hit.facing * np.float32(0.7) + hit.glint * np.float32(0.3), 0, 1)
+    facing = np.clip(hit.facing * np.float32(0.55) + hit.glint * np.float32(0.45), 0, 1)
     # light that wanders through the tube reaches the crests of folds, and less the pockets between them
     pocket = np.exp(np.float32(1.3) * (np.float32(0.88) - _sample(scene.radius, hit.z, hit.angle)))
     light = (np.float32(0.4) + np.float32(0.6) * facing ** np.float32(0.8)) * falloff * crease * pocket

@@ -196,9 +196,9 @@ def _vessels(rng: np.random.Generator, columns: int) -> np.ndarray:
     """Branching vessels, drawn as random walks. [2 * columns, columns] float32 in 0..1"""
     drawn = np.zeros((2 * columns, columns), np.uint8)
     pixel = columns / TURN
-    for _ in range(int(rng.integers(80, 170))):
+    for _ in range(int(rng.integers(90, 220))):
         start = rng.uniform(0, 1, 2) * [TURN, LENGTH]
-        branches = [(start, rng.uniform(0, TURN), rng.uniform(0.009, 0.028))]
+        branches = [(start, rng.uniform(0, TURN), rng.uniform(0.006, 0.026))]
         while branches:
             place, heading, width = branches.pop()
             steps = int(rng.integers(8, 22))
@@ -208,7 +208,7 @@ def _vessels(rng: np.random.Generator, columns: int) -> np.ndarray:
                 points = np.rint(((path + [shift, 0]) * pixel) * 16).astype(np.int32)
                 thick = max(1, round(width * pixel))
                 cv2.polylines(drawn, [points], False, int(min(255, 9000 * width)), thick, cv2.LINE_AA, 4)
-            if width > 0.008:
+            if width > 0.006:
                 for _ in range(2):
                     fork = int(rng.integers(steps // 3, steps))
                     branches.append((path[fork], turns[fork] + rng.choice([-0.8, 0.8]), width * 0.62))
@@ -241,7 +241,7 @@ def _surface(rng: np.random.Generator, columns: int, lesion: Lesion) -> tuple[np
         0.6 + 0.5 * _noise(rng, columns, 12) + 0.25 * _noise(rng, columns, 48), 0, 1
     )
     bubbles = _bubbles(rng, columns)
-    red = 0.07 * blotch + 0.025 * speck
+    red = 0.07 * blotch + 0.035 * speck
     albedo = np.empty((2 * columns, columns, 3), np.float32)
     strength = rng.uniform(0.4, 1.0)
     for channel, (blush, vein) in enumerate(((0.25, 0.22), (-1.0, 0.62), (-0.9, 0.5))):

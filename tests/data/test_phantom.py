@@ -99,12 +99,13 @@ def test_the_lesion_moves_and_changes_its_shape(clips):
         assert not (first == later).all()
 
 
-def test_there_is_one_lesion(clips):
-    for _, masks in clips:
-        for mask in masks:
+def test_there_is_one_lesion(monkeypatch):
+    monkeypatch.setattr(Instrument, "draw", lambda *_: None)  # one may cut the lesion in two
+    for index in range(6):
+        for mask in render_clip(2024, index, 12, 64)[1]:
             count, _, stats, _ = cv2.connectedComponentsWithStats(mask)
-            # a fold or the instrument may cut it, but what remains is one large part
-            assert count == 1 or stats[1:, cv2.CC_STAT_AREA].max() > 0.8 * stats[1:, cv2.CC_STAT_AREA].sum()
+            # a fold may hide a piece between two others, but what remains is one large part
+            assert count == 1 or stats[1:, cv2.CC_STAT_AREA].max() > 0.9 * stats[1:, cv2.CC_STAT_AREA].sum()
 
 
 def test_the_instrument_hides_the_lesion(monkeypatch):
