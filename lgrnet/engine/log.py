@@ -99,11 +99,12 @@ class Terminal:
 
     def step(self, record: StepRecord) -> None:
         """Shows a step."""
-        words = self.words(record)
         if self._bar is not None:
+            # Short enough for 80 columns.
+            words = "not finite" if record.skipped else f"loss {record.total:.4f}"
             self._bar.update(self._task, completed=record.step, words=words)
         elif record.step % self.every == 0 or record.step in (self._start + 1, self.steps):
-            print(f"step {record.step}/{self.steps}  {words}  {self._speed(record.step)}", flush=True)
+            print(f"step {record.step}/{self.steps}  {self.words(record)}  {self._speed(record.step)}", flush=True)
 
     def words(self, record: StepRecord) -> str:
         """A step in words."""

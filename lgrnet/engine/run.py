@@ -163,6 +163,10 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
         )
     model = build_part(config, "model")
     if settings.backbone_weights is not None:
+        if not hasattr(model, "backbone"):
+            raise ConfigError(
+                f"train.backbone_weights={settings.backbone_weights}: {type(model).__name__} has no backbone"
+            )
         load_backbone(model, settings.backbone_weights)
     if settings.init_weights is not None:
         load_weights(model, resolve(settings.init_weights))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,54 +38,65 @@ def write_videos(root: Path, names: str = "ab", frames: int = 3) -> Path:
 
 
 def run(folder: Path, data: Path, *overrides: str, resume: bool = False) -> int:
-    """Trains the toy config in this process."""
+    """Trains the toy config as this process, or as this one of several."""
     config = load_config(CONFIG, [f"data.root={data}", *overrides])
-    return train(config, folder, distributed.init("cpu"), resume)
+    with distributed.init("cpu") as context:
+        return train(config, folder, context, resume)
 
 
-def command(mode: str, folder: Path, data: Path, *overrides: str) -> list[str]:
-    """The command line that does the same."""
-    start = [sys.executable, str(ROOT / "main.py"), "--config_file", str(CONFIG), "--trainer_mode", mode]
-    return [*start, "--out_dir", str(folder), f"data.root={data}", "train.device=cpu", *overrides]
+def resume(folder: Path, data: Path, *overrides: str) -> int:
+    """Resumes the toy config."""
+    return run(folder, data, *overrides, resume=True)
 
 
-def start_processes(command: list[str], world: int = 1) -> list[subprocess.Popen]:
-    """Starts a command `world` times, described to each other as torchrun does it."""
+def start(function: Callable[..., Any], *args: Any, world: int = 1) -> list[BaseProcess]:
+    """Starts `function(*args)` in `world` processes, described to each other as torchrun does it.
+
+    They come from a server that has imported everything once, so each starts at once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.engine.runs", "tests.engine.toy", "torch._dynamo"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = []
-    for rank in range(world):
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        if world > 1:
-            place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
-            env |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True, cwd=ROOT))
-    return started
+    shared = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
+    places = [{**shared, "RANK": rank, "LOCAL_RANK": rank} if world > 1 else {} for rank in range(world)]
+    processes = [context.Process(target=_enter, args=(place, function, args), daemon=True) for place in places]
+    for process in processes:
+        process.start()
+    return processes
 
 
-def finish(processes: list[subprocess.Popen], timeout: float = 60) -> list[tuple[int, str, str]]:
-    """(exit status, stdout, stderr) of each, all killed when they take too long."""
-    try:
-        results = [process.communicate(timeout=timeout) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(processes, results, strict=True)]
+def finish(processes: list[BaseProcess], timeout: float = 60) -> list[int]:
+    """Exit statuses; all are killed when they take too long."""
+    end = time.monotonic() + timeout
+    for process in processes:
+        process.join(max(0, end - time.monotonic()))
+    return kill(processes)
 
 
-def kill_when_saved(processes: list[subprocess.Popen], folder: Path, step: int, timeout: float = 60) -> None:
-    """Kills all of them with SIGKILL as soon as a checkpoint of `step` or later is there."""
-    keeper, end = Checkpointer(folder / CHECKPOINTS), time.monotonic() + timeout
-    while not any(checkpoint.step >= step for checkpoint in keeper.all()):
-        if time.monotonic() > end or any(process.poll() is not None for process in processes):
-            break
-        time.sleep(0.005)
+def kill(processes: list[BaseProcess]) -> list[int]:
+    """Exit statuses after a SIGKILL to whatever still runs."""
     for process in processes:
         process.kill()
     for process in processes:
-        process.communicate()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def wait_for_checkpoint(folder: Path, step: int, processes: list[BaseProcess], timeout: float = 60) -> None:
+    """Returns when a checkpoint of `step` or later is there, or a process has ended, or time is up."""
+    keeper, end = Checkpointer(folder / CHECKPOINTS), time.monotonic() + timeout
+    while not any(checkpoint.step >= step for checkpoint in keeper.all()):
+        if time.monotonic() > end or not all(process.is_alive() for process in processes):
+            return
+        time.sleep(0.005)
+
+
+def _enter(place: dict[str, int], function: Callable[..., Any], args: tuple) -> None:
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.set_num_threads(1)
+    function(*args)
 
 
 def log_text(folder: Path) -> str:

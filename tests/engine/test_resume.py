@@ -14,14 +14,15 @@ from lgrnet.checkpoint.checkpointer import Checkpointer, CheckpointError
 from lgrnet.engine.run import CHECKPOINTS
 from lgrnet.engine.trainer import Trainer, TrainingError
 from tests.engine.runs import (
-    command,
     finish,
-    kill_when_saved,
+    kill,
     last_weights,
     log_text,
+    resume,
     run,
     same_run,
-    start_processes,
+    start,
+    wait_for_checkpoint,
     write_videos,
 )
 
@@ -45,7 +46,7 @@ def steps(folder) -> list[int]:
 
 def test_two_n_steps_are_n_and_n_more(data, straight, tmp_path):
     run(tmp_path, data, "train.steps=4")
-    assert run(tmp_path, data, resume=True) == 8
+    assert resume(tmp_path, data) == 8
     assert same_run(straight, tmp_path)
     lines = [json.loads(line) for line in log_text(tmp_path).splitlines()]
     assert [line["step"] for line in lines if line["type"] == "step"] == list(range(1, 9))
@@ -57,7 +58,7 @@ def test_options_resume_exactly_too(data, tmp_path, overrides):
     few = [*overrides, "train.eval_every=0", "train.save_every=100"]
     run(tmp_path / "whole", data, *few, "train.steps=6")
     run(tmp_path / "parts", data, *few, "train.steps=3", "train.eval_last=false")
-    run(tmp_path / "parts", data, *few, "train.steps=6", resume=True)
+    resume(tmp_path / "parts", data, *few, "train.steps=6")
     assert same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -74,7 +75,7 @@ def test_a_signal_saves_the_step_and_ends_cleanly(data, straight, tmp_path, monk
     assert run(tmp_path, data) == 5 and steps(tmp_path)[-1] == 5
     assert signal.Signals(number).name in capsys.readouterr().out
     monkeypatch.undo()
-    run(tmp_path, data, resume=True)
+    resume(tmp_path, data)
     assert same_run(straight, tmp_path)
 
 
@@ -90,38 +91,36 @@ def test_signal_in_the_step_of_an_evaluation_leaves_it_to_the_resumed_run(data, 
     assert run(tmp_path, data) == 4
     monkeypatch.undo()
     assert "evaluation" not in log_text(tmp_path)
-    run(tmp_path, data, resume=True)
+    resume(tmp_path, data)
     assert same_run(straight, tmp_path)
 
 
-def test_sigkill_at_any_moment_one_process(data, tmp_path):
+def test_sigkill_one_process(data, tmp_path):
     many = ["train.steps=150", "train.save_every=2", "train.eval_every=50", "train.log_every=50"]
     run(tmp_path / "whole", data, *many)
-    processes = start_processes(command("train", tmp_path / "killed", data, *many))
-    kill_when_saved(processes, tmp_path / "killed", 20)
-    assert processes[0].returncode == -signal.SIGKILL
+    processes = start(run, tmp_path / "killed", data, *many)
+    wait_for_checkpoint(tmp_path / "killed", 20, processes)
+    assert kill(processes) == [-signal.SIGKILL]
     assert 20 <= steps(tmp_path / "killed")[-1] < 150
-    run(tmp_path / "killed", data, *many, resume=True)
+    resume(tmp_path / "killed", data, *many)
     assert same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_sigkill_two_gloo_processes(data, tmp_path):
     many = ["train.steps=60", "train.save_every=2", "train.eval_every=30", "train.log_every=20"]
-    killed = start_processes(command("train", tmp_path / "killed", data, *many), world=2)
-    whole = start_processes(command("train", tmp_path / "whole", data, *many), world=2)
-    kill_when_saved(killed, tmp_path / "killed", 10)
-    assert [process.returncode for process in killed] == [-signal.SIGKILL] * 2
+    killed = start(run, tmp_path / "killed", data, *many, world=2)
+    wait_for_checkpoint(tmp_path / "killed", 10, killed)
+    assert kill(killed) == [-signal.SIGKILL] * 2
     assert 10 <= steps(tmp_path / "killed")[-1] < 60
-    resumed = start_processes(command("train_resume", tmp_path / "killed", data, *many), world=2)
-    for status, _, errors in finish(whole) + finish(resumed):
-        assert status == 0, errors
+    assert finish(start(resume, tmp_path / "killed", data, *many, world=2)) == [0, 0]
+    assert finish(start(run, tmp_path / "whole", data, *many, world=2)) == [0, 0]
     assert same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_evaluation_that_a_kill_cut_off_is_done_again(data, straight, tmp_path):
     run(tmp_path, data, "train.steps=4")
     (Checkpointer(tmp_path / CHECKPOINTS).latest().path / "metrics.json").unlink()
-    run(tmp_path, data, resume=True)
+    resume(tmp_path, data)
     assert same_run(straight, tmp_path)
 
 
@@ -132,7 +131,7 @@ def test_torn_log_and_cut_checkpoint_fall_back(data, straight, tmp_path, capsys)
     newest = Checkpointer(tmp_path / CHECKPOINTS).latest().path
     content = (newest / "state.safetensors").read_bytes()
     (newest / "state.safetensors").write_bytes(content[: len(content) // 2])
-    run(tmp_path, data, resume=True)
+    resume(tmp_path, data)
     said = capsys.readouterr().out
     assert "step_00000007 is damaged" in said and "falling back" in said and "step 6 of 8" in said
     assert same_run(straight, tmp_path)
@@ -151,7 +150,7 @@ def test_disk_full_while_saving_ends_clearly_and_resumes(data, straight, tmp_pat
         run(tmp_path, data)
     monkeypatch.undo()
     assert steps(tmp_path) == [3, 4]
-    run(tmp_path, data, resume=True)
+    resume(tmp_path, data)
     assert same_run(straight, tmp_path)
 
 
@@ -164,15 +163,15 @@ def test_train_refuses_a_folder_with_checkpoints(data, straight):
 
 def test_resume_needs_a_checkpoint_and_the_same_stream(data, straight, tmp_path):
     with pytest.raises(CheckpointError, match="no whole checkpoint to resume; use --trainer_mode train"):
-        run(tmp_path, data, resume=True)
+        resume(tmp_path, data)
     for override, name in (("train.seed=1", "seed"), ("train.batch_size=2", "batch_size")):
         with pytest.raises(TrainingError, match=f"train.{name}=.*resume with the same"):
-            run(straight, data, override, "train.steps=9", resume=True)
+            resume(straight, data, override, "train.steps=9")
     with pytest.raises(TrainingError, match="train.ema"):
-        run(straight, data, "train.ema=0.5", resume=True)
+        resume(straight, data, "train.ema=0.5")
 
 
 def test_resuming_a_finished_run_changes_nothing(data, straight):
     before = log_text(straight)
-    assert run(straight, data, resume=True) == 8
+    assert resume(straight, data) == 8
     assert log_text(straight) == before

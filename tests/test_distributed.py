@@ -1,0 +1,137 @@
+"""Processes that agree: alone, and two of them over gloo."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lgrnet import distributed
+from tests.engine.runs import finish, kill, run, start, write_videos
+
+FEW = ["train.steps=20", "train.save_every=100", "train.eval_last=false", "train.eval_every=0"]
+PLAIN = ["model.dropout=0.0", "model.norm=false"]
+
+
+def talk(folder) -> None:
+    """What each of two processes sees; written down by each."""
+    with distributed.init("cpu") as context:
+        rank = distributed.rank()
+        tensor = torch.tensor([float(rank), 1.0])
+        facts = {
+            "context": [context.rank, context.world_size, context.local_rank, str(context.device)],
+            "main": distributed.is_main(),
+            "mean": distributed.reduce_mean(tensor).tolist(),
+            "sum": distributed.reduce_sum(tensor).tolist(),
+            "given": tensor.tolist(),
+            "whole_mean": distributed.reduce_mean(torch.tensor([rank])).tolist(),
+            "agreed": [distributed.agree(rank == 0), distributed.agree(rank == 1)],
+        }
+        everything = distributed.gather_objects(
+            {"rank": rank, "array": np.full((2, rank + 1), rank, np.int16), "text": "x" * 100 * rank, "nan": math.nan}
+        )
+        facts["gathered"] = [
+            [g["rank"], g["array"].tolist(), str(g["array"].dtype), len(g["text"])] for g in everything
+        ]
+        with distributed.main_first():
+            facts["found"] = (folder / "made").exists()
+            (folder / "made").touch()
+        distributed.barrier()
+        (folder / f"{rank}.json").write_text(json.dumps(facts))
+
+
+def fail_on_one(folder) -> None:
+    """Rank 1 stops with an error while rank 0 waits for it."""
+    with distributed.init("cpu"):
+        if distributed.rank() == 1:
+            raise SystemExit(7)
+        distributed.barrier()
+
+
+def test_two_processes_agree(tmp_path):
+    assert finish(start(talk, tmp_path, world=2)) == [0, 0]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["context"] == [0, 2, 0, "cpu"] and second["context"] == [1, 2, 1, "cpu"]
+    assert (first["main"], second["main"]) == (True, False)
+    for facts in (first, second):
+        assert facts["mean"] == [0.5, 1.0] and facts["sum"] == [1.0, 2.0] and facts["whole_mean"] == [0.5]
+        assert facts["agreed"] == [True, False]
+    assert second["given"] == [1.0, 1.0]
+    assert first["gathered"] == [[0, [[0], [0]], "int16", 0], [1, [[1, 1], [1, 1]], "int16", 100]]
+    assert second["gathered"] == []
+    assert (first["found"], second["found"]) == (False, True)
+
+
+def test_a_rank_that_fails_does_not_leave_the_other_waiting(tmp_path):
+    processes = start(fail_on_one, tmp_path, world=2)
+    for process in processes:
+        process.join(30)
+    assert not any(process.is_alive() for process in processes)
+    first, second = kill(processes)
+    assert second == 7 and first != 0
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
+    data = write_videos(tmp_path / "data")
+    processes = start(run, tmp_path / "two", data, *FEW, *PLAIN, world=2)
+    run(tmp_path / "one", data, *FEW, *PLAIN)
+    assert finish(processes) == [0, 0]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 20
+    for alone, together in zip(one, two, strict=True):
+        assert together["size"] == alone["size"] and together["lr"] == alone["lr"]
+        for name in ("mask_bce", "class_ce"):
+            assert together["losses"][name] == pytest.approx(alone["losses"][name], rel=1e-5)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+
+
+def test_two_processes_evaluate_as_one(tmp_path):
+    data = write_videos(tmp_path / "data", names="abc")
+    evaluate = ["train.steps=1", "train.eval_first=true", "train.eval_last=false"]
+    processes = start(run, tmp_path / "two", data, *evaluate, world=2)
+    run(tmp_path / "one", data, *evaluate)
+    assert finish(processes) == [0, 0]
+    frames = [(tmp_path / name / "eval" / "step_00000000" / "frames.csv").read_text() for name in ("one", "two")]
+    assert frames[0] == frames[1] and len(frames[0].splitlines()) == 1 + 3 * 3 * 2
+    masks = sorted(p.name for p in (tmp_path / "two" / "eval" / "step_00000000" / "toy" / "web").rglob("*.png"))
+    assert len(masks) == 9
+
+
+def test_alone_everything_is_the_identity(tmp_path):
+    context = distributed.init("cpu")
+    assert (context.rank, context.world_size, str(context.device)) == (0, 1, "cpu")
+    tensor = torch.tensor([1.5], requires_grad=True)
+    assert distributed.reduce_sum(tensor).item() == distributed.reduce_mean(tensor).item() == 1.5
+    assert not distributed.reduce_mean(tensor).requires_grad
+    value = object()
+    assert distributed.gather_objects(value) == [value]
+    assert distributed.agree(True) is True and distributed.is_main() and distributed.world_size() == 1
+    with distributed.main_first():
+        pass
+    distributed.barrier()
+    distributed.shutdown()
+
+
+def test_variables_that_are_there_in_part(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(RuntimeError, match="LOCAL_RANK is not set"):
+        distributed.init("cpu")
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="no GPU of its own, torch sees 0.*device cpu"):
+        distributed.init("cuda")
+
+
+def test_gathering_refuses_objects():
+    with pytest.raises(TypeError, match="not object"):
+        json.dumps({"a": object()}, default=distributed._encode_array)

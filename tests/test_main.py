@@ -1,0 +1,119 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+from tests.engine.runs import CONFIG, ROOT, write_videos
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_videos(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, data):
+    """Calls main.py's main with arguments: (status, stdout, stderr)."""
+
+    def call(*arguments, root=data):
+        given = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "argv", ["main.py", "--config_file", str(CONFIG), *given, f"data.root={root}"])
+        status = main.main()
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_train_then_resume_then_evaluate(call, tmp_path):
+    out = ["--out_dir", tmp_path, "train.device=cpu"]
+    status, said, _ = call("--trainer_mode", "train_attmpt", *out, "train.steps=4")
+    assert status == 0 and "step 4/4" in said and "best checkpoint" in said and "step_00000004" in said
+    assert {"config.yaml", "origin.json", "log.jsonl", "events.jsonl"} <= {p.name for p in tmp_path.iterdir()}
+    origin = json.loads((tmp_path / "origin.json").read_text())
+    assert origin["versions"]["torch"] and "git_commit" in origin and origin["command"][0] == "main.py"
+
+    status, _, error = call("--trainer_mode", "train", *out)
+    assert status == 2 and error.startswith("error: ") and "train_resume" in error and error.count("\n") == 1
+
+    status, said, _ = call("--trainer_mode", "train_resume", *out)
+    assert status == 0 and "step 8/8" in said
+
+    status, said, _ = call("--trainer_mode", "eval", *out)
+    steps = [line.split()[0] for line in said.splitlines() if "dice" in line]
+    assert status == 0 and steps == ["step_00000003", "step_00000004", "step_00000006", "step_00000008"][-len(steps) :]
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())
+    assert list(summary) == steps and 0 <= summary[steps[0]]["toy"]["dice"] <= 1
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert summary["step_00000008"] == logged[-1]["sets"]
+
+    one = tmp_path / "checkpoints" / "step_00000008" / "weights.safetensors"
+    status, said, _ = call("--trainer_mode", "eval", "--eval_path", one, "--out_dir", tmp_path / "other")
+    report = json.loads((tmp_path / "other" / "eval" / "weights" / "report.json").read_text())
+    assert status == 0 and len(report["sets"][0]["weights_hash"]) == 64
+    assert (tmp_path / "other" / "eval" / "weights" / "toy" / "web" / "a" / "0.png").is_file()
+    assert (tmp_path / "other" / "eval" / "weights" / "toy" / "pictures" / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train.stepz=3"], "did you mean train.steps"),
+        (["train.steps=many"], "train.steps=many"),
+        (["train.batch_size=3", "train.accumulate=2"], "multiple of 2"),
+        (["model.dropout=2.0"], "section model does not build"),
+        (["train.init_weights=none.safetensors"], "does not exist"),
+        (["train.backbone_weights=none.pth"], "ToyModel has no backbone"),
+        (["train.steps"], "key=value"),
+    ],
+)
+def test_mistakes_end_in_one_line(call, tmp_path, arguments, says):
+    status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path / "run", *arguments)
+    assert status == 2 and error.startswith("error: ") and says in error and "Traceback" not in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_mistakes_in_paths(call, tmp_path):
+    status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path / "run", root=tmp_path / "nowhere")
+    assert status == 2 and "nowhere" in error
+    status, _, error = call("--trainer_mode", "eval", "--eval_path", tmp_path / "no", "--out_dir", tmp_path / "run")
+    assert status == 2 and "holds no weights" in error
+    (tmp_path / "file").write_text("")
+    status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path / "file" / "run", "train.steps=1")
+    assert status == 2 and "--out_dir" in error
+
+
+def test_wrong_options_exit_with_status_two(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config_file", "c.py", "--trainer_mode", "practise"])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 2 and "train_resume" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_anywhere():
+    options = main.parse(["a=1", "--config_file", "c.py", "b=2", "--trainer_mode", "eval", "c=3"])
+    assert options.overrides == ["a=1", "b=2", "c=3"] and options.eval_path is None
+
+
+def test_default_folder_is_named_after_the_config():
+    from lgrnet.engine.run import run_folder
+
+    assert run_folder("/somewhere/configs/sunseg/lgrnet_pvtv2_b2.py") == Path("runs/sunseg/lgrnet_pvtv2_b2")
+    assert run_folder("mine.py") == Path("runs/mine")
+
+
+def test_torchrun_from_another_folder(data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "main.py"), "--config_file", str(CONFIG), "--trainer_mode", "train", f"data.root={data}"]
+    command += ["train.steps=2", "train.device=cpu", "--out_dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 2/2") == 1 and "toy: dice" in done.stdout
+    assert (tmp_path / "out" / "checkpoints" / "step_00000002").is_dir()
+    assert json.loads((tmp_path / "out" / "origin.json").read_text())["processes"] == 2
