@@ -160,9 +160,10 @@ class Malicious:
         return os.mkdir, (self.path,)
 
 
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"dice": [x]}, lambda x: np.array([x], dtype=object)])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, wrap):
     trap, before = tmp_path / "trap", torch.serialization.get_safe_globals()
-    content = published_checkpoint() | {"metrics": Malicious(str(trap))}
+    content = published_checkpoint() | {"metrics": wrap(Malicious(str(trap)))}
     torch.save(content, tmp_path / "bad.pth.tar")
     with pytest.raises(official.OfficialWeightsError, match="refused: it asks to run .*mkdir"):
         official.read_official(tmp_path / "bad.pth.tar")
