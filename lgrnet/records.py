@@ -110,21 +110,15 @@ class Prediction:
 
 def check_label_map(label_map: LabelMap) -> LabelMap:
     """The label map with integer keys and values; raises DataError for anything that is not one."""
-    if isinstance(label_map, str):
-        if label_map not in ("binary", "soft"):
-            raise DataError(f'label_map is {label_map!r}; expected "binary", "soft" or a mapping raw value -> class id')
+    if label_map in ("binary", "soft"):
         return label_map
-    if not isinstance(label_map, Mapping):
-        raise DataError(f"label_map is a {type(label_map).__name__}; expected a string or a mapping")
     try:
         clean = {int(raw): int(klass) for raw, klass in label_map.items()}
-    except (TypeError, ValueError) as error:
-        raise DataError(f"label_map {dict(label_map)} must map whole numbers to whole numbers") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f'label_map is {label_map!r}; expected "binary", "soft" or a map value: class') from error
     classes = set(clean.values()) - {0}
     if not classes or classes != set(range(1, max(classes) + 1)) or not all(0 <= raw <= 255 for raw in clean):
-        raise DataError(
-            f"label_map {clean} must map raw values 0..255 to class ids 1, 2, ... without a gap (0 is background)"
-        )
+        raise DataError(f"label_map {clean} must map raw values 0..255 to class ids 0 (background), 1, 2, ... all used")
     return clean
 
 
@@ -139,7 +133,7 @@ def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises DataError naming the file when it is unreadable, truncated, larger than `max_pixels`, or has 16 bits.
     """
     image = _open(path, max_pixels)
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode[0] in "IF":
         raise DataError(f"frame {path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits first")
     return np.array(image.convert("RGB"))
 
@@ -147,9 +141,9 @@ def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The raw values of a mask as uint8 [H, W].
 
-    A palette image gives its indices, a 1-bit image 0 and 255, an RGB image with equal channels their value, a 16-bit
-    image its values when they are at most 255 or 8-bit values scaled by 257. Raises DataError for anything else and
-    for unreadable, truncated or too large files.
+    A palette image gives its indices, a 1-bit image 0 and 255, an RGB image its value where the channels are equal, a
+    16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else and for
+    unreadable, truncated or too large files.
     """
     image = _open(path, max_pixels)
     if image.mode == "P":
@@ -186,8 +180,7 @@ def class_masks(raw: np.ndarray, label_map: LabelMap = "binary", source: str | P
     if classes.min(initial=0) < 0:
         unknown = np.unique(raw[classes < 0]).tolist()
         raise DataError(
-            f"{source} holds the values {unknown}, which the label map {known} does not know; "
-            "add them to label_map (class 0 is background)"
+            f"{source} holds the values {unknown}, unknown to the label map {known}; add them (0: background)"
         )
     ids = np.arange(1, num_classes(label_map) + 1, dtype=np.int16)
     return (classes[None] == ids[:, None, None]).astype(np.float32)
@@ -252,26 +245,49 @@ def list_videos(
     require_masks  False: frames without a mask are not annotated (their mask is None) instead of an error
 
     Raises DataError for a missing folder, no videos, a video without frames, unknown names in `videos`, frames
-    without a mask, and masks without a frame; at most five of them are named.
+    without a mask, masks without a frame; at most five are named.
     """
-    if order not in ("natural", "name"):
-        raise DataError(f'order is {order!r}; expected "natural" or "name"')
-    root, key = Path(root), natural_key if order == "natural" else str
+    root, key = Path(root), _order_key(order)
     found = sorted(_folders(root / frames), key=key)
     if not found:
         raise DataError(f"{root / frames} holds no videos; expected {root / frames}/<video>/<frame>.jpg")
     if masks is not None and not (root / masks).is_dir():
         raise DataError(f"masks are expected in {root / masks}, which does not exist; masks=None means not annotated")
+    if stray := sorted(_folders(root / masks) - set(found), key=key) if masks is not None and videos is None else []:
+        raise DataError(f"{_some(stray, 'folder')} of masks in {root / masks} without frames in {root / frames}")
     names = _chosen(found, videos, root / frames)
-    images = {name: _images(root / frames / name, key) for name in names}
-    empty = [name for name, paths in images.items() if not paths]
+    folders = {name: (root / frames / name, None if masks is None else root / masks / name) for name in names}
+    return pair_videos(folders, label_map, order, meta, require_masks)
+
+
+def pair_videos(
+    folders: Mapping[str, tuple[Path, Path | None]],
+    label_map: LabelMap = "binary",
+    order: str = "natural",
+    meta: Mapping[str, object] | None = None,
+    require_masks: bool = True,
+) -> list[VideoRecord]:
+    """One record per entry `name: (folder of its frames, folder of its masks or None)`; what `list_videos` is made of,
+    for layouts that nest the other way round. Arguments and errors as there.
+    """
+    key, missing, extra, records = _order_key(order), [], [], []
+    images = {name: _images(frames, key) for name, (frames, _) in folders.items()}
+    empty = [str(folders[name][0]) for name, paths in images.items() if not paths]
     if empty:
-        raise DataError(f"{_some(empty, 'video')} without frames in {root / frames}; remove the folder or fill it")
-    paired = {name: (None,) * len(paths) for name, paths in images.items()}
-    if masks is not None:
-        stray = sorted(_folders(root / masks) - set(found), key=key) if videos is None else []
-        paired = _pair(root / masks, images, key, require_masks, stray)
-    return [VideoRecord(n, tuple(images[n].values()), paired[n], label_map, dict(meta or {})) for n in names]
+        raise DataError(f"{_some(empty, 'video')} without frames; remove the folder or fill it")
+    for name, frames in images.items():
+        masks = {} if folders[name][1] is None else _images(folders[name][1], key)
+        if folders[name][1] is not None:
+            missing += [str(path) for stem, path in frames.items() if stem not in masks]
+            extra += [str(path) for stem, path in masks.items() if stem not in frames]
+        paths = tuple(frames.values()), tuple(masks.get(stem) for stem in frames)
+        records.append(VideoRecord(name, *paths, label_map, dict(meta or {})))
+    if missing and require_masks:
+        hint = "add the masks, or pass require_masks=False to take these frames as not annotated"
+        raise DataError(f"{_some(missing, 'frame')} without a mask of the same name; {hint}")
+    if extra:
+        raise DataError(f"{_some(extra, 'mask')} without a frame of the same name; add the frames or remove the masks")
+    return records
 
 
 def _open(path: str | Path, max_pixels: int) -> Image.Image:
@@ -295,10 +311,7 @@ def _palette_indices(image: Image.Image, path: str | Path) -> np.ndarray:
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     used = palette[np.unique(indices)]
     if (used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any():
-        raise DataError(
-            f"mask {path} has a palette of greys whose lighter colours come first, so its indices are not its "
-            "grey values; save it as an 8-bit grey PNG"
-        )
+        raise DataError(f"mask {path} has a grey palette that is not in rising order; save it as an 8-bit grey PNG")
     return indices
 
 
@@ -309,10 +322,7 @@ def _one_channel(values: np.ndarray, mode: str, path: str | Path) -> np.ndarray:
             raise DataError(f"mask {path} is partly transparent; save it as an 8-bit grey PNG")
         values = values[..., :-1]
     if mode not in ("RGB", "RGBA", "LA") or (values != values[..., :1]).any():
-        raise DataError(
-            f"mask {path} is a colour image ({mode}) with unequal channels; expected grey values or a palette "
-            "whose indices are the classes"
-        )
+        raise DataError(f"mask {path} is a colour image ({mode}); expected grey values or a palette of class indices")
     return np.ascontiguousarray(values[..., 0])
 
 
@@ -334,16 +344,14 @@ def _check_sizes(record: VideoRecord, loaded: Mapping[int, tuple[np.ndarray, np.
 
 
 def _warn_of_grey(record: VideoRecord, masks: list[np.ndarray], warned: set[str] | None) -> None:
-    count = sum(grey_pixels(raw) for raw in masks)
-    if not count:
-        return
-    if warned is not None:
-        warned.add(record.name)
-    warnings.warn(
-        f"masks of video {record.name!r} have grey edges: {count} pixels in {len(masks)} masks are neither 0 nor the "
-        'maximum, and count as foreground (value > 0, the published rule); label_map="soft" keeps their grey values',
-        stacklevel=3,
-    )
+    if count := sum(grey_pixels(raw) for raw in masks):
+        if warned is not None:
+            warned.add(record.name)
+        found = (
+            f"masks of video {record.name!r} have grey edges: {count} pixels in {len(masks)} masks are neither 0 nor"
+        )
+        rule = 'the maximum and count as foreground (> 0, as published); label_map="soft" keeps their grey values'
+        warnings.warn(f"{found} {rule}", stacklevel=3)
 
 
 def _write(path: str | Path, array: np.ndarray, **options: int) -> None:
@@ -352,19 +360,26 @@ def _write(path: str | Path, array: np.ndarray, **options: int) -> None:
     Image.fromarray(array).save(path, **options)
 
 
+def _order_key(order: str):
+    if order not in ("natural", "name"):
+        raise DataError(f'order is {order!r}; expected "natural" or "name"')
+    return natural_key if order == "natural" else str
+
+
 def _folders(path: Path) -> set[str]:
     if not path.is_dir():
-        raise DataError(f"folder {path} does not exist; expected {path}/<video>/<frame>")
+        raise DataError(f"folder {path} does not exist; expected {path}/<video>/<frame>.jpg")
     return {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
 
 
 def _chosen(found: Sequence[str], videos: Sequence[str] | None, folder: Path) -> list[str]:
     if videos is None:
         return list(found)
-    unknown = [str(name) for name in videos if str(name) not in found]
-    if unknown or not videos:
-        raise DataError(f"{_some(unknown, 'video')} not in {folder}; it holds {_some(found, 'video', 20)}")
-    return list(dict.fromkeys(str(name) for name in videos))
+    names = list(dict.fromkeys(str(name) for name in videos))
+    unknown = [name for name in names if name not in found]
+    if unknown or not names:
+        raise DataError(f"{_some(unknown or names, 'video')} chosen, but {folder} holds {_some(found, 'video', 20)}")
+    return names
 
 
 def _images(folder: Path, key) -> dict[str, Path]:
@@ -379,25 +394,7 @@ def _images(folder: Path, key) -> dict[str, Path]:
     return images
 
 
-def _pair(folder: Path, images: Mapping[str, Mapping[str, Path]], key, require: bool, stray: Sequence[str]) -> dict:
-    """Video -> one mask path or None per frame; DataError naming masks that are missing or too many."""
-    missing, extra, paired = [], [f"{name}/" for name in stray], {}
-    for name, frames in images.items():
-        found = _images(folder / name, key)
-        missing += [f"{name}/{stem}" for stem in frames if stem not in found]
-        extra += [f"{name}/{found[stem].name}" for stem in found if stem not in frames]
-        paired[name] = tuple(found.get(stem) for stem in frames)
-    if missing and require:
-        raise DataError(
-            f"{_some(missing, 'frame')} without a mask in {folder}; "
-            "add the masks, or pass require_masks=False to take these frames as not annotated"
-        )
-    if extra:
-        raise DataError(f"{_some(extra, 'mask')} without a frame in {folder}; add the frames or remove the masks")
-    return paired
-
-
 def _some(names: Sequence[str], noun: str, limit: int = 5) -> str:
     """`7 videos (a, b, c, d, e, ...)`."""
-    shown = ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'} ({shown})"
+    plural = "" if len(names) == 1 else "s"
+    return f"{len(names)} {noun}{plural} ({', '.join(names[:limit])}{', ...' if len(names) > limit else ''})"
