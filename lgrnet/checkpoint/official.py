@@ -222,7 +222,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     except UnpicklingError as error:
         # torch's own text advises to load without the check; what it refused is all that a user needs of it
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks to run {asked[1]}" if asked else "is no torch file"
+        what = f"asks to run {asked[1]}" if asked else "is no torch file, or holds objects of other types"
         raise OfficialWeightsError(
             f"{path} is refused: it {what}; a published file holds only tensors and numbers, get it again from its "
             "own project"
