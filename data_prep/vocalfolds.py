@@ -1,0 +1,162 @@
+"""Vocalfolds (laryngeal endoscopy, github.com/imesluh/vocalfolds, CC BY 4.0) into the one layout.
+
+    git clone https://github.com/imesluh/vocalfolds
+    python data_prep/vocalfolds.py --src vocalfolds --dst data/vocalfolds --foreground vocal_folds
+
+Reads img/ (or Frame/) and annot/ of the source, with or without a folder per patient, and writes Frame/<seq>/ (hard
+links, or copies where these are not possible) and GT/<seq>/ (0/255 masks of the chosen classes together). With
+`--foreground all` the masks keep the class indices, for a label_map. The source is only read. A run that was stopped
+goes on where it was; a folder that holds masks of other classes is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lgrnet.records import IMAGE_SUFFIXES, DataError, VideoRecord, pair_videos, read_mask, write_mask
+
+CLASSES = ("void", "vocal_folds", "other_tissue", "glottal_space", "pathology", "surgical_tool", "intubation")
+"""Names of the raw values 0..6, from the data set's README."""
+
+_STAMP = "prepared.json"
+
+
+def find_videos(src: Path) -> list[VideoRecord]:
+    """The sequences of a checkout; raises DataError where its folders are not as known."""
+    frames = next((src / name for name in ("img", "Frame") if (src / name).is_dir()), None)
+    if frames is None or not (src / "annot").is_dir():
+        raise DataError(f"{src} has no img (or Frame) and annot folders; expected a checkout of imesluh/vocalfolds")
+    folders: dict[str, tuple[Path, Path | None]] = {}
+    for folder in sorted(path for path in frames.rglob("*") if path.is_dir() and _has_images(path)):
+        place = folder.relative_to(frames)
+        name = place.name if place.name not in folders else "_".join(place.parts)
+        folders[name] = folder, src / "annot" / place
+    if not folders:
+        raise DataError(f"{frames} holds no pictures; expected {frames}/seq1/*.png or {frames}/patient1/seq1/*.png")
+    return pair_videos(folders)
+
+
+def class_values(foreground: Sequence[str]) -> list[int]:
+    """The raw values of the chosen classes, none for "all"; raises DataError for unknown names, listing the known."""
+    if list(foreground) == ["all"]:
+        return []
+    unknown = [name for name in foreground if name not in CLASSES]
+    if unknown:
+        raise DataError(f"unknown class {', '.join(unknown)}; the classes are {', '.join(CLASSES)}, or all alone")
+    return [CLASSES.index(name) for name in foreground]
+
+
+def convert(src: Path, dst: Path, foreground: Sequence[str], dry_run: bool = False) -> dict[str, tuple[int, int]]:
+    """Writes the one layout to `dst`; per video (frames, masks that show the foreground), the latter 0 in a dry run.
+
+    Raises DataError for a source that is not as known, unknown classes, and a `dst` that holds something else.
+    """
+    values = class_values(foreground)
+    videos = find_videos(src)
+    if not dry_run:
+        _stamp(src, dst, foreground)
+    counts = {}
+    for video in videos:
+        shown = 0
+        for frame, mask in zip(video.frames, video.masks, strict=True):
+            if not dry_run:
+                _place(frame, dst / "Frame" / video.name / frame.name)
+                shown += _convert_mask(mask, dst / "GT" / video.name / f"{frame.stem}.png", values)
+        counts[video.name] = video.num_frames, shown
+    return counts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0, or 2 with a message."""
+    parser = argparse.ArgumentParser(description="imesluh/vocalfolds into Frame/<video> and GT/<video>")
+    parser.add_argument("--src", type=Path, required=True, help="checkout of github.com/imesluh/vocalfolds")
+    parser.add_argument("--dst", type=Path, required=True, help="folder to write, e.g. data/vocalfolds")
+    parser.add_argument(
+        "--foreground", nargs="+", default=["vocal_folds"], help=f"all, or some of {', '.join(CLASSES)}"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="check the source and count, write nothing")
+    options = parser.parse_args(arguments)
+    try:
+        counts = convert(options.src, options.dst, options.foreground, options.dry_run)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, (frames, shown) in counts.items():
+        print(f"{name}: {frames} frames" + ("" if options.dry_run else f", {shown} show {_listed(options.foreground)}"))
+    total = sum(frames for frames, _ in counts.values())
+    print(f"{'would write' if options.dry_run else 'wrote'} {len(counts)} videos, {total} frames to {options.dst}")
+    return 0
+
+
+def _listed(foreground: Sequence[str]) -> str:
+    return "a class" if list(foreground) == ["all"] else " or ".join(foreground)
+
+
+def _has_images(folder: Path) -> bool:
+    return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def _stamp(src: Path, dst: Path, foreground: Sequence[str]) -> None:
+    """Notes in `dst` what its masks are, and refuses a folder whose masks are something else."""
+    note = {"source": "imesluh/vocalfolds (CC BY 4.0)", "foreground": sorted(foreground), "classes": list(CLASSES)}
+    if dst.resolve() in (src.resolve(), *src.resolve().parents):
+        raise DataError(f"--dst {dst} is the source or holds it; choose another folder, the source stays as it is")
+    if (dst / _STAMP).is_file():
+        found = _stamped(dst / _STAMP)
+        if found != note["foreground"]:
+            raise DataError(f"{dst} holds masks of {found}, not of {note['foreground']}; choose another --dst")
+    elif any((dst / name).exists() for name in ("Frame", "GT")):
+        raise DataError(f"{dst} holds Frame or GT that this program did not write; choose another --dst")
+    dst.mkdir(parents=True, exist_ok=True)
+    (dst / _STAMP).write_text(json.dumps(note, indent=1), encoding="utf-8")
+
+
+def _stamped(path: Path) -> list[str]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["foreground"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not what this program writes; choose another --dst") from error
+
+
+def _place(source: Path, target: Path) -> None:
+    """Links or copies a file; a half-written copy never has the final name."""
+    if target.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        partial = target.with_name(f".{target.name}")
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+
+
+def _convert_mask(source: Path, target: Path, values: Sequence[int]) -> bool:
+    """Writes one mask, and says whether it shows the foreground."""
+    if target.is_file():
+        return bool(read_mask(target).any())
+    raw = read_mask(source)
+    unknown = np.setdiff1d(raw, range(len(CLASSES))).tolist()
+    if unknown:
+        raise DataError(f"{source} holds the values {unknown}; this data set has 0..{len(CLASSES) - 1}")
+    partial = target.with_name(f".{target.name}")
+    if values:
+        write_mask(partial, np.isin(raw, values))
+    else:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(raw).save(partial)
+    os.replace(partial, target)
+    return bool(np.isin(raw, values).any() if values else raw.any())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
