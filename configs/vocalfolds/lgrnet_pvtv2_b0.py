@@ -1,6 +1,6 @@
 """LGRNet with PVTv2-B0 on vocalfolds (real laryngeal endoscopy), from random weights, 15 minutes on two cores.
 
-    python data_prep/vocalfolds.py /path/to/vocalfolds data/vocalfolds
+    python data_prep/vocalfolds.py --src /path/to/vocalfolds --dst data/vocalfolds --foreground vocal_folds
     python main.py --config_file configs/vocalfolds/lgrnet_pvtv2_b0.py --trainer_mode train
 
 Trains on sequences 1-3 and 5-7, evaluates on 4 and 8. Needs nothing but the data (DATA.md).
@@ -54,7 +54,7 @@ data = dict(
             builds(ColorJitter),
         ],
     ),
-    eval=dict(seq4=sequences(4), seq8=sequences(8), unseen=sequences(4, 8)),
+    eval=dict(unseen=sequences(4, 8)),
 )
 optimizer = builds(adamw, lr=1e-3, backbone_lr_scale=1.0, weight_decay=1e-4, zen_partial=True)
 schedule = builds(cosine, total_steps="${train.steps}", warmup_steps=30, zen_partial=True)
