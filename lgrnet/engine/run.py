@@ -101,10 +101,14 @@ def evaluate(
     return results
 
 
-def build_part(config: DictConfig, key: str) -> Any:
-    """What a dotted key of the config builds. Raises ConfigError with that key for arguments that a class refuses."""
+def build_part(config: DictConfig, key: str, *args: Any) -> Any:
+    """What a dotted key of the config builds; with `args` the node is a partial one (zen_partial), called with them.
+
+    Raises ConfigError with that key for arguments that a class refuses.
+    """
     try:
-        return build(OmegaConf.select(config, key))
+        part = build(OmegaConf.select(config, key))
+        return part(*args) if args else part
     except (TypeError, ValueError) as error:
         # An error of a kind of its own, such as DataError, already says where it comes from.
         if type(error) in (TypeError, ValueError):
@@ -171,7 +175,7 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
     if settings.init_weights is not None:
         load_weights(model, resolve(settings.init_weights))
     model = model.to(context.device)
-    optimizer = build_part(config, "optimizer")(model)
+    optimizer = build_part(config, "optimizer", model)
     loader = ClipLoader(
         build_part(config, "data.train"),
         settings.batch_size,
@@ -181,7 +185,7 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
         workers=settings.workers,
         stride=model.stride,
     )
-    schedule, criterion = build_part(config, "schedule")(optimizer), build_part(config, "criterion")
+    schedule, criterion = build_part(config, "schedule", optimizer), build_part(config, "criterion")
     return Trainer(model, criterion, optimizer, schedule, loader, settings, context.device)
 
 
