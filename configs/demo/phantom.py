@@ -34,6 +34,7 @@ data = dict(
         records=builds(video_folder, root="${data.root}/train"),
         sampler=builds(Window, size=3),
         transforms=[builds(Resize, size="${data.size}"), builds(RandomFlip)],
+        require_foreground=False,
     ),
     eval=dict(test=builds(video_folder, root="${data.root}/test")),
 )

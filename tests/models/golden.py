@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lgrnet.checkpoint.official import to_official, to_ours
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
+from lgrnet.structures import SegOutput
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 SETTINGS = {
@@ -56,17 +58,31 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)).item()
 
 
-def taps(model: LGRNet, frames: Tensor) -> tuple[dict[str, Tensor], object]:
+def taps(model: LGRNet, frames: Tensor) -> tuple[dict[str, Tensor], SegOutput]:
     """Every intermediate tensor of a forward pass, by its golden name and in its golden layout, and the output."""
     seen: dict[str, Tensor] = {}
-    batch = frames.shape[0]
-    handles = []
+    handles = [module.register_forward_hook(hook) for module, hook in _hooks(model, seen)]
+    with torch.no_grad():
+        features = model.features(model.normalise(frames))
+        encoded = model.encoder(features)
+        output = model.decoder(encoded)
+    for handle in handles:
+        handle.remove()
+    seen.update({f"backbone.{k}": v.transpose(1, 2) for k, v in features.items()})
+    seen.update({f"encoder_out.{k}": v.transpose(1, 2) for k, v in encoded.items()})
+    for i, layer in enumerate(output.layers):
+        masks = torch.nn.functional.interpolate(layer.mask_logits.flatten(0, 1), scale_factor=4, mode="bilinear")
+        seen[f"dec_out{i}.pred_masks"] = masks.unflatten(0, (frames.shape[0], -1)).transpose(1, 2)
+        scores = layer.class_logits.softmax(-1)
+        seen[f"dec_out{i}.pred_class"] = scores[:, None].expand(-1, frames.shape[1], -1, -1)
+    return seen, output
 
-    def tap(module, name, layout):
-        handles.append(module.register_forward_hook(lambda _m, _i, out: seen.__setitem__(name, layout(out))))
 
-    def per_frame(x):  # [B, T, S, C] -> [B*T, S, C]
-        return x.flatten(0, 1)
+def _hooks(model: LGRNet, seen: dict[str, Tensor]) -> Iterator[tuple[nn.Module, Callable]]:
+    """(module, hook) pairs; each hook stores what its module returned, in the golden layout."""
+
+    def store(name, layout):
+        return lambda _module, _inputs, out: seen.__setitem__(name, layout(out))
 
     def queries(x):  # [B, T, N, C] -> [N, B*T, C]
         return x.flatten(0, 1).transpose(0, 1)
@@ -75,33 +91,19 @@ def taps(model: LGRNet, frames: Tensor) -> tuple[dict[str, Tensor], object]:
         return x.transpose(0, 1)
 
     for name, projection in model.encoder.projections.items():
-        tap(projection, f"video_projs.{name}", lambda x: x.transpose(1, 2))
+        yield projection, store(f"video_projs.{name}", lambda x: x.transpose(1, 2))
     for i, layer in enumerate(model.encoder.layers):
-        tap(layer.propagation, f"enc{i}.local_cnp", per_frame)
-        tap(layer.gather, f"enc{i}.query_cross", first)
+        yield layer.propagation, store(f"enc{i}.local_cnp", lambda x: x.flatten(0, 1))
+        yield layer.gather, store(f"enc{i}.query_cross", first)
         for j, block in enumerate(layer.scan.layers):
-            tap(block.scan, f"enc{i}.scan{j}.homo", lambda x: x)
-            tap(block, f"enc{i}.scan{j}.queries", queries)
-        tap(layer.scan, f"enc{i}.hiss", queries)
-        tap(layer.distribute, f"enc{i}.distribute", first)
-        tap(layer.deformable.attention, f"enc{i}.deform", lambda x: x)
-        tap(layer, f"enc{i}.src", lambda x: x[0].flatten(0, 1))
-        layer.register_forward_hook(lambda _m, _i, out, i=i: seen.__setitem__(f"enc{i}.queries", queries(out[1])))
-    tap(model.encoder, "encoder_out", lambda x: {k: v.transpose(1, 2) for k, v in x.items()})
+            yield block.scan, store(f"enc{i}.scan{j}.homo", lambda x: x)
+            yield block, store(f"enc{i}.scan{j}.queries", queries)
+        yield layer.scan, store(f"enc{i}.hiss", queries)
+        yield layer.distribute, store(f"enc{i}.distribute", first)
+        yield layer.deformable.attention, store(f"enc{i}.deform", lambda x: x)
+        yield layer, store(f"enc{i}.src", lambda x: x[0].flatten(0, 1))
+        yield layer, store(f"enc{i}.queries", lambda x: queries(x[1]))
     for i, layer in enumerate(model.decoder.layers):
-        tap(layer.cross, f"dec{i}.cross", first)
-        tap(layer.self_attention, f"dec{i}.self", first)
-        tap(layer.ffn, f"dec{i}.ffn", first)
-    with torch.no_grad():
-        features = model.features(model.normalise(frames))
-        output = model.decoder(model.encoder(features))
-    for handle in handles:
-        handle.remove()
-    seen.update({f"backbone.{k}": v.transpose(1, 2) for k, v in features.items()})
-    seen.update({f"encoder_out.{k}": v for k, v in seen.pop("encoder_out").items()})
-    for i, layer in enumerate(output.layers):
-        masks = torch.nn.functional.interpolate(layer.mask_logits.flatten(0, 1), scale_factor=4, mode="bilinear")
-        seen[f"dec_out{i}.pred_masks"] = masks.unflatten(0, (batch, -1)).transpose(1, 2)
-        scores = layer.class_logits.softmax(-1)
-        seen[f"dec_out{i}.pred_class"] = scores[:, None].expand(-1, frames.shape[1], -1, -1)
-    return seen, output
+        yield layer.cross, store(f"dec{i}.cross", first)
+        yield layer.self_attention, store(f"dec{i}.self", first)
+        yield layer.ffn, store(f"dec{i}.ffn", first)

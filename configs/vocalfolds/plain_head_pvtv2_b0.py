@@ -1,0 +1,26 @@
+"""What LGRNet has to beat on vocalfolds: the same backbone with the plainest head, frame by frame, in the same time.
+
+    python main.py --config_file configs/vocalfolds/plain_head_pvtv2_b0.py --trainer_mode train
+
+Data, augmentation, backbone, optimizer and evaluation are those of lgrnet_pvtv2_b0.py. The number of steps is what
+fits into the same 15 minutes on two cores; RESULTS.md has what was measured.
+"""
+
+from pathlib import Path
+
+from lgrnet.config import builds, read_config
+from lgrnet.data.datasets import ClipDataset
+from lgrnet.data.samplers import Single
+from lgrnet.losses.dense_criterion import DenseCriterion
+from lgrnet.models.backbones import TimmBackbone
+from lgrnet.models.plain_head import PlainHead
+from lgrnet.models.segmenter import PerFrame
+
+base = read_config(Path(__file__).with_name("lgrnet_pvtv2_b0.py"))
+
+model = builds(PerFrame, net=builds(PlainHead, backbone=builds(TimmBackbone, name="pvt_v2_b0", drop_path=0.0)))
+criterion = builds(DenseCriterion)
+clips = base["data"]["train"]
+frames = builds(ClipDataset, builds_bases=(clips,), populate_full_signature=False, sampler=builds(Single))
+data = {**base["data"], "train": frames}
+optimizer, schedule, train = base["optimizer"], base["schedule"], base["train"]
