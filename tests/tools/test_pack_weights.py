@@ -1,0 +1,36 @@
+"""The packed file is half as large, and a model of its own."""
+
+from pathlib import Path
+
+import torch
+
+import lgrnet
+from lgrnet.checkpoint.weights import save_weights
+from lgrnet.config import build, load_config, to_json
+from tools.pack_weights import main
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs/demo/phantom.py"
+
+
+def test_half_the_size_and_still_a_model(tmp_path, capsys):
+    config = load_config(CONFIG)
+    model = build(config.model).eval()
+    source, small, full = (tmp_path / f"{name}.safetensors" for name in ("source", "small", "full"))
+    save_weights(source, model.state_dict(), to_json(config.model), {"input_size": [128, 128]})
+    assert main([str(source), str(small)]) == 0 and main([str(source), str(full), "--full"]) == 0
+    assert small.stat().st_size < 0.55 * source.stat().st_size
+    assert f"{small}: " in capsys.readouterr().out
+    loaded = lgrnet.load(small)
+    assert loaded.input_size == (128, 128)
+    assert next(loaded.parameters()).dtype == torch.float32
+    frames = torch.rand(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        exact, half = model(frames), loaded(frames)
+        assert torch.equal(lgrnet.load(full)(frames).mask_logits, exact.mask_logits)
+    scale = exact.mask_logits.abs().max()
+    assert 0 < (half.mask_logits - exact.mask_logits).abs().max() < 0.05 * scale
+
+
+def test_a_missing_file_is_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "no.safetensors"), str(tmp_path / "out.safetensors")]) == 2
+    assert "no.safetensors" in capsys.readouterr().err
