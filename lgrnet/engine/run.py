@@ -174,7 +174,7 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
         load_backbone(model, settings.backbone_weights)
     if settings.init_weights is not None:
         load_weights(model, resolve(settings.init_weights))
-    model = model.to(context.device)
+    model = model.to(context.device, torch.float64 if settings.precision == "fp64" else torch.float32)
     optimizer = build_part(config, "optimizer", model)
     loader = ClipLoader(
         build_part(config, "data.train"),

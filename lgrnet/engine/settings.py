@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lgrnet.config import ConfigError
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 
 
 @dataclass
@@ -24,7 +24,8 @@ class TrainSettings:
     seed              of the initial weights and of every draw
     sizes             square training sizes of which each step draws one; empty: frames stay as they come
     clip_norm         limit of the global L2 norm of the gradient, 0: none
-    precision         fp32, or bf16 | fp16 autocast of the model (the loss stays in fp32)
+    precision         fp32, or bf16 | fp16 autocast of the model (the loss stays in fp32); fp64 to check that two ways
+                      of training are one, free of rounding
     accumulate        parts into which a process splits its clips of a step, to save memory
     ema               decay of a moving average of the weights, which is then evaluated and kept; 0: none
     compile           torch.compile the model

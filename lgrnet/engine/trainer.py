@@ -226,13 +226,14 @@ class Trainer:
 
     def _loss(self, batch: ClipBatch, size: int | None) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.settings.seed
-        frames = _resized(batch.frames, size)
+        frames = _resized(batch.frames.double() if self.settings.precision == "fp64" else batch.frames, size)
         # Drop path draws from the global generator; keyed like this it does not depend on what ran before.
         torch.manual_seed(keyed_seed(seed, batch.positions[0], "dropout"))
         dtype = _AUTOCAST.get(self.settings.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             output = self._wrapped(frames)
-        terms = self.criterion(_in_fp32(output), batch.targets, KeyedDraws(seed, batch.positions))
+        output = output if dtype is None else _in_fp32(output)
+        terms = self.criterion(output, batch.targets, KeyedDraws(seed, batch.positions))
         weights = self.criterion.weights
         return terms, sum(weights[name] * term for name, term in terms.items())
 

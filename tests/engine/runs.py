@@ -22,6 +22,7 @@ from lgrnet.records import write_frame, write_mask
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("toy_config.py")
+PHANTOM = ROOT / "configs" / "demo" / "phantom.py"
 
 
 def write_videos(root: Path, names: str = "ab", frames: int = 3) -> Path:
@@ -37,11 +38,18 @@ def write_videos(root: Path, names: str = "ab", frames: int = 3) -> Path:
     return root
 
 
-def run(folder: Path, data: Path, *overrides: str, resume: bool = False) -> int:
-    """Trains the toy config as this process, or as this one of several."""
-    config = load_config(CONFIG, [f"data.root={data}", *overrides])
+def run(folder: Path, data: Path, *overrides: str, resume: bool = False, file: Path = CONFIG) -> int:
+    """Trains the toy config (or another) as this process, or as this one of several."""
+    config = load_config(file, [f"data.root={data}", *overrides])
     with distributed.init("cpu") as context:
         return train(config, folder, context, resume)
+
+
+def run_phantom(folder: Path, data: Path, *overrides: str, resume: bool = False) -> int:
+    """Trains the real model and loss of the demo's config at a size that costs little."""
+    small = ["data.size=[32,32]", "train.workers=0", "train.eval_first=false", "train.eval_last=false"]
+    small += ["schedule.total_steps=40", "schedule.warmup_steps=2", "criterion.num_points=128", "train.sizes=[32,64]"]
+    return run(folder, data, *small, *overrides, resume=resume, file=PHANTOM)
 
 
 def resume(folder: Path, data: Path, *overrides: str) -> int:
