@@ -19,7 +19,17 @@ import torch
 
 from lgrnet.data.samplers import Sampler
 from lgrnet.data.transforms import Compose, Transform
-from lgrnet.records import DataError, LabelMap, VideoRecord, class_masks, list_videos, pair_videos, read_clip, read_mask
+from lgrnet.records import (
+    DataError,
+    LabelMap,
+    VideoRecord,
+    class_masks,
+    list_videos,
+    natural_key,
+    pair_videos,
+    read_clip,
+    read_mask,
+)
 from lgrnet.structures import Clip, ClipInfo, Targets
 
 SUNSEG_SPLITS = {
@@ -325,7 +335,7 @@ def _either_nesting(folder: Path, order: str) -> tuple[list[VideoRecord], bool]:
     """The videos of `<folder>/Frame/<video>` or `<folder>/<video>/Frame`, and whether it was the second."""
     if (folder / "Frame").is_dir():
         return list_videos(folder, order=order), False
-    videos = _with_frames(folder)
+    videos = sorted(_with_frames(folder), key=natural_key if order == "natural" else str)
     if not videos:
         raise DataError(f"{folder} has neither Frame/<video> nor <video>/Frame")
     return pair_videos({name: (folder / name / "Frame", folder / name / "GT") for name in videos}, order=order), True
