@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from lgrnet.evaluation.report import write_report
 from lgrnet.inference.predictor import Predictor
 from lgrnet.inference.writers import save_masks, save_overlays
 from lgrnet.records import DataError, VideoRecord, read_mask
+
+_LINES = 8
 
 
 def evaluate_sets(
@@ -37,6 +40,7 @@ def evaluate_sets(
     pictures  overlays of the worst and of the best frames, so many each
     weights   the file that the model came from, its hash stands in the report
     facts     more to keep in report.json
+    say       told on rank 0 how far its share of a set is
 
     Returns set -> metric -> value on rank 0, {} on the others. `folder` then holds report.json, scores.csv,
     frames.csv, report.md, and per set web/<video>/<frame>.png and pictures/. Raises DataError for an empty set and
@@ -49,8 +53,10 @@ def evaluate_sets(
             raise DataError(f"evaluation set {name!r} holds no video; check data.eval.{name} and data.root")
         evaluator = Evaluator([LGRNetProtocol()], name, None if weights is None else file_hash(weights))
         predictor = Predictor(model, size=size, device=device, chunk=chunk if hasattr(model, "frame_chunk") else None)
-        for number, record in enumerate(records[distributed.rank() :: distributed.world_size()]):
-            say(f"{name}: video {number * distributed.world_size() + 1} of {len(records)}, {record.name}")
+        own = records[distributed.rank() :: distributed.world_size()]
+        for number, record in enumerate(own, start=1):
+            if number % math.ceil(len(own) / _LINES) == 0:
+                _tell(say, f"{name}: video {number} of {len(own)}")
             _process(predictor, evaluator, record, folder / name / "web")
         if _collect(evaluator):
             save_overlays(evaluator.rows, records, folder / name / "web", folder / name, "pictures", pictures)
@@ -64,6 +70,12 @@ def evaluate_sets(
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _tell(say: Callable[[str], None], text: str) -> None:
+    if distributed.is_main():
+        shared = f" (1 of {distributed.world_size()} processes)" if distributed.world_size() > 1 else ""
+        say(text + shared)
 
 
 def _process(predictor: Predictor, evaluator: Evaluator, record: VideoRecord, masks: Path) -> None:

@@ -286,7 +286,9 @@ def _evaluate(
 ) -> SetScores:
     size = tuple(config.data.size)
     facts = {"weights": None if weights is None else str(weights), "size": list(size)}
-    return evaluate_sets(model, sets, target, size, device, settings.eval_chunk, settings.pictures, weights, facts)
+    options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
+    # A progress bar that is on the terminal puts printed lines above itself.
+    return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
 
 
 def _print_scores(name: str, sets: SetScores, target: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import types
 
 import pytest
 
+from lgrnet.engine import hooks
 from lgrnet.engine.hooks import evaluation_due, mean_scores
 from lgrnet.engine.log import RunLog, Terminal, read_log
 from lgrnet.engine.settings import TrainSettings
@@ -116,3 +118,35 @@ def test_when_evaluations_are_due():
 def test_means_are_over_the_metrics_that_all_sets_have():
     assert mean_scores({"a": {"dice": 0.5, "x": 1.0}, "b": {"dice": 1.0}}) == {"dice": 0.75}
     assert mean_scores({}) == {}
+
+
+def test_tensorboard_gets_every_step_where_it_is_installed(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    def make(folder, purge_step):
+        written.append((folder.name, purge_step))
+        return Writer()
+
+    monkeypatch.setattr(hooks, "tensorboard_writer", make)
+    settings = TrainSettings(steps=3, batch_size=1, save_every=1, log_every=100)
+    trainer = types.SimpleNamespace(step=1, settings=settings, skipped=0)
+    with RunLog(tmp_path) as log:
+        hook = hooks.LogHook(log, Terminal(3, interactive=False), resumed=True)
+        hook.before(trainer)
+        hook.after_step(trainer, record(2))
+        hook.after(trainer)
+    assert written[0] == ("tensorboard", 2) and written[-1] == "closed"
+    assert {name for name, _, step in written[1:-1]} == {
+        "train/total",
+        "train/lr",
+        "train/grad_norm",
+        "train/mask_bce",
+        "train/class_ce",
+    }
