@@ -7,7 +7,9 @@ of them from the r-th on. The draws of a sample are keyed by (seed, position, "s
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -180,6 +182,14 @@ def _process_context() -> multiprocessing.context.BaseContext:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the training process is gone; PyTorch only watches the fork server, which outlives it."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _pad_targets(targets: Targets, size: Sequence[int]) -> Targets:

@@ -115,7 +115,8 @@ def as_downloaded(folder: Path, video: str, **options) -> None:
     for kind in ("Frame", "GT"):
         (folder / video).mkdir(parents=True, exist_ok=True)
         (folder / kind / "x").rename(folder / video / kind)
-        (folder / kind).rmdir()
+        if not any((folder / kind).iterdir()):
+            (folder / kind).rmdir()
 
 
 def test_miccai_vps_in_both_nestings(tmp_path):

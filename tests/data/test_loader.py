@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -140,6 +144,49 @@ def test_ranks_share_a_step_among_them(dataset):
         assert first.positions == (4 * step, 4 * step + 2) and second.positions == (4 * step + 1, 4 * step + 3)
         assert torch.equal(first.frames, whole[step].frames[::2])
         assert torch.equal(second.frames, whole[step].frames[1::2])
+
+
+KILLED = """
+import sys, time
+from lgrnet.data.datasets import ClipDataset, video_folder
+from lgrnet.data.loader import ClipLoader
+from lgrnet.data.samplers import Single
+
+if __name__ == "__main__":
+    batches = ClipLoader(ClipDataset(video_folder(sys.argv[1]), Single()), 2, seed=0, workers=2).batches()
+    next(batches)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_killed_training(tmp_path):
+    write_video(tmp_path, "v", 4)
+    (tmp_path / "train.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "train.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as training:
+        assert training.stdout.readline() == b"ready\n"
+        assert len(members(training.pid)) >= 3
+        training.kill()
+    deadline = time.monotonic() + 30
+    while members(training.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not members(training.pid)
+
+
+def members(session: int) -> list[str]:
+    """The processes of a session that are not yet gone."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, *numbers = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(numbers[2]) == session and state != "Z":
+            found.append(status.parent.name)
+    return found
 
 
 @pytest.mark.parametrize("workers", [0, 1])
