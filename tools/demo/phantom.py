@@ -97,7 +97,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     try:
         demo(options.data, new_folder(options.out), options.overrides)
-    except engine.USER_ERRORS as error:
+    except (*engine.USER_ERRORS, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -106,7 +106,7 @@ def main() -> int:
 def demo(data: Path, folder: Path, overrides: list[str]) -> None:
     """Renders, trains, evaluates before and after, draws, and names what was written."""
     print(f"rendering phantom clips in {data}", flush=True)
-    write(data)
+    write(data, progress=print)
     config = load_config(CONFIG, [f"data.root={data}", *overrides])
     with distributed.init(engine.settings_of(config).device) as context:
         steps = engine.train(config, folder, context)
@@ -119,8 +119,8 @@ def demo(data: Path, folder: Path, overrides: list[str]) -> None:
     sheet, loss = folder / "before_and_after.png", folder / "loss.png"
     draw_sheet(record, {"untrained": untrained / "test/web", "trained": trained / "test/web"}, sheet)
     draw_curves(folder, loss)
-    pictures = {"Before and after": sheet, "Loss": loss}
-    pictures |= {p.stem: p for p in sorted((trained / "test").glob("*.png"))}
+    extremes = trained / "test/pictures/sheet.png"
+    pictures = {"Before and after": sheet, "Worst and best frames": extremes, "Loss": loss}
     page = write_page(folder, scores, pictures)
     print()
     for name, values in scores.items():
