@@ -145,6 +145,8 @@ def test_miccai_vps_leaves_empty_masks_out_as_published(tmp_path):
     assert names(records) == ["1"] and records[0].frame_names == ("frame0", "frame1", "frame3")
     assert len(miccai_vps(tmp_path, "cvc612_train", drop_empty=False)) == 2
     assert len(list((raw / "1/Frame").iterdir())) == 4
+    as_downloaded(tmp_path / "VPS-TestSet/CVC-ClinicDB-612-Valid", "1", frames=3, empty=True)
+    assert miccai_vps(tmp_path, "cvc612_val")[0].num_frames == 3
 
 
 def test_kvasir_prepared_or_as_downloaded(tmp_path):

@@ -19,6 +19,7 @@ from lgrnet.data.datasets import ClipDataset
 from lgrnet.data.loader import ClipLoader, SampleStream, collate
 from lgrnet.data.samplers import LocalGlobal, Single
 from lgrnet.data.transforms import published_training
+from lgrnet.draws import python_generator
 from lgrnet.records import DataError, list_videos
 from lgrnet.structures import Clip, ClipInfo, Targets
 from tests.data.layout import write_video
@@ -118,6 +119,15 @@ def test_batches_follow_the_stream(dataset):
     for step, batch in enumerate(take(ClipLoader(dataset, 4, seed=5), 0, 5)):
         assert batch.positions == tuple(range(4 * step, 4 * step + 4))
         assert [i.video for i in batch.infos] == [dataset.anchor(stream.index(p))[0].name for p in batch.positions]
+
+
+def test_each_position_has_its_own_draws_keyed_as_promised(dataset):
+    stream, draws = SampleStream(len(dataset), 5), {}
+    for position, batch in enumerate(take(ClipLoader(dataset, 1, seed=5), 0, 40)):
+        expected = dataset.sample(stream.index(position), python_generator(5, position, "sample"), position)
+        assert same(batch, collate([expected]))
+        draws.setdefault(stream.index(position), set()).add(batch.infos[0].frame_names)
+    assert max(len(found) for found in draws.values()) > 1
 
 
 def test_resumed_batches_are_the_same(dataset):
