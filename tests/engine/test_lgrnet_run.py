@@ -12,7 +12,7 @@ from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.engine.log import read_log
 from lgrnet.engine.run import CHECKPOINTS
 from lgrnet.engine.trainer import Trainer
-from tests.engine.runs import finish, run_phantom, same_run, start, write_videos
+from tests.engine.runs import PHANTOM, finish, run_phantom, same_run, start, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,9 @@ def test_lgrnet_resumes_exactly_with_drop_path_and_its_weights_build_it_again(da
     model = lgrnet.load(last.path)
     assert type(model).__name__ == "LGRNet" and model.input_size == (32, 32)
     assert all(torch.equal(value, last.weights()[name]) for name, value in model.state_dict().items())
+    again = lgrnet.load_model(PHANTOM, weights=last.path, overrides=["data.size=[64,96]"])
+    assert again.input_size == (64, 96) and not again.training
+    assert all(torch.equal(value, last.weights()[name]) for name, value in again.state_dict().items())
     text = (tmp_path / "parts" / "log.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "parts" / "log.jsonl").write_text("".join(text[:-1]))  # only this run was evaluated
     assert same_run(tmp_path / "whole", tmp_path / "parts")
@@ -42,7 +45,13 @@ def test_lgrnet_resumes_exactly_with_drop_path_and_its_weights_build_it_again(da
 def test_two_processes_with_half_the_batch_have_the_losses_of_one(data, tmp_path):
     # In fp64: in fp32 rounding differs with the size of a batch, and now and then moves a point or a mask bit across
     # a threshold, after which two runs of equal right drift apart.
-    options = ["train.precision=fp64", "model.backbone.drop_path=0.0", "train.batch_size=2", "train.steps=20", "train.sizes=[32]"]
+    options = [
+        "train.precision=fp64",
+        "model.backbone.drop_path=0.0",
+        "train.batch_size=2",
+        "train.steps=20",
+        "train.sizes=[32]",
+    ]
     processes = start(run_phantom, tmp_path / "two", data, *options, world=2)
     run_phantom(tmp_path / "one", data, *options)
     assert finish(processes, timeout=120) == [0, 0]
