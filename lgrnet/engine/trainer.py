@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lgrnet import distributed
 from lgrnet.data.transforms import draw_size
 from lgrnet.draws import KeyedDraws, keyed_seed, python_generator
+from lgrnet.engine.optim import clip_gradients
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.structures import ClipBatch, SegOutput
 
@@ -242,8 +242,7 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         self._scaler.unscale_(self.optimizer)
-        limit = self.settings.clip_norm or math.inf
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        return clip_gradients(self.model.parameters(), self.settings.clip_norm or None)
 
     def _agree(
         self, terms: Mapping[str, Tensor], total: Tensor, norm: Tensor

@@ -36,6 +36,15 @@ class Attention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 
+class LearnedQueries(nn.Module):
+    """A table of learned queries: what they hold at the start (`content`), and where they stand (`position`)."""
+
+    def __init__(self, number: int, dim: int):
+        super().__init__()
+        self.content = nn.Embedding(number, dim)
+        self.position = nn.Embedding(number, dim)
+
+
 def free_rows(blocked: Tensor) -> Tensor:
     """Unblocks the rows of a mask [..., S] that are blocked everywhere: such a query attends to everything."""
     return blocked & ~blocked.all(dim=-1, keepdim=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgrnet.layers.attention import AttentionBlock, FeedForward, free_rows
+from lgrnet.layers.attention import AttentionBlock, FeedForward, LearnedQueries, free_rows
 from lgrnet.layers.conv import ClipProjection, ConvNorm
 from lgrnet.layers.deformable import DeformableAttention, DeformableBlock
 from lgrnet.layers.neighborhood import CyclicPropagation
@@ -25,15 +25,6 @@ from lgrnet.layers.scan import FrameQueryMixer, GridScan
 
 TOKEN_LEVELS = ("res5", "res4", "res3")
 Shapes = Sequence[tuple[int, int]]
-
-
-class FrameQueries(nn.Module):
-    """The N learned queries that every frame starts with: their content, and their position."""
-
-    def __init__(self, number: int, dim: int):
-        super().__init__()
-        self.content = nn.Embedding(number, dim)
-        self.position = nn.Embedding(number, dim)
 
 
 class EncoderLayer(nn.Module):
@@ -190,7 +181,7 @@ class LGREncoder(nn.Module):
         self.dim = dim
         self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim) for k in TOKEN_LEVELS})
         self.level_embed = nn.Parameter(torch.empty(len(TOKEN_LEVELS), dim))
-        self.frame_queries = FrameQueries(num_frame_queries, dim) if num_frame_queries else None
+        self.frame_queries = LearnedQueries(num_frame_queries, dim) if num_frame_queries else None
         first = EncoderLayer(
             dim, heads, hidden, points, window, dilation, propagation_steps, scan_order, scan_depth, scan_states,
             scan_hidden, local, global_mixing, num_frame_queries > 0, gather_mask,

@@ -12,20 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgrnet.layers.attention import AttentionBlock, FeedForward, MultiLayerPerceptron, free_rows
+from lgrnet.layers.attention import AttentionBlock, FeedForward, LearnedQueries, MultiLayerPerceptron, free_rows
 from lgrnet.layers.position import sine_space_time
 from lgrnet.structures import SegOutput
 
 MEMORY_LEVELS = ("res5", "res4", "res3")
-
-
-class ClipQueries(nn.Module):
-    """Q learned queries, one set for the whole clip: their content, and their position."""
-
-    def __init__(self, number: int, dim: int):
-        super().__init__()
-        self.content = nn.Embedding(number, dim)
-        self.position = nn.Embedding(number, dim)
 
 
 class DecoderLayer(nn.Module):
@@ -70,7 +61,7 @@ class VideoDecoder(nn.Module):
         self.dim = dim
         self.attention_threshold = attention_threshold
         self.level_embed = nn.Embedding(len(MEMORY_LEVELS), dim)
-        self.queries = ClipQueries(num_queries, dim)
+        self.queries = LearnedQueries(num_queries, dim)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.mask_embed = MultiLayerPerceptron(dim, 3)

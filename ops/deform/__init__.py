@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lgrnet.ops.backends import choose
 from lgrnet.ops.deform.reference import ms_deform_attn_reference
 
 __all__ = ["ms_deform_attn"]
@@ -53,7 +54,4 @@ def ms_deform_attn(
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape} for levels {tuple(shapes)}")
-    name = "reference" if backend == "auto" else backend
-    if name not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected auto or one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](value, offsets, weight_logits, reference, tuple(map(tuple, shapes)))
+    return choose(BACKENDS, backend)(value, offsets, weight_logits, reference, tuple(map(tuple, shapes)))

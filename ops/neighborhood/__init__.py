@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lgrnet.ops.backends import choose
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
 
 __all__ = ["neighborhood_attention"]
@@ -50,7 +51,4 @@ def neighborhood_attention(
         )
     if window < 1 or window % 2 == 0 or dilation < 1:
         raise ValueError(f"window is {window}, dilation {dilation}; expected an odd window and a dilation of 1 or more")
-    name = "reference" if backend == "auto" else backend
-    if name not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected auto or one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)
+    return choose(BACKENDS, backend)(q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lgrnet.ops.backends import choose
 from lgrnet.ops.scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan"]
@@ -52,10 +53,7 @@ def selective_scan(
     Raises ValueError for shapes that do not fit together or an unknown backend.
     """
     _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state)
-    name = "reference" if backend == "auto" else backend
-    if name not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected auto or one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
+    return choose(BACKENDS, backend)(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
 
 
 def _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state) -> None:
