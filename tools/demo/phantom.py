@@ -22,6 +22,7 @@ from lgrnet import distributed  # noqa: E402
 from lgrnet.config import load_config  # noqa: E402
 from lgrnet.data.phantom import write  # noqa: E402
 from lgrnet.engine import run as engine  # noqa: E402
+from lgrnet.engine.log import read_log  # noqa: E402
 from lgrnet.records import VideoRecord, read_frame, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import contact_sheet, curves, overlay  # noqa: E402
 
@@ -35,14 +36,9 @@ def new_folder(parent: Path) -> Path:
     return parent / f"run_{max(taken, default=0) + 1:03d}"
 
 
-def read_log(folder: Path) -> list[dict]:
-    """The lines of a run's log."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 def draw_curves(folder: Path, target: Path) -> None:
     """Loss over steps."""
-    steps = [line for line in read_log(folder) if "total" in line]
+    steps = [line for line in read_log(folder) if line["type"] == "step"]
     points = [(line["step"], line["total"]) for line in steps]
     smooth = [(x, float(np.mean([y for _, y in points[max(0, i - 9) : i + 10]]))) for i, (x, _) in enumerate(points)]
     write_frame(target, curves({"loss": points, "mean of 19 steps": smooth}, "Training loss", "step", "loss"))

@@ -1,0 +1,56 @@
+"""Runs side by side: minutes without evaluations, and what a constant mask reaches."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lgrnet.records import write_frame, write_mask
+from tools.compare_runs import best_constant, main, scores_over_time
+
+
+def write_run(folder, scores, seconds_per_step=6.0, seconds_of_evaluation=30.0):
+    """A run of ten steps per evaluation."""
+    folder.mkdir()
+    now, log, events = 1000.0, [], [{"type": "start", "time": 1000.0, "step": 0}]
+    for number, score in enumerate(scores, start=1):
+        now += 10 * seconds_per_step + seconds_of_evaluation
+        log.append({"type": "evaluation", "step": 10 * number, "sets": {}, "mean": {"dice": score, "iou": score / 2}})
+        events.append({"type": "evaluated", "time": now, "step": 10 * number, "seconds": seconds_of_evaluation})
+    for name, lines in (("log.jsonl", log), ("events.jsonl", events)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def write_video(root, masks):
+    for index, mask in enumerate(masks):
+        for kind in ("Frame", "GT"):
+            (root / kind / "v").mkdir(parents=True, exist_ok=True)
+        write_frame(root / f"Frame/v/{index}.jpg", np.zeros((*mask.shape, 3), np.uint8))
+        write_mask(root / f"GT/v/{index}.png", mask)
+
+
+def test_minutes_are_those_of_training(tmp_path):
+    run = write_run(tmp_path / "run", [0.5, 0.7])
+    assert scores_over_time(run, "dice") == [(1.0, 0.5), (2.0, 0.7)]
+    assert scores_over_time(run, "iou") == [(1.0, 0.25), (2.0, 0.35)]
+
+
+def test_the_best_constant_mask(tmp_path):
+    left, all_true = np.zeros((8, 8), bool), np.ones((8, 8), bool)
+    left[:, :4] = True
+    write_video(tmp_path, [left, left, all_true])
+    halves = (1 + 1 + (2 * 32 + 1) / (32 + 64 + 1)) / 3
+    assert best_constant(tmp_path, [], []) == pytest.approx(halves, abs=1e-6)
+
+
+def test_command(tmp_path, capsys):
+    runs = [str(write_run(tmp_path / name, [0.2, score])) for name, score in (("a", 0.6), ("b", 0.4))]
+    write_video(tmp_path / "data", [np.ones((8, 8), bool)])
+    out = tmp_path / "curves.png"
+    assert main([*runs, "--constant", str(tmp_path / "data"), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "a: dice 0.6000 after 2.0 minutes" in said and "constant mask: dice 1.0000" in said
+    assert out.is_file()
+    assert main([str(tmp_path / "missing"), "--out", str(out)]) == 2
+    assert "missing" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Draws the Dice of several runs over the minutes that they trained, and prints their last values.
+
+    python tools/compare_runs.py runs/vocalfolds/lgrnet_pvtv2_b0 runs/vocalfolds/plain_head_pvtv2_b0 \\
+        --constant data/vocalfolds --videos seq4 seq8 --fit seq1 seq2 seq3 seq5 seq6 seq7 --out curves.png
+
+Minutes are those of training alone: evaluations are left out. `--constant` adds the score of one mask for all frames,
+the best level of the mean truth of the videos of `--fit`: what a method that looks at nothing can reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lgrnet.engine.log import read_log  # noqa: E402
+from lgrnet.evaluation.metrics import count, dice  # noqa: E402
+from lgrnet.records import DataError, list_videos, read_mask, write_frame  # noqa: E402
+from lgrnet.visualize import curves  # noqa: E402
+
+LEVELS = 50
+
+
+def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
+    """(minutes of training, mean score over the sets) of every evaluation of a run."""
+    scores = {line["step"]: line["mean"][metric] for line in read_log(run) if line["type"] == "evaluation"}
+    begun, paused, points = None, 0.0, []
+    for text in (run / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        event = json.loads(text)
+        if event["type"] == "start":
+            begun = event["time"]
+        elif event["type"] == "resume":
+            raise DataError(f"run {run} was interrupted and resumed; its minutes are not known")
+        elif event["type"] == "evaluated":
+            paused += event["seconds"]
+            points.append(((event["time"] - begun - paused) / 60, scores[event["step"]]))
+    return points
+
+
+def best_constant(root: Path, videos: list[str], fit: list[str]) -> float:
+    """Mean Dice over `videos` of one mask for all frames: that level of the mean truth of `fit` that suits `fit` best.
+
+    Empty lists mean all videos. Raises DataError when the masks differ in size.
+    """
+    fitted, truths = _truths(root, fit), _truths(root, videos)
+    if len({truth.shape for truth in fitted + truths}) > 1:
+        raise DataError(f"masks of {root} differ in size; a constant mask needs one size")
+    mean = np.mean(fitted, axis=0, dtype=np.float32)
+    candidates = [mean >= level for level in np.linspace(mean.max() / LEVELS, mean.max(), LEVELS)]
+    best = max(candidates, key=lambda mask: _mean_dice(mask, fitted))
+    return _mean_dice(best, truths)
+
+
+def _truths(root: Path, videos: list[str]) -> list[np.ndarray]:
+    return [read_mask(path) > 0 for record in list_videos(root, videos=videos or None) for path in record.masks]
+
+
+def _mean_dice(mask: np.ndarray, truths: list[np.ndarray]) -> float:
+    return float(np.mean([dice(count(mask, truth)) for truth in truths]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; mistakes that a user can mend end in one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--metric", default="dice", help="dice or iou")
+    parser.add_argument("--constant", type=Path, metavar="ROOT", help="data for the best constant mask")
+    parser.add_argument("--videos", nargs="*", default=[], help="videos of ROOT to score; all if left out")
+    parser.add_argument("--fit", nargs="*", default=[], help="videos of ROOT to choose the mask from; all if left out")
+    parser.add_argument("--out", type=Path, required=True, help="the picture to write, .png")
+    options = parser.parse_args(arguments)
+    try:
+        lines = {run.name: scores_over_time(run, options.metric) for run in options.runs}
+        if options.constant is not None:
+            level = best_constant(options.constant, options.videos, options.fit)
+            end = max(minutes for points in lines.values() for minutes, _ in points)
+            lines["constant mask"] = [(0.0, level), (end, level)]
+    except (DataError, FileNotFoundError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_frame(options.out, curves(lines, "Unseen videos", "minutes of training", options.metric))
+    for name, points in lines.items():
+        print(f"{name}: {options.metric} {points[-1][1]:.4f} after {points[-1][0]:.1f} minutes")
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
