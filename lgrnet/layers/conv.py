@@ -46,10 +46,14 @@ class ClipProjection(nn.Module):
 
     Two stages, so that a long video can be normalised in chunks: `project` each chunk and merge the `statistics`,
     then `normalise` each chunk with the statistics of the whole clip. `forward` does both for a clip in one piece.
+
+    per_clip  True: the statistics run over all frames, as published, so that a frame's features depend on the others
+              and on the clip's length; False: every frame has its own
     """
 
-    def __init__(self, inputs: int, outputs: int, groups: int = 32):
+    def __init__(self, inputs: int, outputs: int, groups: int = 32, per_clip: bool = True):
         super().__init__()
+        self.per_clip = per_clip
         if outputs % groups:
             raise ValueError(f"outputs is {outputs}, expected a multiple of groups = {groups}")
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -61,6 +65,8 @@ class ClipProjection(nn.Module):
 
     def statistics(self, projected: Tensor) -> ClipStatistics:
         """Of projected maps [B, T, outputs, h, w]."""
+        # Half precision would round the statistics of a whole clip to three digits.
+        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
         grouped = projected.unflatten(2, (self.norm.num_groups, -1)).transpose(1, 2).flatten(2)
         variance, mean = torch.var_mean(grouped, dim=-1, correction=0)
         return ClipStatistics(grouped.shape[-1], mean, variance)
@@ -76,4 +82,6 @@ class ClipProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, inputs, h, w] -> [B, T, outputs, h, w]"""
         projected = self.project(x)
+        if not self.per_clip:
+            return self.norm(projected.flatten(0, 1)).unflatten(0, x.shape[:2])
         return self.normalise(projected, self.statistics(projected))

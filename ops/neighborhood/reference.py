@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CHUNK = 16
+"""Frames whose keys are gathered at once where no gradient is wanted: bounds the memory, changes no value."""
+
 
 def window_starts(length: int, window: int, dilation: int) -> list[int]:
     """The first key of each query along an axis of `length` >= window * dilation positions."""
@@ -56,6 +59,15 @@ def _level(shape: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, window: int,
     height, width = shape
     keys, padded_height, padded_width = window_indices(height, width, window, dilation)
     keys = keys.to(q.device)
+    if torch.is_grad_enabled():
+        return _attend(q, k, v, shape, keys, padded_height, padded_width)
+    chunks = zip(*(t.split(CHUNK, dim=1) for t in (q, k, v)), strict=True)
+    return torch.cat([_attend(*chunk, shape, keys, padded_height, padded_width) for chunk in chunks], dim=1)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, shape: tuple[int, int], keys: Tensor, padded_height: int, padded_width: int
+) -> Tensor:
     if (padded_height, padded_width) != shape:
         k, v = (_pad(t, shape, padded_height, padded_width) for t in (k, v))
     near_k, near_v = (

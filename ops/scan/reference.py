@@ -24,6 +24,11 @@ def selective_scan_reference(
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See `lgrnet.ops.selective_scan`."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
+
+
+def _scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state):
     dtype = torch.promote_types(x.dtype, torch.float32)
     order = order.long()
     rows = torch.arange(order.shape[0], device=order.device)[:, None].expand_as(order)
