@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """What queries have gathered from some of the keys, so that the rest can be added (online softmax).
+
+    value       [B, heads, Q, d], the softmax-weighted mean over these keys
+    log_weight  [B, heads, Q], logarithm of the sum of exponentials behind it; -inf: no key was free
+    """
+
+    value: Tensor
+    log_weight: Tensor
+
+    def merge(self, other: Gathered) -> Gathered:
+        """As if the keys of both had been seen at once."""
+        total = torch.logaddexp(self.log_weight, other.log_weight)
+        shares = (torch.exp(part.log_weight - total).nan_to_num(0.0)[..., None] for part in (self, other))
+        return Gathered(sum(share * part.value for share, part in zip(shares, (self, other), strict=True)), total)
+
+
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al., arXiv 1706.03762) with the parameter names of nn.MultiheadAttention."""
+    """Multi-head attention (Vaswani et al., arXiv 1706.03762) with the parameter names of nn.MultiheadAttention.
+
+    `forward` sees all keys. Where they come in chunks, `gather` from each, merge, and `finish`.
+    """
 
     def __init__(self, dim: int, heads: int = 8):
         super().__init__()
@@ -26,13 +49,31 @@ class Attention(nn.Module):
 
         Where `blocked` is True a key takes no part; no row may be blocked everywhere (see `free_rows`).
         """
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, C / heads]
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )
+        q, k, v = self._project(query, key, value)
         allowed = None if blocked is None else ~blocked
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return self._output(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed))
+
+    def gather(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Gathered:
+        """The same for a chunk of the keys; here a row may be blocked everywhere."""
+        q, k, v = self._project(query, key, value)
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if blocked is not None:
+            logits = logits.masked_fill(blocked, -torch.inf)
+        return Gathered(logits.softmax(-1).nan_to_num(0.0) @ v, logits.logsumexp(-1))
+
+    def finish(self, gathered: Gathered) -> Tensor:
+        """What `forward` returns, from all keys gathered: [B, Q, C]"""
+        return self._output(gathered.value)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries, keys and values of all heads, each [B, heads, L, C / heads]."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        return [
+            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        ]
+
+    def _output(self, attended: Tensor) -> Tensor:
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 

@@ -41,10 +41,16 @@ class NeighborhoodAttention(nn.Module):
 
 
 class CyclicPropagation(nn.Module):
-    """LayerNorm(tokens + attention to the frames before): LGRNet's local block."""
+    """LayerNorm(tokens + attention to the frames before): LGRNet's local block.
 
-    def __init__(self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1):
+    cyclic  True: the first frame of a clip follows on the last one, as published; False: on itself
+    """
+
+    def __init__(
+        self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1, cyclic: bool = True
+    ):
         super().__init__()
+        self.cyclic = cyclic
         self.attention = NeighborhoodAttention(dim, heads, window, dilation, steps)
         self.norm = nn.LayerNorm(dim)
 
@@ -52,8 +58,10 @@ class CyclicPropagation(nn.Module):
         """tokens [B, T, S, C] -> [B, T, S, C].
 
         before  [B, steps, S, C], the frames before a chunk of a longer video (for its first chunk: the video's last
-                frames). None: the tokens are the whole clip, and its first frame follows on its last.
+                frames). None: the tokens are the whole clip.
         """
+        if before is None and not self.cyclic:
+            before = tokens[:, :1].expand(-1, self.attention.steps, -1, -1)
         if before is None:
             return self.norm(tokens + self.attention(tokens, shapes))
         attended = self.attention(torch.cat((before, tokens), dim=1), shapes)[:, before.shape[1] :]

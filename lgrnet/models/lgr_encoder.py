@@ -53,10 +53,11 @@ class EncoderLayer(nn.Module):
         global_mixing: bool,
         frame_queries: bool,
         gather_mask: bool,
+        cyclic: bool,
     ):
         super().__init__()
         self.gather_mask = gather_mask
-        self.propagation = CyclicPropagation(dim, heads, window, dilation, propagation_steps) if local else None
+        self.propagation = CyclicPropagation(dim, heads, window, dilation, propagation_steps, cyclic) if local else None
         self.gather = AttentionBlock(dim, heads) if frame_queries else None
         mixes = frame_queries and global_mixing
         self.scan = FrameQueryMixer(dim, scan_depth, scan_states, scan_order, scan_hidden) if mixes else None
@@ -149,7 +150,10 @@ class LGREncoder(nn.Module):
     dilation           of the propagation window: 1 for polyps, 2 for fibroids, as published
     scan_init          "xavier": the published initialisation overwrites Mamba's decay and time-step rules by Xavier;
                        "mamba": keeps them
-    Other ablations are explained at `EncoderLayer`.
+    cyclic             see `CyclicPropagation`: published, the first frame follows on the last
+    norm_per_clip      see `ClipProjection`: published, the statistics of the projections run over the whole clip
+    Other ablations are explained at `EncoderLayer`. All layers start as copies of one, as published: their matrices are
+    then drawn anew, their biases stay equal.
     """
 
     def __init__(
@@ -172,6 +176,8 @@ class LGREncoder(nn.Module):
         global_mixing: bool = True,
         gather_mask: bool = False,
         scan_init: str = "xavier",
+        cyclic: bool = True,
+        norm_per_clip: bool = True,
     ):
         super().__init__()
         if scan_init not in ("xavier", "mamba"):
@@ -179,22 +185,21 @@ class LGREncoder(nn.Module):
         if num_frame_queries < 0:
             raise ValueError(f"num_frame_queries is {num_frame_queries}, expected 0 or more")
         self.dim = dim
-        self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim) for k in TOKEN_LEVELS})
+        self.projections = nn.ModuleDict(
+            {k: ClipProjection(channels[k], dim, per_clip=norm_per_clip) for k in TOKEN_LEVELS}
+        )
         self.level_embed = nn.Parameter(torch.empty(len(TOKEN_LEVELS), dim))
         self.frame_queries = LearnedQueries(num_frame_queries, dim) if num_frame_queries else None
         first = EncoderLayer(
             dim, heads, hidden, points, window, dilation, propagation_steps, scan_order, scan_depth, scan_states,
-            scan_hidden, local, global_mixing, num_frame_queries > 0, gather_mask,
+            scan_hidden, local, global_mixing, num_frame_queries > 0, gather_mask, cyclic,
         )  # fmt: skip
         self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(depth))
         self.fpn = FeaturePyramid(channels["res2"], dim)
         self._initialise(scan_init)
 
     def _initialise(self, scan_init: str) -> None:
-        """Xavier for every matrix between projections and pyramid, then the parts with rules of their own.
-
-        The layers start as copies of one, as published, so that their biases are equal at the start.
-        """
+        """Xavier for every matrix between projections and pyramid, then the parts with rules of their own."""
         parts = [part for part in (self.frame_queries, self.layers) if part is not None]
         for part in parts:
             for parameter in part.parameters():

@@ -55,12 +55,12 @@ class PerFrame(Segmenter):
     def __init__(self, net: nn.Module, chunk: int = 8):
         super().__init__()
         self.net = net
-        self.chunk = chunk
+        self.frame_chunk = chunk
 
     def forward(self, frames: Tensor) -> SegOutput:
         """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, K, T, h, w]; channel k is class k"""
         flat = self.normalise(frames).flatten(0, 1)
-        parts = [flat] if self.training else flat.split(self.chunk)
+        parts = [flat] if self.training else flat.split(self.frame_chunk)
         logits = torch.cat([self.net(part) for part in parts])
         return SegOutput(logits.unflatten(0, frames.shape[:2]).transpose(1, 2))
 

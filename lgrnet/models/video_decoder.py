@@ -30,7 +30,11 @@ class DecoderLayer(nn.Module):
 
     def forward(self, queries: Tensor, position: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None) -> Tensor:
         """queries [B, Q, C], key and value [B, T*h*w, C], blocked [B, 1, Q, T*h*w] -> [B, Q, C]"""
-        queries = self.cross(queries, key, value, position, blocked)
+        return self.update(queries, position, self.cross.attention(queries + position, key, value, blocked))
+
+    def update(self, queries: Tensor, position: Tensor, seen: Tensor) -> Tensor:
+        """What follows once the queries have looked at the whole clip: `seen` [B, Q, C] is what they saw there."""
+        queries = self.cross.norm(queries + seen)
         queries = self.self_attention(queries, queries + position, queries, position)
         return self.ffn(queries)
 
@@ -42,6 +46,10 @@ class VideoDecoder(nn.Module):
     attention_threshold  a place is blocked where the mask logit is below this. Published: 0.5, a probability applied
                          to a logit (so probability 0.622)
     identical_layers     True: all layers start as copies of the first, as published
+    level_in_value       True: the level embedding is part of keys and values, as published; False: of the keys alone
+
+    Made of stages, like the encoder: `heads`, `low` and `memory` are maps over frames, looking at the clip is a
+    reduction (`Attention.gather`), and `DecoderLayer.update` follows once per clip.
     """
 
     def __init__(
@@ -54,12 +62,14 @@ class VideoDecoder(nn.Module):
         hidden: int = 2048,
         attention_threshold: float = 0.5,
         identical_layers: bool = True,
+        level_in_value: bool = True,
     ):
         super().__init__()
         if num_queries < 1 or num_classes < 1:
             raise ValueError(f"num_queries is {num_queries}, num_classes {num_classes}; expected at least one of each")
         self.dim = dim
         self.attention_threshold = attention_threshold
+        self.level_in_value = level_in_value
         self.level_embed = nn.Embedding(len(MEMORY_LEVELS), dim)
         self.queries = LearnedQueries(num_queries, dim)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden) for _ in range(depth))
@@ -83,24 +93,31 @@ class VideoDecoder(nn.Module):
         return SegOutput(mask_logits=mask_logits, class_logits=self.class_head(queries))
 
     @torch.no_grad()
-    def blocked(self, mask_logits: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Where a query may not look: mask_logits [B, Q, T, h, w] -> [B, 1, Q, T * shape], True: blocked.
+    def low(self, mask_logits: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Where the mask of a query is too weak to look at: mask_logits [B, Q, T, h, w] -> [B, 1, Q, T * shape] bool.
 
-        Straight from the logits: enlarging them four times first, as published, gives the same bits.
+        Straight from the logits: enlarging them four times first, as published, gives the same bits. A query may not
+        look at these places, unless its mask is too weak in the whole clip (`free_rows`).
         """
         resized = F.interpolate(mask_logits.flatten(0, 1), size=shape, mode="bilinear").unflatten(
             0, mask_logits.shape[:2]
         )
-        return free_rows(resized.flatten(2) < self.attention_threshold)[:, None]
+        return (resized.flatten(2) < self.attention_threshold)[:, None]
 
-    def memory(self, features: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Key and value, each [B, T*h*w, C], of every level; the level embedding is part of both."""
+    def memory(
+        self, features: Mapping[str, Tensor], start: int = 0, total: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Key and value, each [B, T*h*w, C], of every level.
+
+        start, total  for a chunk of a longer video: its first frame, and the frames of the whole video
+        """
         levels = []
         for name, embed in zip(MEMORY_LEVELS, self.level_embed.weight, strict=True):
             _, frames, dim, height, width = features[name].shape
-            value = features[name].permute(0, 1, 3, 4, 2).flatten(1, 3) + embed
-            position = sine_space_time(frames, height, width, dim, value.device).flatten(0, 2)
-            levels.append((value + position, value))
+            tokens = features[name].permute(0, 1, 3, 4, 2).flatten(1, 3)
+            position = sine_space_time(total or frames, height, width, dim, tokens.device)[start : start + frames]
+            key = tokens + embed + position.flatten(0, 2)
+            levels.append((key, tokens + embed if self.level_in_value else tokens))
         return levels
 
     def forward(self, features: Mapping[str, Tensor]) -> SegOutput:
@@ -112,8 +129,8 @@ class VideoDecoder(nn.Module):
         predictions = [self.heads(queries, features["res2"])]
         for i, layer in enumerate(self.layers):
             level = i % len(MEMORY_LEVELS)
-            blocked = self.blocked(predictions[-1].mask_logits, features[MEMORY_LEVELS[level]].shape[-2:])
-            queries = layer(queries, position, *memory[level], blocked)
+            low = self.low(predictions[-1].mask_logits, features[MEMORY_LEVELS[level]].shape[-2:])
+            queries = layer(queries, position, *memory[level], free_rows(low))
             predictions.append(self.heads(queries, features["res2"]))
         last = predictions[-1]
         return SegOutput(last.mask_logits, last.class_logits, aux=tuple(predictions[:-1]))

@@ -104,6 +104,6 @@ def _hooks(model: LGRNet, seen: dict[str, Tensor]) -> Iterator[tuple[nn.Module, 
         yield layer, store(f"enc{i}.src", lambda x: x[0].flatten(0, 1))
         yield layer, store(f"enc{i}.queries", lambda x: queries(x[1]))
     for i, layer in enumerate(model.decoder.layers):
-        yield layer.cross, store(f"dec{i}.cross", first)
+        yield layer.cross.norm, store(f"dec{i}.cross", first)
         yield layer.self_attention, store(f"dec{i}.self", first)
         yield layer.ffn, store(f"dec{i}.ffn", first)

@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from lgrnet.data.loader import collate
+from lgrnet.draws import KeyedDraws
 from lgrnet.layers.conv import ClipProjection
+from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import TOKEN_LEVELS, LGREncoder
 from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
-from lgrnet.structures import ClipInfo, SegOutput
+from lgrnet.structures import Clip, ClipInfo, SegOutput, Targets
 
 
 def small(backbone="pvt_v2_b0", decoder=None, **encoder) -> LGRNet:
@@ -88,6 +91,69 @@ def test_stages_in_chunks_equal_the_whole_clip():
         torch.testing.assert_close(chunked[level], whole[level], rtol=1e-4, atol=1e-5)
 
 
+def test_decoder_stages_in_chunks_equal_the_whole_clip():
+    decoder = VideoDecoder(dim=32, hidden=64, num_queries=4).eval()
+    sizes = {"res2": 16, "res3": 8, "res4": 4, "res5": 2}
+    features = {k: torch.randn(2, 7, 32, size, size) for k, size in sizes.items()}
+    spans = [slice(0, 3), slice(3, 5), slice(5, 7)]
+    chunks = [{k: v[:, span] for k, v in features.items()} for span in spans]
+    with torch.no_grad():
+        whole = decoder(features)
+        memories = [decoder.memory(chunk, span.start, 7) for chunk, span in zip(chunks, spans, strict=True)]
+        queries, position = decoder.queries.content.weight.expand(2, -1, -1), decoder.queries.position.weight
+        for i, layer in enumerate(decoder.layers):
+            level = ("res5", "res4", "res3")[i]
+            masks = [decoder.heads(queries, chunk["res2"]).mask_logits for chunk in chunks]
+            low = [decoder.low(m, features[level].shape[-2:]) for m in masks]
+            freed = torch.stack([part.all(-1, keepdim=True) for part in low]).all(0)
+            assert freed.any() or i
+            seen = [
+                layer.cross.attention.gather(queries + position, *memory[i], part & ~freed)
+                for memory, part in zip(memories, low, strict=True)
+            ]
+            gathered = seen[0].merge(seen[1]).merge(seen[2])
+            queries = layer.update(queries, position, layer.cross.attention.finish(gathered))
+        last = torch.cat([decoder.heads(queries, chunk["res2"]).mask_logits for chunk in chunks], dim=2)
+    torch.testing.assert_close(last, whole.mask_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_clips_of_different_length_in_one_batch():
+    """The shorter one is padded; its padding is seen by the model, as published, but costs nothing."""
+    generator = torch.Generator().manual_seed(3)
+    clips = []
+    for frames in (2, 5):
+        masks = torch.zeros(1, frames, 64, 64)
+        masks[..., 10:40, 20:50] = 1
+        everywhere = torch.ones(frames, 64, 64, dtype=torch.bool)
+        targets = Targets(torch.zeros(1, dtype=torch.long), masks, everywhere, torch.ones(frames, dtype=torch.bool))
+        info = ClipInfo(str(frames), tuple(map(str, range(frames))), (64, 64), (frames, 64, 64), position=frames)
+        clips.append(Clip(torch.rand(frames, 3, 64, 64, generator=generator), targets, info))
+    batch = collate(clips)
+    model = small().train()
+    output = model(batch.frames)
+    assert output.mask_logits.shape == (2, 4, 5, 16, 16)
+    output.mask_logits.retain_grad()
+    terms = SetCriterion(num_points=64)(output, batch.targets, KeyedDraws(0, batch.positions))
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(term) for term in terms.values())
+    assert output.mask_logits.grad[0, :, :2].abs().sum() > 0
+    assert output.mask_logits.grad[0, :, 2:].abs().sum() == 0
+
+
+def test_half_precision_keeps_the_scan_and_the_statistics_exact():
+    model = small().eval()
+    frames = torch.rand(1, 4, 3, 64, 64)
+    with torch.no_grad():
+        exact = model(frames).mask_logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = model(frames).mask_logits
+    assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    projection = model.encoder.projections["res3"]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = projection.statistics(projection.project(torch.rand(1, 4, 64, 8, 8)))
+    assert kept.mean.dtype == torch.float32
+
+
 CHANNELS = {"res2": 32, "res3": 64, "res4": 160, "res5": 256}
 
 
@@ -113,6 +179,8 @@ def test_clip_projection_is_group_norm_over_the_clip():
         {"gather_mask": True},
         {"propagation_steps": 2},
         {"scan_init": "mamba"},
+        {"cyclic": False},
+        {"norm_per_clip": False},
     ],
     ids=str,
 )
@@ -188,3 +256,10 @@ def test_bad_settings():
     batch = SegOutput(torch.zeros(2, 4, 1, 8, 8), torch.zeros(2, 4, 2))
     with pytest.raises(ValueError, match="one video at a time"):
         small().predict(batch, ClipInfo("v", ("a",), (8, 8), (1, 32, 32)))
+
+
+def test_level_embedding_in_the_keys_alone():
+    torch.manual_seed(0)
+    decoder = VideoDecoder(dim=32, hidden=64, level_in_value=False)
+    (key, value), *_ = decoder.memory({k: torch.zeros(1, 2, 32, 4, 4) for k in ("res5", "res4", "res3")})
+    assert value.abs().sum() == 0 and key.abs().sum() > 0
