@@ -22,7 +22,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lgrnet.records import IMAGE_SUFFIXES, DataError, VideoRecord, pair_videos, read_mask, write_mask
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lgrnet.records import (  # noqa: E402
+    IMAGE_SUFFIXES,
+    DataError,
+    VideoRecord,
+    pair_videos,
+    read_mask,
+    write_image,
+    write_mask,
+)
 
 CLASSES = ("void", "vocal_folds", "other_tissue", "glottal_space", "pathology", "surgical_tool", "intubation")
 """Names of the raw values 0..6, from the data set's README."""
@@ -148,13 +158,10 @@ def _convert_mask(source: Path, target: Path, values: Sequence[int]) -> bool:
     unknown = np.setdiff1d(raw, range(len(CLASSES))).tolist()
     if unknown:
         raise DataError(f"{source} holds the values {unknown}; this data set has 0..{len(CLASSES) - 1}")
-    partial = target.with_name(f".{target.name}")
     if values:
-        write_mask(partial, np.isin(raw, values))
+        write_mask(target, np.isin(raw, values))
     else:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(raw).save(partial)
-    os.replace(partial, target)
+        write_image(target, Image.fromarray(raw))
     return bool(np.isin(raw, values).any() if values else raw.any())
 
 

@@ -6,6 +6,7 @@ Letters: K classes (background not counted), T frames, H W pixels, Q queries.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import warnings
@@ -58,10 +59,8 @@ class VideoRecord:
         if not self.frames:
             raise DataError(f"video {self.name!r} has no frames; expected at least one")
         if len(self.masks) != len(self.frames):
-            raise DataError(
-                f"video {self.name!r} has {len(self.frames)} frames but {len(self.masks)} masks; "
-                "give one mask path (or None) per frame"
-            )
+            given = f"{len(self.frames)} frames but {len(self.masks)} masks"
+            raise DataError(f"video {self.name!r} has {given}; give one mask path (or None) per frame")
         object.__setattr__(self, "label_map", check_label_map(self.label_map))
 
     @property
@@ -138,6 +137,11 @@ def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def frame_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image, of which only the header is read. Raises DataError as `read_frame` does."""
+    return _open(path, MAX_PIXELS, decode=False).size[::-1]
+
+
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The raw values of a mask as uint8 [H, W].
 
@@ -151,11 +155,9 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     values = np.array(image.convert("L") if image.mode == "1" else image)
     if values.ndim == 3:
         values = _one_channel(values, image.mode, path)
-    if values.dtype == np.uint8:
-        return values
     if values.dtype.kind in "iu" and values.min() >= 0:
         if values.max() <= 255:
-            return values.astype(np.uint8)
+            return values.astype(np.uint8, copy=False)
         if values.max() <= 65535 and not (values % 257).any():
             return (values // 257).astype(np.uint8)
     raise DataError(
@@ -186,11 +188,6 @@ def class_masks(raw: np.ndarray, label_map: LabelMap = "binary", source: str | P
     return (classes[None] == ids[:, None, None]).astype(np.float32)
 
 
-def grey_pixels(raw: np.ndarray) -> int:
-    """How many pixels of a mask are neither 0 nor its maximum: soft edges or the noise of lossy compression."""
-    return int(np.count_nonzero((raw > 0) & (raw < raw.max(initial=0))))
-
-
 def read_clip(
     record: VideoRecord, indices: Sequence[int] | None = None, warned: set[str] | None = None
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
@@ -199,25 +196,65 @@ def read_clip(
     A binary mask with grey pixels warns once per video; `warned` remembers the names of the videos that did.
     Raises DataError for unreadable files and for frames or masks of different sizes, naming the files.
     """
-    indices = range(record.num_frames) if indices is None else indices
-    loaded: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-    for index in dict.fromkeys(indices):
-        mask = record.masks[index]
-        loaded[index] = (read_frame(record.frames[index]), None if mask is None else read_mask(mask))
-    _check_sizes(record, loaded)
-    if record.label_map == "binary" and (warned is None or record.name not in warned):
-        _warn_of_grey(record, [raw for _, raw in loaded.values() if raw is not None], warned)
-    return np.stack([loaded[i][0] for i in indices]), [loaded[i][1] for i in indices]
+    indices = list(range(record.num_frames) if indices is None else indices)
+    frames = {i: read_frame(record.frames[i]) for i in dict.fromkeys(indices)}
+    masks = {i: None if record.masks[i] is None else read_mask(record.masks[i]) for i in frames}
+    check_sizes(record, {i: (x.shape[:2], None if masks[i] is None else masks[i].shape) for i, x in frames.items()})
+    warn_of_grey(record, list(masks.values()), warned)
+    return np.stack([frames[i] for i in indices]), [masks[i] for i in indices]
+
+
+def check_sizes(record: VideoRecord, sizes: Mapping[int, tuple[tuple[int, int], tuple[int, int] | None]]) -> None:
+    """Raises DataError, naming the files, unless some frames of a video and their masks have one size.
+
+    sizes  index of a frame -> (height, width) of the frame and of its mask, None where it has none
+    """
+    first = next(iter(sizes))
+    for index, (size, mask_size) in sizes.items():
+        frame = f"{record.frames[index]} has (height, width) {size}"
+        if size != sizes[first][0]:
+            expected = f"{record.frames[first]} has {sizes[first][0]}"
+            raise DataError(f"frames of video {record.name!r} differ: {expected}, {frame}; one video has one size")
+        if mask_size not in (None, size):
+            raise DataError(f"mask {record.masks[index]} has {mask_size} but its frame {frame}; they must be equal")
+
+
+def warn_of_grey(record: VideoRecord, raw_masks: Sequence[np.ndarray | None], warned: set[str] | None = None) -> None:
+    """Warns where a binary label map makes foreground of grey pixels: neither 0 nor the maximum of their mask.
+
+    Nothing is said of a video in `warned`; one that is warned of is added to it.
+    """
+    if record.label_map != "binary" or (warned is not None and record.name in warned):
+        return
+    masks = [raw for raw in raw_masks if raw is not None]
+    if count := sum(np.count_nonzero((raw > 0) & (raw < raw.max(initial=0))) for raw in masks):
+        if warned is not None:
+            warned.add(record.name)
+        found = f"masks of video {record.name!r} have grey edges: {count} pixels in {len(masks)} masks are between 0"
+        rule = 'and the maximum and count as foreground (> 0, as published); label_map="soft" keeps their grey values'
+        warnings.warn(f"{found} {rule}", stacklevel=3)
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
     """Writes bool [H, W] as a 0/255 PNG, making the folder where needed."""
-    _write(path, np.where(np.asarray(mask, bool), np.uint8(255), np.uint8(0)))
+    write_image(path, Image.fromarray(np.where(np.asarray(mask, bool), np.uint8(255), np.uint8(0))))
 
 
 def write_frame(path: str | Path, frame: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] RGB in the format of the suffix (JPEG at quality 95), making the folder where needed."""
-    _write(path, np.asarray(frame, np.uint8), quality=95)
+    write_image(path, Image.fromarray(np.asarray(frame, np.uint8)), quality=95)
+
+
+def write_image(path: str | Path, image: Image.Image, **options: int) -> None:
+    """Writes a picture, making the folder where needed; the file is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{os.getpid()}{path.suffix}")  # short, so that it is legal for the longest stems
+    try:
+        image.save(draft, **options)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def natural_key(name: str) -> tuple:
@@ -290,19 +327,16 @@ def pair_videos(
     return records
 
 
-def _open(path: str | Path, max_pixels: int) -> Image.Image:
-    """A decoded image; the size is checked before anything is decoded."""
+def _open(path: str | Path, max_pixels: int, decode: bool = True) -> Image.Image:
+    """A decoded image, or its header; the size is checked before anything is decoded."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
-            if width * height > max_pixels:
-                raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
-            image.load()
-            return image.copy()
-    except DataError:
-        raise
+            if width * height <= max_pixels:
+                return image.copy() if decode else image
     except _READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({error}); it is missing, damaged, cut short or no image") from error
+    raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
 
 
 def _palette_indices(image: Image.Image, path: str | Path) -> np.ndarray:
@@ -324,40 +358,6 @@ def _one_channel(values: np.ndarray, mode: str, path: str | Path) -> np.ndarray:
     if mode not in ("RGB", "RGBA", "LA") or (values != values[..., :1]).any():
         raise DataError(f"mask {path} is a colour image ({mode}); expected grey values or a palette of class indices")
     return np.ascontiguousarray(values[..., 0])
-
-
-def _check_sizes(record: VideoRecord, loaded: Mapping[int, tuple[np.ndarray, np.ndarray | None]]) -> None:
-    first = next(iter(loaded))
-    expected = loaded[first][0].shape[:2]
-    for index, (frame, raw) in loaded.items():
-        size = frame.shape[:2]
-        if size != expected:
-            raise DataError(
-                f"frames of video {record.name!r} differ in (height, width): {record.frames[first]} has {expected}, "
-                f"{record.frames[index]} has {size}; one video has one size"
-            )
-        if raw is not None and raw.shape != size:
-            raise DataError(
-                f"mask {record.masks[index]} has (height, width) {raw.shape} but its frame {record.frames[index]} has "
-                f"{size}; they must be equal"
-            )
-
-
-def _warn_of_grey(record: VideoRecord, masks: list[np.ndarray], warned: set[str] | None) -> None:
-    if count := sum(grey_pixels(raw) for raw in masks):
-        if warned is not None:
-            warned.add(record.name)
-        found = (
-            f"masks of video {record.name!r} have grey edges: {count} pixels in {len(masks)} masks are neither 0 nor"
-        )
-        rule = 'the maximum and count as foreground (> 0, as published); label_map="soft" keeps their grey values'
-        warnings.warn(f"{found} {rule}", stacklevel=3)
-
-
-def _write(path: str | Path, array: np.ndarray, **options: int) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
 
 
 def _order_key(order: str):

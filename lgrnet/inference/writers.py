@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lgrnet.evaluation import FrameRow
-from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame
+from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame, write_image
 from lgrnet.visualize import LINE_COLOURS, contact_sheet, overlay
 
 SHEET_SIDE = 320
@@ -28,9 +28,8 @@ def save_masks(prediction: Prediction, folder: str | Path) -> list[Path]:
     """
     target = inside(folder, prediction.video)
     paths = [target / f"{_file_name(name)}.png" for name in prediction.frame_names]
-    target.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(paths):
-        _write_whole(path, _mask_image(prediction, index))
+        write_image(path, _mask_image(prediction, index))
     return paths
 
 
@@ -135,16 +134,6 @@ def _mask_image(prediction: Prediction, index: int) -> Image.Image:
     colours = [(0, 0, 0), *(LINE_COLOURS[k % len(LINE_COLOURS)] for k in range(len(masks)))]
     image.putpalette([value for colour in colours for value in colour])
     return image
-
-
-def _write_whole(path: Path, image: Image.Image) -> None:
-    """Under another name first: a reader never sees half a file. The short name stays legal for the longest stems."""
-    draft = path.with_name(f".{os.getpid()}.png")
-    try:
-        image.save(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _masks_of(row: FrameRow, record: VideoRecord, folder: Path) -> np.ndarray:

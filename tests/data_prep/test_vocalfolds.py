@@ -84,19 +84,19 @@ def test_a_dry_run_writes_nothing(src, tmp_path, capsys):
 
 def test_stopped_and_started_again(src, tmp_path, monkeypatch, capsys):
     dst, written = tmp_path / "dst", []
-    real = vocalfolds.write_mask
+    real = Image.Image.save
 
-    def fails_at_the_fourth(path, mask):
+    def fails_at_the_fourth(image, path, **options):
         written.append(path)
         if len(written) == 4:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"half a ma")
             raise OSError(28, "No space left on device")
-        real(path, mask)
+        real(image, path, **options)
 
-    monkeypatch.setattr(vocalfolds, "write_mask", fails_at_the_fourth)
+    monkeypatch.setattr(Image.Image, "save", fails_at_the_fourth)
     assert vocalfolds.main(["--src", str(src), "--dst", str(dst)]) == 2
     assert "No space left" in capsys.readouterr().err
+    assert len(list((dst / "GT").rglob("*.png"))) == 3, "no half mask, and no draft"
     monkeypatch.undo()
     assert vocalfolds.main(["--src", str(src), "--dst", str(dst)]) == 0
     assert "wrote 2 videos, 6 frames" in capsys.readouterr().out
