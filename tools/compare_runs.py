@@ -39,6 +39,8 @@ def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
         elif event["type"] == "evaluated":
             paused += event["seconds"]
             points.append(((event["time"] - begun - paused) / 60, scores[event["step"]]))
+    if not points:
+        raise DataError(f"run {run} has no evaluation yet; train with train.eval_every above 0")
     return points
 
 

@@ -82,6 +82,8 @@ class LearnedQueries(nn.Module):
 
     def __init__(self, number: int, dim: int):
         super().__init__()
+        if number < 1:
+            raise ValueError(f"number of queries is {number}, expected at least 1")
         self.content = nn.Embedding(number, dim)
         self.position = nn.Embedding(number, dim)
 

@@ -30,40 +30,26 @@ Shapes = Sequence[tuple[int, int]]
 class EncoderLayer(nn.Module):
     """One round: propagate, gather into the frame queries, scan them, distribute, deformable attention, feed-forward.
 
-    local          False: no cyclic neighborhood propagation (ablation)
-    global_mixing  False: the frame queries of different frames do not exchange (ablation)
-    frame_queries  False: no frame queries at all (ablation); the rest of the round is per frame
-    gather_mask    True: a query gathers only where its similarity to the finest level is positive (fibroid setting)
+    propagation          None: no cyclic neighborhood propagation
+    gather, distribute   None (both): no frame queries; the rest of the round is per frame
+    scan                 None: the frame queries of different frames do not exchange
+    gather_mask          True: a query gathers only where its similarity to the finest level is positive
     """
 
     def __init__(
         self,
-        dim: int,
-        heads: int,
-        hidden: int,
-        points: int,
-        window: int,
-        dilation: int,
-        propagation_steps: int,
-        scan_order: str,
-        scan_depth: int,
-        scan_states: int,
-        scan_hidden: int,
-        local: bool,
-        global_mixing: bool,
-        frame_queries: bool,
-        gather_mask: bool,
-        cyclic: bool,
+        propagation: CyclicPropagation | None,
+        gather: AttentionBlock | None,
+        scan: FrameQueryMixer | None,
+        distribute: AttentionBlock | None,
+        deformable: DeformableBlock,
+        ffn: FeedForward,
+        gather_mask: bool = False,
     ):
         super().__init__()
+        self.propagation, self.gather, self.scan, self.distribute = propagation, gather, scan, distribute
+        self.deformable, self.ffn = deformable, ffn
         self.gather_mask = gather_mask
-        self.propagation = CyclicPropagation(dim, heads, window, dilation, propagation_steps, cyclic) if local else None
-        self.gather = AttentionBlock(dim, heads) if frame_queries else None
-        mixes = frame_queries and global_mixing
-        self.scan = FrameQueryMixer(dim, scan_depth, scan_states, scan_order, scan_hidden) if mixes else None
-        self.distribute = AttentionBlock(dim, heads) if frame_queries else None
-        self.deformable = DeformableBlock(dim, heads, len(TOKEN_LEVELS), points)
-        self.ffn = FeedForward(dim, hidden)
 
     def collect(
         self,
@@ -146,14 +132,18 @@ class LGREncoder(nn.Module):
 
     channels           of res2..res5 as the backbone gives them
     num_frame_queries  N; 0 leaves out gathering, scanning and distributing (ablation)
+    local              False: no cyclic neighborhood propagation (ablation)
+    global_mixing      False: the frame queries of different frames do not exchange (ablation)
     scan_order         "hilbert" or "zigzag" (ablation)
-    dilation           of the propagation window: 1 for polyps, 2 for fibroids, as published
+    window, dilation   of the propagation: 5 and 1 for polyps, 5 and 2 for fibroids, as published
+    gather_mask        True: a query gathers only where its similarity to the finest level is positive (fibroids)
     scan_init          "xavier": the published initialisation overwrites Mamba's decay and time-step rules by Xavier;
                        "mamba": keeps them
     cyclic             see `CyclicPropagation`: published, the first frame follows on the last
     norm_per_clip      see `ClipProjection`: published, the statistics of the projections run over the whole clip
-    Other ablations are explained at `EncoderLayer`. All layers start as copies of one, as published: their matrices are
-    then drawn anew, their biases stay equal.
+
+    All layers start as copies of one, as published: their matrices are then drawn anew, their biases stay equal.
+    Raises ValueError for an unknown scan_init or scan_order and for numbers out of range.
     """
 
     def __init__(
@@ -180,26 +170,32 @@ class LGREncoder(nn.Module):
         norm_per_clip: bool = True,
     ):
         super().__init__()
-        if scan_init not in ("xavier", "mamba"):
-            raise ValueError(f"scan_init is {scan_init!r}, expected xavier or mamba")
-        if num_frame_queries < 0:
-            raise ValueError(f"num_frame_queries is {num_frame_queries}, expected 0 or more")
-        self.dim = dim
-        self.projections = nn.ModuleDict(
-            {k: ClipProjection(channels[k], dim, per_clip=norm_per_clip) for k in TOKEN_LEVELS}
-        )
+        self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim, 32, norm_per_clip) for k in TOKEN_LEVELS})
         self.level_embed = nn.Parameter(torch.empty(len(TOKEN_LEVELS), dim))
         self.frame_queries = LearnedQueries(num_frame_queries, dim) if num_frame_queries else None
-        first = EncoderLayer(
-            dim, heads, hidden, points, window, dilation, propagation_steps, scan_order, scan_depth, scan_states,
-            scan_hidden, local, global_mixing, num_frame_queries > 0, gather_mask, cyclic,
-        )  # fmt: skip
-        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(depth))
+        mixes = num_frame_queries and global_mixing
+        layer = EncoderLayer(
+            CyclicPropagation(dim, heads, window, dilation, propagation_steps, cyclic) if local else None,
+            AttentionBlock(dim, heads) if num_frame_queries else None,
+            FrameQueryMixer(dim, scan_depth, scan_states, scan_order, scan_hidden) if mixes else None,
+            AttentionBlock(dim, heads) if num_frame_queries else None,
+            DeformableBlock(dim, heads, len(TOKEN_LEVELS), points),
+            FeedForward(dim, hidden),
+            gather_mask,
+        )
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(depth))
         self.fpn = FeaturePyramid(channels["res2"], dim)
         self._initialise(scan_init)
 
+    @property
+    def dim(self) -> int:
+        """Channels of all that comes out."""
+        return self.level_embed.shape[1]
+
     def _initialise(self, scan_init: str) -> None:
         """Xavier for every matrix between projections and pyramid, then the parts with rules of their own."""
+        if scan_init not in ("xavier", "mamba"):
+            raise ValueError(f"scan_init is {scan_init!r}, expected xavier or mamba")
         parts = [part for part in (self.frame_queries, self.layers) if part is not None]
         for part in parts:
             for parameter in part.parameters():

@@ -52,5 +52,7 @@ def test_command(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "a: dice 0.6000 after 2.0 minutes" in said and "constant mask: dice 1.0000" in said
     assert out.is_file()
+    assert main([str(write_run(tmp_path / "new", [])), "--out", str(out)]) == 2
+    assert "no evaluation yet" in capsys.readouterr().err
     assert main([str(tmp_path / "missing"), "--out", str(out)]) == 2
     assert "missing" in capsys.readouterr().err

@@ -38,8 +38,7 @@ def new_folder(parent: Path) -> Path:
 
 def draw_curves(folder: Path, target: Path) -> None:
     """Loss over steps."""
-    steps = [line for line in read_log(folder) if line["type"] == "step"]
-    points = [(line["step"], line["total"]) for line in steps]
+    points = [(line["step"], float(line["total"])) for line in read_log(folder) if line["type"] == "step"]
     smooth = [(x, float(np.mean([y for _, y in points[max(0, i - 9) : i + 10]]))) for i, (x, _) in enumerate(points)]
     write_frame(target, curves({"loss": points, "mean of 19 steps": smooth}, "Training loss", "step", "loss"))
 
@@ -106,6 +105,8 @@ def demo(data: Path, folder: Path, overrides: list[str]) -> None:
     config = load_config(CONFIG, [f"data.root={data}", *overrides])
     with distributed.init(engine.settings_of(config).device) as context:
         steps = engine.train(config, folder, context)
+    if steps < config.train.steps:
+        return  # asked to stop; training has said how to go on
     untrained, trained = (folder / "eval" / f"step_{step:08d}" for step in (0, steps))
     scores = {
         "untrained": set_scores(untrained / "report.json"),
