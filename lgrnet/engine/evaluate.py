@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,10 @@ import torch
 from torch import nn
 
 from lgrnet import distributed
-from lgrnet.evaluation.evaluator import Evaluator
-from lgrnet.evaluation.protocols import LGRNetProtocol
-from lgrnet.evaluation.report import write_report
+from lgrnet.evaluation import Evaluator, Protocol, read_annotation, write_report
 from lgrnet.inference.predictor import Predictor
 from lgrnet.inference.writers import save_masks, save_overlays
-from lgrnet.records import DataError, VideoRecord, read_mask
+from lgrnet.records import DataError, VideoRecord
 
 _LINES = 8
 
@@ -32,26 +31,29 @@ def evaluate_sets(
     weights: Path | None = None,
     facts: Mapping[str, object] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    protocols: Sequence[Protocol] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Dice and IoU of every set by LGRNet's protocol; to be called on all ranks.
+    """The scores of every set; to be called on all ranks.
 
-    size      (height, width) that the model sees
-    chunk     frames that pass the backbone together
-    pictures  overlays of the worst and of the best frames, so many each
-    weights   the file that the model came from, its hash stands in the report
-    facts     more to keep in report.json
-    say       told on rank 0 how far its share of a set is
+    size       (height, width) that the model sees
+    chunk      frames that pass the backbone together
+    pictures   overlays of the worst and of the best frames, so many each
+    weights    the file that the model came from, its hash stands in the report
+    facts      more to keep in report.json
+    say        told on rank 0 how far its share of a set is
+    protocols  all stand in the reports; the first one's scores are returned, its first metric chooses the pictures.
+               None: the evaluator's own, LGRNet's Dice and IoU
 
     Returns set -> metric -> value on rank 0, {} on the others. `folder` then holds report.json, scores.csv,
-    frames.csv, report.md, and per set web/<video>/<frame>.png and pictures/. Raises DataError for an empty set and
-    for whatever is wrong with the files.
+    frames.csv, report.md, and per set web/<video>/<frame>.png and pictures/. Raises DataError for a set
+    without annotated frames before anything is predicted, and for wrong files of a video before that video is.
     """
     folder = Path(folder)
+    for name, records in sets.items():
+        _check_set(name, records)
     evaluators = []
     for name, records in sets.items():
-        if not records:
-            raise DataError(f"evaluation set {name!r} holds no video; check data.eval.{name} and data.root")
-        evaluator = Evaluator([LGRNetProtocol()], name, None if weights is None else file_hash(weights))
+        evaluator = Evaluator(protocols, name, None if weights is None else file_hash(weights))
         predictor = Predictor(model, size=size, device=device, chunk=chunk if hasattr(model, "frame_chunk") else None)
         own = records[distributed.rank() :: distributed.world_size()]
         for number, record in enumerate(own, start=1):
@@ -59,17 +61,33 @@ def evaluate_sets(
                 _tell(say, f"{name}: video {number} of {len(own)}")
             _process(predictor, evaluator, record, folder / name / "web")
         if _collect(evaluator):
-            save_overlays(evaluator.rows, records, folder / name / "web", folder / name, "pictures", pictures)
+            chosen = {"count": pictures, "protocol": evaluator.first.id, "metric": evaluator.first.metrics[0]}
+            save_overlays(evaluator.rows, records, folder / name / "web", folder / name, "pictures", **chosen)
             evaluators.append(evaluator)
     if not evaluators:
         return {}
     write_report(evaluators, folder, facts)
-    return {e.set_name: dict(e.result()["scores"][LGRNetProtocol.id]) for e in evaluators}
+    return {e.set_name: dict(e.result()["scores"][e.first.id]) for e in evaluators}
 
 
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _check_set(name: str, records: Sequence[VideoRecord]) -> None:
+    """Raises DataError unless the set has videos, each once, and an annotated frame; reads no file."""
+    if not records:
+        raise DataError(f"evaluation set {name!r} holds no video; check data.eval.{name} and data.root")
+    twice = sorted(video for video, times in Counter(record.name for record in records).items() if times > 1)
+    if twice:
+        raise DataError(f"evaluation set {name!r} holds videos twice: {', '.join(twice[:5])}; list every video once")
+    if all(path is None for record in records for path in record.masks):
+        frames = sum(record.num_frames for record in records)
+        raise DataError(
+            f"evaluation set {name!r}: none of its {frames} frames in {len(records)} videos is annotated (the first is "
+            f"{records[0].frames[0]}); evaluation needs masks, tools/predict_video.py does without"
+        )
 
 
 def _tell(say: Callable[[str], None], text: str) -> None:
@@ -79,8 +97,8 @@ def _tell(say: Callable[[str], None], text: str) -> None:
 
 
 def _process(predictor: Predictor, evaluator: Evaluator, record: VideoRecord, masks: Path) -> None:
+    raw = read_annotation(record)
     prediction = predictor.predict(record)
-    raw = [None if path is None else read_mask(path) for path in record.masks]
     evaluator.process(prediction, raw, record.label_map)
     save_masks(prediction, masks)
 

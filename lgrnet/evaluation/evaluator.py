@@ -9,7 +9,7 @@ import numpy as np
 
 import lgrnet
 from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
-from lgrnet.records import LabelMap, Prediction, class_masks, num_classes
+from lgrnet.records import DataError, LabelMap, Prediction, class_masks, num_classes
 
 
 class Evaluator:
@@ -40,7 +40,7 @@ class Evaluator:
 
         raw_masks  one uint8 [H, W] per frame, None: not annotated (the frame is skipped and counted)
 
-        Raises ValueError naming video and frame when a size, the number of masks or classes does not fit, or when
+        Raises DataError naming video and frame when a size, the number of masks or classes does not fit, or when
         the video was scored before.
         """
         self._check_video(prediction, raw_masks, label_map)
@@ -57,6 +57,11 @@ class Evaluator:
         self._rows[prediction.video] = rows
         self._unannotated[prediction.video] = sum(raw is None for raw in raw_masks)
         return rows
+
+    @property
+    def first(self) -> Protocol:
+        """The protocol that was given first."""
+        return next(iter(self.protocols.values()))
 
     @property
     def rows(self) -> list[FrameRow]:
@@ -89,11 +94,11 @@ class Evaluator:
         numbers  a list in which each number carries protocol, set, video (None: the set), class_id ("mean": over
                  the classes), metric, value, frames, weights_hash, version
 
-        Raises ValueError when no frame was scored.
+        Raises DataError when no frame was scored.
         """
         rows = self.rows
         if not rows:
-            raise ValueError(
+            raise DataError(
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
@@ -143,14 +148,14 @@ class Evaluator:
     def _check_video(self, prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:
         video, frames = prediction.video, len(prediction.frame_names)
         if video in self._rows:
-            raise ValueError(f"video {video!r} was scored before in set {self.set_name!r}; give every video once")
+            raise DataError(f"video {video!r} was scored before in set {self.set_name!r}; give every video once")
         if len(raw_masks) != frames:
-            raise ValueError(f"video {video!r} has {frames} predicted frames but {len(raw_masks)} masks; give one each")
+            raise DataError(f"video {video!r} has {frames} predicted frames but {len(raw_masks)} masks; give one each")
         expected = (num_classes(label_map), frames)
         for name in ("mask", "probability"):
             shape = getattr(prediction, name).shape
             if len(shape) != 4 or shape[:2] != expected:
-                raise ValueError(
+                raise DataError(
                     f"video {video!r}: {name} has shape {shape}, expected [{expected[0]}, {frames}, H, W] "
                     "(classes of the label map, frames)"
                 )
@@ -158,7 +163,7 @@ class Evaluator:
     def _check_size(self, prediction: Prediction, frame: str, raw: np.ndarray) -> None:
         height, width = prediction.mask.shape[-2:]
         if raw.shape != (height, width) and not self.resize:
-            raise ValueError(
+            raise DataError(
                 f"video {prediction.video!r}, frame {frame!r}: the prediction is {height} x {width} but the mask on "
                 f"disk is {' x '.join(map(str, raw.shape))} (height x width); predict at the size on disk"
             )

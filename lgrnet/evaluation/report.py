@@ -22,7 +22,7 @@ def write_report(
             frames.csv (one number a line, of frames), report.md (a table per protocol)
     extra   more to keep in report.json: config file, step, command
 
-    A number that is not defined is null in JSON and empty in CSV. Raises ValueError when a set has no scored frame.
+    A number that is not defined is null in JSON and empty in CSV. Raises DataError when a set has no scored frame.
     """
     evaluators = [evaluators] if isinstance(evaluators, Evaluator) else list(evaluators)
     results = [evaluator.result() for evaluator in evaluators]
