@@ -7,7 +7,7 @@ r"""Turns a published weights file into ours.
 
 The first takes a checkpoint of the published LGRNet and writes weights that `lgrnet.load` reads without a config. The
 second takes ImageNet weights of the backbone alone (PVTv2 or Res2Net), for train.backbone_weights. Nothing in the
-file is run. Every name that is missing, unexpected or reshaped is printed; the exit status is 1, and nothing is
+file is run. Every name that is missing, unexpected or reshaped is printed; the exit status is 2, and nothing is
 written, unless all are accounted for.
 """
 
@@ -18,9 +18,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgrnet.checkpoint.checkpointer import CheckpointError, save_weights
-from lgrnet.checkpoint.official import OfficialWeightsError, Translation, backbone_to_ours, read_official, to_ours
-from lgrnet.config import ConfigError, build, load_config, to_json
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
+from lgrnet.checkpoint.official import (  # noqa: E402
+    OfficialWeightsError,
+    Translation,
+    backbone_to_ours,
+    read_official,
+    to_ours,
+)
+from lgrnet.checkpoint.weights import save_weights  # noqa: E402
+from lgrnet.config import ConfigError, build, load_config, to_json  # noqa: E402
 
 
 def convert(source: Path, destination: Path, config_file: Path, backbone: bool = False) -> Translation:
@@ -47,7 +56,7 @@ def convert(source: Path, destination: Path, config_file: Path, backbone: bool =
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """The command line; 0, or 2 with a message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="ckpt.pth.tar, .pth or .safetensors of a published system")
     parser.add_argument("destination", type=Path, help="the .safetensors file to write")
@@ -56,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result = convert(options.source, options.destination, options.config_file, options.backbone)
-    except (ConfigError, OfficialWeightsError, CheckpointError) as error:
+    except (ConfigError, OfficialWeightsError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     for line in result.lines():
         print(line)
     counts = f"{len(result.state)} tensors, {sum(t.numel() for t in result.state.values()):,} numbers"
@@ -68,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{len(result.misshapen)} misshapen; is {options.config_file} the config of this file?",
             file=sys.stderr,
         )
-        return 1
+        return 2
     print(f"{options.source} -> {options.destination}: {counts}, all accounted for")
     return 0
 

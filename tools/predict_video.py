@@ -14,34 +14,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import lgrnet
-from lgrnet.checkpoint.checkpointer import CheckpointError
-from lgrnet.config import ConfigError
-from lgrnet.inference.predictor import Predictor
-from lgrnet.inference.sources import open_source
-from lgrnet.inference.writers import save_masks, save_video_overlays
-from lgrnet.records import DataError
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lgrnet  # noqa: E402
+from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
+from lgrnet.config import ConfigError  # noqa: E402
+from lgrnet.inference.predictor import Predictor  # noqa: E402
+from lgrnet.inference.sources import open_source  # noqa: E402
+from lgrnet.inference.writers import save_masks, save_video_overlays  # noqa: E402
+from lgrnet.records import DataError  # noqa: E402
 
 
-def predict_video(source: Path, out: Path, weights: str, size: Sequence[int] | None, device: str) -> list[str]:
+def predict_video(
+    source: Path, out: Path, weights: str, size: Sequence[int] | None, device: str | None = None
+) -> list[str]:
     """Runs the whole walk and returns what to tell the user, line by line.
 
-    size  (height, width) that frames are resized to; None: what the model was trained at
+    size    (height, width) that frames are resized to; None: what the model was trained at
+    device  where the model runs; None: a GPU where there is one
 
     Raises DataError, CheckpointError, ConfigError or MemoryError.
     """
     frames = open_source(source)
     model = lgrnet.load(weights)
     size = tuple(size or getattr(model, "input_size", (352, 352)))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     prediction = Predictor(model, size, device).predict_stream(frames, frames.name)
     lost = list(frames.damage)
     masks = save_masks(prediction, out / "masks")
     pictures = save_video_overlays(frames, prediction, out / "overlays")
     height, width = prediction.mask.shape[-2:]
     found = int(prediction.mask.any(axis=(0, 2, 3)).sum())
+    scores = ", ".join(f"{score:.3f}" for score in prediction.scores)
     lines = [
-        f"{frames.name}: {len(masks)} frames of {height} x {width}, a lesion in {found}, "
-        f"score {', '.join(f'{score:.3f}' for score in prediction.scores)} (weights {weights}, {size[0]} x {size[1]})",
+        f"{frames.name}: {len(masks)} frames of {height} x {width}, a lesion in {found}, score {scores} "
+        f"(weights {weights}, {size[0]} x {size[1]}, on {device})",
         f"masks     {masks[0].parent}/ ({len(masks)} files)",
         f"overlays  {pictures[0].parent}/ ({len(pictures) - 1} files)",
         f"sheet     {pictures[-1]}",
@@ -50,7 +59,7 @@ def predict_video(source: Path, out: Path, weights: str, size: Sequence[int] | N
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """The command line; 0, or 2 with a message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help="a folder of frames, an image or a video file")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -58,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--weights", default="phantom", help="a weights file, or phantom: the small model in the package"
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: what the model was trained at")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
     options = parser.parse_args(arguments)
     try:
         lines = predict_video(options.input, options.out, options.weights, options.size, options.device)
     except (DataError, CheckpointError, ConfigError, MemoryError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print("\n".join(lines))
     return 0
 

@@ -45,7 +45,7 @@ def test_names_that_do_not_fit_are_printed_and_nothing_is_written(source, tmp_pa
     content["model"]["decoder.surprise"] = torch.zeros(1)
     del content["model"]["decoder.query_class.bias"]
     torch.save(content, source)
-    assert main([str(source), str(tmp_path / "ours.safetensors"), "--config_file", CONFIG]) == 1
+    assert main([str(source), str(tmp_path / "ours.safetensors"), "--config_file", CONFIG]) == 2
     printed = capsys.readouterr()
     assert "missing    decoder.class_head.bias" in printed.out
     assert "unexpected decoder.surprise" in printed.out
@@ -55,7 +55,7 @@ def test_names_that_do_not_fit_are_printed_and_nothing_is_written(source, tmp_pa
 
 def test_weights_of_another_model_are_refused(source, tmp_path, capsys):
     config = str(Path(CONFIG).parents[1] / "sunseg" / "lgrnet_pvtv2_b2.py")
-    assert main([str(source), str(tmp_path / "ours.safetensors"), "--config_file", config]) == 1
+    assert main([str(source), str(tmp_path / "ours.safetensors"), "--config_file", config]) == 2
     assert "is " + config + " the config of this file?" in capsys.readouterr().err
 
 
@@ -74,7 +74,12 @@ def test_backbone_weights(model, tmp_path, capsys):
 
 @pytest.mark.parametrize("config", [CONFIG, "configs/none.py"])
 def test_mistakes_end_in_one_line(tmp_path, capsys, config):
-    assert main([str(tmp_path / "none.pth"), str(tmp_path / "ours.safetensors"), "--config_file", config]) == 1
+    assert main([str(tmp_path / "none.pth"), str(tmp_path / "ours.safetensors"), "--config_file", config]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "does not exist" in error
+
+
+def test_a_destination_that_cannot_be_made(source, tmp_path, capsys):
+    assert main([str(source), str(source / "ours.safetensors"), "--config_file", CONFIG]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,6 +1,8 @@
 """The command on a folder, an image and a video file, with a small model that has random weights."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -73,7 +75,8 @@ def test_one_image_at_another_size(tool, weights, tmp_path, capsys):
     ]
     assert tool.main(arguments) == 0
     assert read_mask(tmp_path / "o" / "masks" / "polyp" / "polyp.png").shape == (50, 70)
-    assert "40 x 50" in capsys.readouterr().out
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert f"40 x 50, on {device})" in capsys.readouterr().out
 
 
 def test_video_file_with_a_damaged_packet(tool, weights, tmp_path, capsys):
@@ -99,7 +102,7 @@ def test_video_file_with_a_damaged_packet(tool, weights, tmp_path, capsys):
 @pytest.mark.parametrize("given, message", [("nothing", "does not exist"), ("notes.mp4", "cannot be opened")])
 def test_input_that_is_no_video(tool, weights, tmp_path, capsys, given, message):
     (tmp_path / "notes.mp4").write_text("no video")
-    assert tool.main([str(tmp_path / given), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 1
+    assert tool.main([str(tmp_path / given), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -113,5 +116,39 @@ def test_weights_that_do_not_exist(tool, tmp_path, capsys):
         "--weights",
         str(tmp_path / "w.safetensors"),
     ]
-    assert tool.main(arguments) == 1
+    assert tool.main(arguments) == 2
     assert "w.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_device_that_is_not_there(tool, weights, tmp_path, capsys):
+    write_frame(tmp_path / "polyp.png", FRAMES[0])
+    given = [str(tmp_path / "polyp.png"), "--out", str(tmp_path / "o"), "--weights", str(weights), "--device", "cuda"]
+    assert tool.main(given) == 2
+    assert "PyTorch sees no GPU here; use device cpu" in capsys.readouterr().err
+
+
+# Starts a script as from a bare clone: neither an installed package nor the folder of the caller may help.
+BARE = """
+import runpy, sys
+root, script = sys.argv[1:]
+sys.path[:] = [path for path in sys.path if path != root]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.argv = [script, "--help"]
+try:
+    runpy.run_path(script, run_name="__main__")
+except SystemExit as end:
+    print(sys.modules["lgrnet"].__file__, end.code)
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["tools/predict_video.py", "tools/convert_official.py", "data_prep/vocalfolds.py", "tools/pack_weights.py"],
+)
+def test_scripts_start_in_a_bare_clone(script, tmp_path):
+    root = TOOL.parents[1]
+    command = [sys.executable, "-I", "-c", BARE, str(root), str(root / script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: "), done.stderr
+    assert done.stdout.splitlines()[-1] == f"{root / 'lgrnet' / '__init__.py'} 0"
