@@ -36,7 +36,8 @@ class VideoFileSource:
 
     damage  what was wrong in the latest pass, one line per place; empty for a sound file
 
-    Frames are named by their place in time (frame 12 stays 000012 when frame 11 is lost).
+    Frames are named by their place in time (frame 12 stays 000012 when frame 11 is lost). They are turned as the file's
+    display matrix says, as by players, where that is by a multiple of 90 degrees; its flips are not applied.
     """
 
     name: str
@@ -60,7 +61,7 @@ class VideoFileSource:
             numbers = [-1]
             for frame in self._decoded(container, stream):
                 numbers.append(_number(frame, stream, after=numbers[-1]))
-                yield f"{numbers[-1]:06d}", frame.to_ndarray(format="rgb24")
+                yield f"{numbers[-1]:06d}", _upright(frame)
             self._report_gaps(numbers, stream.frames)
 
     def _report_gaps(self, numbers: Sequence[int], promised: int) -> None:
@@ -137,6 +138,12 @@ def _number(frame: av.VideoFrame, stream: av.VideoStream, after: int) -> int:
         return after + 1
     seconds = (frame.pts - (stream.start_time or 0)) * Fraction(frame.time_base)
     return max(after + 1, round(seconds * rate))
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 [H, W, 3] RGB, turned counterclockwise as the display matrix says where that needs no resampling."""
+    pixels, angle = frame.to_ndarray(format="rgb24"), frame.rotation
+    return pixels if angle % 90 else np.ascontiguousarray(np.rot90(pixels, angle // 90))
 
 
 def _seconds(packet: av.Packet) -> str:

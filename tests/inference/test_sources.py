@@ -1,6 +1,7 @@
 """Folders, images and video files, whole and damaged."""
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -40,6 +41,30 @@ def test_video_file_frame_by_frame(clip):
         assert frame.shape == (HEIGHT, WIDTH, 3) and frame.dtype == np.uint8
         assert np.abs(frame.astype(int) - _picture(index)).mean() < 12
         assert int(frame[..., 0].astype(int).sum(0).argmax()) // 4 == index, "red, in its place, in RGB order"
+
+
+@pytest.mark.parametrize(
+    "angle, shape, corner",
+    [(90, (96, 64), (-1, 0)), (-90, (96, 64), (0, -1)), (180, (64, 96), (-1, -1)), (45, (64, 96), (0, 0))],
+)
+def test_turned_video_stands_upright(tmp_path, angle, shape, corner):
+    """The red patch of the top left corner is where OpenCV shows it too; 45 degrees stay as they are."""
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[:32, :32] = (255, 0, 0)
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        stream.set_display_rotation(angle)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    (_, first), (_, second) = open_source(path)
+    assert first.shape == second.shape == (*shape, 3)
+    corners = {place: first[place][0] > 200 for place in ((0, 0), (0, -1), (-1, 0), (-1, -1))}
+    assert [place for place, red in corners.items() if red] == [corner]
+    read, shown = cv2.VideoCapture(str(path)).read()
+    assert read and np.abs(shown[..., ::-1].astype(int) - first).mean() < 2
 
 
 def test_second_pass_gives_the_same(clip):
