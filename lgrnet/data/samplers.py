@@ -17,18 +17,22 @@ Sampler = Callable[[int, int, random.Random], list[int]]
 class LocalGlobal:
     """The anchor, one frame shortly before, one shortly after, and the rest from anywhere: LGRNet's sampler.
 
-    num_frames    T, at least 3
-    reach         the near frames are 1..reach frames away, clamped to the video
-    single_frame  "repeat": a video of one frame gives T times that frame; "error": raises, as published
+    num_frames        T, at least 3
+    reach             the near frames are 1..reach frames away, clamped to the video
+    single_frame      "repeat": a video of one frame gives T times that frame. This default is not the published
+                      behaviour, "error": there such a video ends the training, here stills may stand beside videos
+    repeat_last_near  True: the latest near frame may be drawn again as a far one, as published, so that draws match
+                      the published sequence; False: far frames are others than the near ones
 
-    Published quirks, kept: the latest near frame itself belongs to the pool of far frames, the frames between the near
-    ones do not, and duplicates can occur (at the ends of a video, and in videos shorter than the clip). The order of
-    the draws is the published one, down to the choice among one clip size.
+    Published quirks, kept: the frames between the near ones are no far frames, and duplicates can occur (at the ends
+    of a video, and in videos shorter than the clip). The order of the draws is the published one, down to the choice
+    among one clip size.
     """
 
     num_frames: int = 6
     reach: int = 3
     single_frame: str = "repeat"
+    repeat_last_near: bool = True
 
     def __post_init__(self) -> None:
         if self.num_frames < 3:
@@ -53,7 +57,7 @@ class LocalGlobal:
 
     def _far(self, near: list[int], video_len: int, rng: random.Random) -> list[int]:
         count = self.num_frames - 3
-        pool = [*range(min(near)), *range(max(near), video_len)]
+        pool = [*range(min(near)), *range(max(near) + (not self.repeat_last_near), video_len)]
         if len(pool) > count:
             return rng.sample(pool, count)
         far: list[int] = []

@@ -61,6 +61,15 @@ def test_near_frames_are_near_and_far_ones_outside():
         assert any(47 <= i <= 49 for i in indices) and any(51 <= i <= 53 for i in indices)
 
 
+def test_the_last_near_frame_comes_again_as_published_or_not():
+    """In the middle of a long video nothing else can repeat."""
+    for repeat in (True, False):
+        sampler, rng = LocalGlobal(repeat_last_near=repeat), random.Random(0)
+        clips = [sampler(12, 5, rng) for _ in range(200)]
+        assert any(len(set(clip)) < 6 for clip in clips) is repeat
+        assert all(max(clip) <= 11 and 5 in clip for clip in clips)
+
+
 def test_dense_moves_back_at_the_end():
     rng = random.Random(0)
     assert Dense(3, 2)(10, 0, rng) == [0, 2, 4]
