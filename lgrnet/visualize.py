@@ -40,27 +40,6 @@ def overlay(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None
     return painted
 
 
-def side_by_side(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
-    """Images next to each other, all enlarged to the height of the tallest one.
-
-    images  uint8 [H_i, W_i, 3]; gap: white pixels between them
-
-    Returns uint8 [H, W, 3]. Raises ValueError when there is no image or one is not an RGB image.
-    """
-    if not images:
-        raise ValueError("side_by_side got no image, expected at least one")
-    for image in images:
-        _check_image(image)
-    height = max(image.shape[0] for image in images)
-    parts = []
-    for image in images:
-        width = max(1, round(image.shape[1] * height / image.shape[0]))
-        same = image.shape[0] == height
-        parts.append(image if same else cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
-        parts.append(np.full((height, gap, 3), 255, np.uint8))
-    return np.concatenate(parts[:-1], axis=1)
-
-
 def contact_sheet(
     images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None, gap: int = 4
 ) -> np.ndarray:
@@ -93,6 +72,30 @@ def contact_sheet(
             cell = sheet[top + cell_h : top + cell_h + text_h, left : left + cell_w]
             cell[:] = _text_strip(captions[number], cell.shape[0], cell.shape[1], scale)
     return sheet
+
+
+def with_legend(image: np.ndarray, colours: Mapping[str, tuple[int, int, int]]) -> np.ndarray:
+    """An image under a white strip that says what its colours mean: in one line where it fits, else a line each.
+
+    image    uint8 [H, W, 3]; where it is narrower than the text, white is added at its right
+    colours  what stands for what, in order
+
+    Returns uint8 [H + strip, max(W, text), 3]. Raises ValueError without a colour or for an image that is none.
+    """
+    _check_image(image)
+    if not colours:
+        raise ValueError("with_legend got no colour, expected at least one")
+    scale, line, swatch = 0.5, 24, 28
+    widths = [swatch + 20 + cv2.getTextSize(text, FONT, scale, 1)[0][0] for text in colours]
+    one_line = sum(widths) <= image.shape[1]
+    height, width = (line if one_line else line * len(colours)), max(image.shape[1], max(widths))
+    framed = np.full((height + image.shape[0], width, 3), 255, np.uint8)
+    framed[height:, : image.shape[1]] = image
+    for number, (text, colour) in enumerate(colours.items()):
+        x, y = (sum(widths[:number]), 0) if one_line else (0, line * number)
+        framed[y + 6 : y + line - 4, x + 6 : x + swatch] = colour
+        _text(framed, text, (x + swatch + 6, y + line - 7), scale)
+    return framed
 
 
 def curves(

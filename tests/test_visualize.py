@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, curves, overlay, side_by_side
+from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, curves, overlay, with_legend
 
 
 def grey(height: int, width: int, value: int = 100) -> np.ndarray:
@@ -60,19 +60,30 @@ def test_overlay_refuses_what_does_not_fit():
         overlay(grey(64, 64).astype(float), np.zeros((64, 64), bool))
 
 
-def test_side_by_side_enlarges_to_the_tallest():
-    joined = side_by_side([grey(20, 10, 50), grey(40, 30, 70)], gap=4)
-    assert joined.shape == (40, 20 + 4 + 30, 3)
-    assert (joined[:, :20] == 50).all() and (joined[:, 20:24] == 255).all() and (joined[:, 24:] == 70).all()
-    with pytest.raises(ValueError, match="no image"):
-        side_by_side([])
-
-
 def test_contact_sheet_places_every_image():
     sheet = contact_sheet([grey(20, 30, value) for value in (10, 20, 30)], columns=2, gap=2)
     assert sheet.shape == (2 * 22 + 2, 2 * 32 + 2, 3)
     assert [int(sheet[5, 5, 0]), int(sheet[5, 37, 0]), int(sheet[27, 5, 0])] == [10, 20, 30]
     assert (sheet[26:, 36:] == 255).all(), "the empty cell stays white"
+
+
+def test_a_legend_names_its_colours_above_the_image():
+    image = grey(30, 500, 90)
+    framed = with_legend(image, {"right": RIGHT, "invented": INVENTED})
+    strip = framed[:-30]
+    assert framed.shape == (30 + 24, 500, 3) and np.array_equal(framed[-30:], image)
+    first, second = (np.nonzero((strip == colour).all(2))[1] for colour in (RIGHT, INVENTED))
+    assert len(first) == len(second) > 100 and first.max() < second.min()
+    ink = np.nonzero(strip.max(2) < 120)[1]
+    assert ((first.max() < ink) & (ink < second.min())).any() and (ink > second.max()).any(), "a word beside each"
+
+
+def test_a_legend_takes_a_line_each_where_the_image_is_narrow():
+    framed = with_legend(grey(30, 20, 90), {"right": RIGHT, "invented": INVENTED, "missed": MISSED})
+    assert framed.shape[0] == 30 + 3 * 24 and framed.shape[1] > 80
+    assert (framed[-30:, 20:] == 255).all() and (framed[-30:, :20] == 90).all()
+    with pytest.raises(ValueError, match="no colour"):
+        with_legend(grey(30, 20), {})
 
 
 def test_captions_stay_in_their_cell():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,10 +13,16 @@ from PIL import Image
 
 from lgrnet.evaluation import FrameRow
 from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame, write_image
-from lgrnet.visualize import LINE_COLOURS, contact_sheet, overlay
+from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, overlay, with_legend
 
 SHEET_SIDE = 320
 """Longer side of a picture on a contact sheet, in pixels."""
+COMPARED = {
+    "right: found and annotated": RIGHT,
+    "invented: found only (green outline)": INVENTED,
+    "missed: annotated only (blue outline)": MISSED,
+}
+FOUND = {"found": RIGHT}
 
 
 def save_masks(prediction: Prediction, folder: str | Path) -> list[Path]:
@@ -43,7 +49,7 @@ def save_overlays(
     protocol: str = "lgrnet",
     metric: str = "dice",
 ) -> list[Path]:
-    """Pictures of the worst and best frames of a set, and all of them on one contact sheet.
+    """Pictures of the worst and best frames of a set, and all of them on one contact sheet with a legend.
 
     rows          of the evaluator; the masks are read back from where `save_masks` put them, so that the rows
                   may come from any rank
@@ -75,13 +81,13 @@ def save_overlays(
             paths.append(path)
             pictures.append(_shrunk(picture))
             captions.append(f"{kind} {place}: {metric} {row.values[metric]:.3f}  {row.video}/{row.frame}")
-    return _with_sheet(paths, pictures, target / "sheet.png", captions, columns=max(1, min(count, 4)))
+    return _with_sheet(paths, pictures, target / "sheet.png", captions, max(1, min(count, 4)), COMPARED)
 
 
 def save_video_overlays(
     frames: Iterable[tuple[str, np.ndarray]], prediction: Prediction, folder: str | Path, sheet_frames: int = 12
 ) -> list[Path]:
-    """Every frame with its predicted mask drawn on, and a contact sheet of some that are evenly spread.
+    """Every frame with its predicted mask drawn on, and a contact sheet, with a legend, of some evenly spread.
 
     frames  (name, uint8 [H, W, 3]), the frames that were predicted and in that order
 
@@ -100,7 +106,7 @@ def save_video_overlays(
         if index in chosen:
             pictures.append(_shrunk(picture))
             captions.append(name)
-    return _with_sheet(paths, pictures, target.with_name(f"{target.name}_sheet.png"), captions, columns=4)
+    return _with_sheet(paths, pictures, target.with_name(f"{target.name}_sheet.png"), captions, 4, FOUND)
 
 
 def inside(folder: str | Path, name: str) -> Path:
@@ -160,9 +166,14 @@ def _shrunk(picture: np.ndarray) -> np.ndarray:
 
 
 def _with_sheet(
-    paths: list[Path], pictures: Sequence[np.ndarray], sheet: Path, captions: Sequence[str], columns: int
+    paths: list[Path],
+    pictures: Sequence[np.ndarray],
+    sheet: Path,
+    captions: Sequence[str],
+    columns: int,
+    colours: Mapping[str, tuple[int, int, int]],
 ) -> list[Path]:
     if pictures:
-        write_frame(sheet, contact_sheet(pictures, columns, captions))
+        write_frame(sheet, with_legend(contact_sheet(pictures, columns, captions), colours))
         paths.append(sheet)
     return paths

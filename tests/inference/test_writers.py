@@ -7,6 +7,7 @@ from PIL import Image
 from lgrnet.evaluation import Evaluator
 from lgrnet.inference.writers import save_masks, save_overlays, save_video_overlays
 from lgrnet.records import Prediction, VideoRecord, read_frame, read_mask, write_frame, write_mask
+from lgrnet.visualize import INVENTED, MISSED, RIGHT
 
 
 def _prediction(mask, video="case1", names=None, probability=None):
@@ -100,7 +101,9 @@ def test_worst_and_best_frames_in_order(scored, tmp_path):
     assert picture.shape == (40, 60, 3)
     centre = {"invented": picture[20, 36], "missed": picture[20, 14], "right": picture[20, 25]}
     assert centre["invented"].argmax() == 0 and centre["missed"].argmax() == 2 and centre["right"].argmax() == 1
-    assert read_frame(paths[-1]).shape[1] > 2 * 60
+    sheet = read_frame(paths[-1])
+    assert sheet.shape[1] > 2 * 60
+    assert all((sheet == colour).all(2).sum() > 100 for colour in (RIGHT, INVENTED, MISSED)), "the legend's swatches"
 
 
 def test_no_frame_is_both_worst_and_best(scored, tmp_path):
@@ -118,5 +121,6 @@ def test_overlays_of_a_whole_video(tmp_path):
     names = [p.relative_to(tmp_path.resolve()).as_posix() for p in paths]
     assert names == [*(f"case1/f{i}.jpg" for i in range(5)), "case1_sheet.png"]
     assert all(p.is_file() for p in paths)
+    assert (read_frame(paths[-1])[:24] == RIGHT).all(2).sum() > 100, "the legend's swatch"
     with pytest.raises(ValueError, match="frame 0 of video 'case1' is 'g0', which was not predicted there"):
         save_video_overlays([("g0", frames[0][1])], _prediction(mask), tmp_path)
