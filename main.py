@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 MODES = ("train", "train_attmpt", "train_resume", "eval")
+RANK_0_FIRST = 3.0
+"""Seconds that the other processes give rank 0 to tell an error."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,17 +30,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """What the command line asks for."""
     from lgrnet import distributed
+    from lgrnet.checkpoint.disk import place_error
     from lgrnet.config import load_config
     from lgrnet.engine import run as engine
 
     config = load_config(options.config_file, options.overrides)
     settings = engine.settings_of(config)
     folder = Path(options.out_dir or settings.out_dir or engine.run_folder(options.config_file))
-    with distributed.init(settings.device) as context:
-        if options.trainer_mode == "eval":
-            engine.evaluate(config, options.eval_path or folder, folder, context)
-        else:
-            engine.train(config, folder, context, resume=options.trainer_mode == "train_resume")
+    try:
+        with distributed.init(settings.device) as context:
+            if options.trainer_mode == "eval":
+                engine.evaluate(config, options.eval_path or folder, folder, context)
+            else:
+                engine.train(config, folder, context, resume=options.trainer_mode == "train_resume")
+    except OSError as error:
+        if (told := place_error(folder, error)) is not None:
+            raise told from error
+        raise
 
 
 def main() -> int:
@@ -48,9 +57,21 @@ def main() -> int:
     try:
         run(options)
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     return 0
+
+
+def complain(text: str) -> None:
+    """The error of this process, once where all processes have it."""
+    from lgrnet.distributed import started_rank
+
+    rank = started_rank()
+    if rank > 0:
+        # An error of all processes has ended rank 0 by then, upon which torchrun ends this one. What is left are
+        # errors that rank 0 does not have.
+        time.sleep(RANK_0_FIRST)
+    print(f"error: {text}" if rank == 0 else f"error in process {rank}: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import runpy
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ _KINDS = (
     (int, "a whole number"),
     (float, "a number"),
 )
+_MISTAKES = (
+    SyntaxError,
+    ImportError,
+    NameError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    OmegaConfBaseException,
+)
 
 builds = make_custom_builds_fn(populate_full_signature=True, hydra_convert="all")
 """`builds(Class, argument=value)`: a config node; every argument of the class can be overridden, types are checked."""
@@ -41,7 +52,7 @@ class ConfigError(ValueError):
 def read_config(path: str | Path) -> dict[str, Any]:
     """The six sections of a config file as Python objects, so that another file can vary them.
 
-    Raises ConfigError when the file is missing, fails to run, or does not define exactly the six sections.
+    Raises ConfigError when the file is missing, fails to run (with the line), or does not define the six sections.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,8 +61,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not exist{hint}")
     try:
         names = runpy.run_path(str(path))
-    except (TypeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"config file {path} does not build: {error}") from error
+    except ConfigError:  # of a file that this one reads
+        raise
+    except _MISTAKES as error:
+        raise ConfigError(f"config file {path} does not build: {_mistake(error, path)}") from error
     missing = [s for s in SECTIONS if s not in names]
     if missing:
         raise ConfigError(
@@ -76,9 +89,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     return config
 
 
-def save_config(config: DictConfig, path: str | Path) -> None:
-    """Writes the resolved config as YAML text."""
-    Path(path).write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+def to_yaml(config: DictConfig) -> str:
+    """The resolved config as YAML text."""
+    return OmegaConf.to_yaml(config, resolve=True)
 
 
 def build(node: Any, *args: Any, **kwargs: Any) -> Any:
@@ -105,13 +118,16 @@ def to_json(node: DictConfig) -> str:
 def build_json(text: str, allowed: Iterable[str]) -> Any:
     """Builds a node from `to_json`, refusing every target that is not in `allowed`.
 
-    Raises ConfigError naming the targets that are not allowed; nothing is imported before that check.
+    Raises ConfigError naming the targets that are not allowed; nothing is imported before that check. An error in
+    what is built comes out as itself.
     """
     node = json.loads(text)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ConfigError(f"a model is described by a JSON object with a _target_, not by {text[:40]}")
     refused = sorted(set(_targets(node)) - set(allowed))
     if refused:
         raise ConfigError(f"a weights file may only build the package's models; this one asks for {', '.join(refused)}")
-    return instantiate(OmegaConf.create(node))
+    return build(OmegaConf.create(node))
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -154,11 +170,23 @@ def _apply(config: DictConfig, override: str) -> None:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.0)
         raise ConfigError(f"config has no key {key!r}; did you mean {', '.join(near)}?")
     try:
-        new = OmegaConf.create(f"value: {value}").value
+        new = value.strip() if _is_plain_text(config, key, value) else OmegaConf.create(f"value: {value}").value
         OmegaConf.update(config, key, _like(config, key, new, value), merge=False)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"override {override!r} cannot be applied: {reason}") from error
+
+
+def _is_plain_text(config: DictConfig, key: str, text: str) -> bool:
+    """Whether the text of an override is its value: YAML would cut it at a # that stands in a name."""
+    if "#" not in text or text.lstrip().startswith(("'", '"')):
+        return False
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(holder, DictConfig) or OmegaConf.is_missing(holder, name):
+        return False
+    old = holder[name]
+    return isinstance(old, str) or (old is None and isinstance(OmegaConf.create(f"value: {text}").value, str))
 
 
 def _like(config: DictConfig, key: str, new: Any, text: str) -> Any:
@@ -179,3 +207,12 @@ def _like(config: DictConfig, key: str, new: Any, text: str) -> Any:
 def _kind(value: Any) -> str:
     """What a plain value is, in words."""
     return next((word for kind, word in _KINDS if isinstance(value, kind)), type(value).__name__)
+
+
+def _mistake(error: BaseException, path: Path) -> str:
+    """What went wrong in a config file, and in which line of it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    words = str(error) if isinstance(error, OmegaConfBaseException) else f"{type(error).__name__}: {error}"
+    return f"line {lines[-1]}: {words}" if lines else words

@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -81,6 +79,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def started_rank() -> int:
+    """The rank that torchrun gave this process, also before it joined the others and after it left them."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def reduce_sum(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all processes, on all processes; outside the graph of gradients.
 
@@ -140,16 +143,6 @@ def barrier() -> None:
     if _joined():
         # A reduction instead of dist.barrier: it needs no guess of the device, and it is the same for both backends.
         reduce_sum(torch.zeros(1, device=_collective_device())).item()
-
-
-@contextmanager
-def main_first() -> Iterator[None]:
-    """Rank 0 runs the body before the others do: for caches and folders that the first one makes."""
-    if not is_main():
-        barrier()
-    yield
-    if is_main():
-        barrier()
 
 
 def shutdown(wait: bool = True) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lgrnet.config import ConfigError, build, build_json, load_config, read_config, save_config, to_json
+from lgrnet.config import ConfigError, build, build_json, load_config, read_config, to_json, to_yaml
 from lgrnet.data.samplers import Dense, LocalGlobal
 
 FILE = """
@@ -100,6 +100,56 @@ def test_a_wrong_file_says_what_is_wrong(file, change, says):
         load_config(file)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("num_frames=5)", "num_frames=5"), r"small.py does not build: .*small.py, line 6: '\(' was never closed"),
+        (("import Dense,", "import Dance,"), r"line 3: ImportError: cannot import name 'Dance'"),
+        (("criterion = builds", "criterion = build"), r"line 7: NameError: name 'build' is not defined"),
+        (("builds(Window)", "builds(Window.span)"), r"line 17: AttributeError: .*Window.* has no attribute 'span'"),
+        (("size=[64, 96]", "size={}['x']"), r"line 10: KeyError: 'x'"),
+        (("num_frames=5", "num_frame=5"), r"(?s)line 6: .*num_frame"),
+        (("\nmodel", "\nimport lgrnet.nothing\nmodel"), r"line 6: ModuleNotFoundError: .*lgrnet.nothing"),
+    ],
+)
+def test_a_file_that_does_not_run_names_the_line(file, change, says):
+    assert change[0] in FILE
+    file.write_text(FILE.replace(*change))
+    with pytest.raises(ConfigError, match=says):
+        load_config(file)
+
+
+def test_an_error_in_a_file_that_another_one_reads_names_that_file(file):
+    file.write_text(FILE.replace("criterion = builds", "criterion = build"))
+    outer = file.with_name("outer.py")
+    outer.write_text(f"from lgrnet.config import read_config\nsmall = read_config({str(file)!r})\n")
+    with pytest.raises(ConfigError, match=r"small.py does not build: line 7: NameError") as caught:
+        read_config(outer)
+    assert "outer" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.root=/a b #1", "/a b #1"),
+        ("data.root=#1", "#1"),
+        ("data.root= /a#b ", "/a#b"),
+        ("data.root='/a b' # a comment", "/a b"),
+        ("data.root=a: b #c", "a: b #c"),
+        ("train.metric=dice #2", "dice #2"),
+        ("train.out_dir=runs/try #3", "runs/try #3"),
+    ],
+)
+def test_a_number_sign_in_text_stays(file, override, value):
+    section, name = override.partition("=")[0].split(".")
+    assert load_config(file, [override])[section][name] == value
+
+
+def test_a_number_sign_elsewhere_begins_a_comment(file):
+    config = load_config(file, ["data.frames=3 # frames", "train.sizes=[32] # one"])
+    assert config.data.frames == 3 and list(config.train.sizes) == [32]
+
+
 def test_plain_values_take_what_they_are_like(file):
     config = load_config(
         file, ["data.root=2024", "data.eval=null", "data.eval={more: {stride: 2}}", "data.shuffle=false"]
@@ -124,9 +174,8 @@ def test_a_missing_file_names_its_neighbours(file):
         read_config("no/such/folder/x.py")
 
 
-def test_the_resolved_config_is_saved_as_text(file, tmp_path):
-    save_config(load_config(file, ["data.frames=3"]), tmp_path / "config.yaml")
-    text = (tmp_path / "config.yaml").read_text()
+def test_the_resolved_config_as_text(file):
+    text = to_yaml(load_config(file, ["data.frames=3"]))
     assert "${" not in text
     assert "num_frames: 3" in text
 

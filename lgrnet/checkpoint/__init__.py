@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from lgrnet import __version__
 from lgrnet.checkpoint.checkpointer import CheckpointError, load_state, load_weights, read_weights
-from lgrnet.config import build, build_json, load_config
+from lgrnet.config import ConfigError, build, build_json, load_config
 
 ALLOWED = (
     "lgrnet.models.lgrnet.LGRNet",
     "lgrnet.models.backbones.TimmBackbone",
     "lgrnet.models.lgr_encoder.LGREncoder",
     "lgrnet.models.video_decoder.VideoDecoder",
+    "lgrnet.models.segmenter.PerFrame",
+    "lgrnet.models.plain_head.PlainHead",
 )
 """What the metadata of a weights file may build."""
+
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError)
+"""What a class may raise for arguments that it does not know or that mean nothing."""
 
 PACKAGED = {"phantom": "lgrnet_phantom_b0.safetensors"}
 """Weights that come with the package."""
@@ -31,7 +37,7 @@ def load(weights: str | Path) -> nn.Module:
     The model's `input_size` is the (height, width) that it was trained at, where the file says so.
 
     Raises CheckpointError when the file does not fit or does not describe a model, ConfigError when it asks for
-    anything but the package's models.
+    anything but the package's models, or for one that this version of the package cannot build.
     """
     path = resolve(weights)
     state, metadata = read_weights(path)
@@ -39,8 +45,7 @@ def load(weights: str | Path) -> nn.Module:
         raise CheckpointError(
             f"weights {path} do not say which model they are for; use lgrnet.load_model(config_file, weights={path})"
         )
-    with torch.random.fork_rng(devices=[]):
-        model = build_json(metadata["model"], ALLOWED)
+    model = _described(path, metadata)
     load_state(model, state, str(path), metadata)
     return _ready(model, metadata.get("input_size"))
 
@@ -65,6 +70,26 @@ def resolve(weights: str | Path) -> Path:
     """The path of weights: of a packaged file for its name ("phantom"), else what was given."""
     name = PACKAGED.get(str(weights))
     return Path(weights) if name is None else Path(__file__).parent / name
+
+
+def _described(path: Path, metadata: Mapping[str, str]) -> nn.Module:
+    """The model that a weights file describes, with random weights; the global generator stays as it is."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build_json(metadata["model"], ALLOWED)
+    except _REFUSALS as error:
+        raise ConfigError(_words(path, metadata, str(error))) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(_words(path, metadata, "what they describe is no model"))
+    return model
+
+
+def _words(path: Path, metadata: Mapping[str, str], reason: str) -> str:
+    return (
+        f"lgrnet {__version__} cannot build the model that weights {path} describe (written by lgrnet "
+        f"{metadata.get('version', 'of an unknown version')}): {reason}. Use that version, or a config that fits: "
+        f"lgrnet.load_model(config_file, weights={path})"
+    )
 
 
 def _ready(model: nn.Module, input_size: str | None) -> nn.Module:

@@ -33,6 +33,7 @@ from lgrnet.checkpoint.weights import (
     read_metadata,
     read_weights,
     save_weights,
+    weights_file,
     weights_metadata,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "read_metadata",
     "read_weights",
     "save_weights",
+    "weights_damage",
     "weights_metadata",
 ]
 
@@ -123,12 +125,10 @@ class Checkpointer:
         self.metadata = dict(metadata or weights_metadata(None))
         self.warn = warn
 
-    def save(
-        self, step: int, weights: Mapping[str, Tensor], state: Any, metrics: Mapping[str, float] | None = None
-    ) -> Checkpoint:
+    def save(self, step: int, weights: Mapping[str, Tensor], state: Any) -> Checkpoint:
         """Writes the checkpoint of `step`, then removes what is neither new nor best.
 
-        weights  the model's state dict;  state  any tree of tensors and plain data;  metrics  if known already
+        weights  the model's state dict;  state  any tree of tensors and plain data
 
         Raises CheckpointError when the disk is full (with the missing bytes) or not writable; checkpoints that
         were there stay as they were, and nothing half-written is left.
@@ -147,8 +147,6 @@ class Checkpointer:
         for later in self.all():
             if later.step > step and later.damage():
                 self._remove(later)
-        if metrics:
-            self.add_metrics(checkpoint, metrics)
         self._prune()
         return checkpoint
 
@@ -243,6 +241,24 @@ def list_weights(path: str | Path) -> list[Path]:
     raise CheckpointError(
         f"{path} holds no weights; give a .safetensors file, a checkpoint's folder, or a run's folder"
     )
+
+
+def weights_damage(path: str | Path) -> str | None:
+    """What is wrong with the weights file that `path` names (itself, or a checkpoint's), None when it is whole.
+
+    A checkpoint's manifest tells whether the file is the one that was written.
+    """
+    try:
+        file = weights_file(path)
+        read_weights(file)
+        manifest = file.with_name(_MANIFEST)
+        if file.name == WEIGHTS_FILE and manifest.is_file():
+            expected = json.loads(manifest.read_text(encoding="utf-8"))["files"][WEIGHTS_FILE]["sha256"]
+            if _sha256(file.read_bytes()) != expected:
+                return f"{file} was changed after it was written; copy it again, or use another one"
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
+        return str(error)
+    return None
 
 
 def _sha256(data: bytes) -> str:

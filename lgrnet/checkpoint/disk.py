@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _RESERVE = 1 << 20
 
 
@@ -47,7 +49,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise save_error(path, len(data), error) from error
 
 
@@ -64,6 +67,21 @@ def save_error(path: Path, needed: int, error: OSError) -> CheckpointError:
         folder = path.parent
         return CheckpointError(_full(folder, needed, shutil.disk_usage(folder).free, error.strerror))
     return CheckpointError(f"cannot write {path}: {error.strerror}; give a folder that can be written (--out_dir)")
+
+
+def place_error(folder: Path, error: OSError) -> CheckpointError | None:
+    """What to tell a user when a run that writes into `folder` met this error; None: it is not about disks or paths."""
+    where = error.filename or folder
+    if error.errno in _FULL:
+        there = next((place for place in (folder, *folder.resolve().parents) if place.is_dir()), Path())
+        free = shutil.disk_usage(there).free
+        return CheckpointError(
+            f"cannot write {where}: {error.strerror}; {free:,} bytes are free on the disk of {folder}. "
+            "Checkpoints saved before are untouched: make room, then continue with --trainer_mode train_resume"
+        )
+    if error.errno in _PLACE:
+        return CheckpointError(f"cannot use {where}: {error.strerror}; check the path, or give another with --out_dir")
+    return None
 
 
 def _full(folder: Path, needed: int, free: int, reason: str = "the disk is full") -> str:

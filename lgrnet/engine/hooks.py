@@ -44,7 +44,7 @@ class LogHook(Hook):
         """Opens TensorBoard's file."""
         purge = trainer.step + 1 if self.resumed else None
         self._writer = tensorboard_writer(self.log.folder / "tensorboard", purge)
-        self._since = (trainer.step, time.monotonic())
+        self._since = (trainer.step, trainer.clock.seconds())
 
     def after_step(self, trainer: Trainer, record: StepRecord) -> None:
         """The step in all its places."""
@@ -68,7 +68,7 @@ class LogHook(Hook):
 
     def _speed(self, trainer: Trainer) -> None:
         step, begun = self._since
-        now = time.monotonic()
+        now = trainer.clock.seconds()
         facts = {"step": trainer.step, "seconds_per_step": round((now - begun) / (trainer.step - step), 4)}
         if trainer.device.type == "cuda":
             facts["peak_gpu_bytes"] = torch.cuda.max_memory_allocated(trainer.device)
@@ -119,12 +119,14 @@ class EvaluateHook(Hook):
     def before(self, trainer: Trainer) -> None:
         """The evaluation before training, or the one that a kill cut off."""
         if self.redo or (trainer.step == 0 and evaluation_due(trainer.settings, 0)):
-            self._run(trainer)
+            with trainer.clock.paused():
+                self._run(trainer)
 
     def after_step(self, trainer: Trainer, record: StepRecord) -> None:
         """The evaluation of this step, unless training was asked to stop: then the resumed run does it."""
         if evaluation_due(trainer.settings, record.step) and not trainer.stopping:
-            self._run(trainer)
+            with trainer.clock.paused():
+                self._run(trainer)
 
     def _run(self, trainer: Trainer) -> None:
         step = trainer.step

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lgrnet.checkpoint.disk import write_atomic
+from lgrnet.engine.clock import TrainingClock
 from lgrnet.engine.trainer import StepRecord
 
 LOG_FILE, EVENTS_FILE = "log.jsonl", "events.jsonl"
@@ -45,7 +47,9 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        # On a full disk closing fails too, and must not hide the first error.
+        with nullcontext() if error is None else suppress(OSError):
+            self.close()
 
     def step(self, record: StepRecord) -> None:
         """One step; numbers that are not finite are written as text, so that the file stays JSON."""
@@ -66,8 +70,10 @@ class RunLog:
 
     def close(self) -> None:
         """Closes both files."""
-        self._log.close()
-        self._events.close()
+        try:
+            self._log.close()
+        finally:
+            self._events.close()
 
     def _write(self, file: Any, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
@@ -86,15 +92,23 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 class Terminal:
-    """Progress with the time to go: a bar on a terminal, plain lines elsewhere.
+    """Progress with the time to go, evaluations left out: a bar on a terminal, plain lines elsewhere.
 
     steps, done  of the whole run, and those that are behind
     every        plain lines every so many steps, also for the first and the last one
+    clock        of the training
     """
 
-    def __init__(self, steps: int, done: int = 0, every: int = 20, interactive: bool | None = None):
-        self.steps, self.every = steps, every
-        self._start, self._begun = done, time.monotonic()
+    def __init__(
+        self,
+        steps: int,
+        done: int = 0,
+        every: int = 20,
+        interactive: bool | None = None,
+        clock: TrainingClock | None = None,
+    ):
+        self.steps, self.every, self.clock = steps, every, clock or TrainingClock()
+        self._start, self._begun = done, self.clock.seconds()
         self._bar = self._make_bar(done) if (sys.stdout.isatty() if interactive is None else interactive) else None
 
     def step(self, record: StepRecord) -> None:
@@ -126,13 +140,14 @@ class Terminal:
             self._bar.stop()
 
     def _speed(self, step: int) -> str:
-        seconds = (time.monotonic() - self._begun) / max(step - self._start, 1)
+        seconds = (self.clock.seconds() - self._begun) / max(step - self._start, 1)
         left = int(seconds * (self.steps - step))
         return f"{seconds:.2f} s/step  eta {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
 
     def _make_bar(self, done: int) -> Progress:
         columns = (TextColumn("train"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-        bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[words]}", markup=False))
+        columns += (TimeRemainingColumn(), TextColumn("{task.fields[words]}", markup=False))
+        bar = Progress(*columns, get_time=self.clock.seconds)
         self._task = bar.add_task("train", total=self.steps, completed=done, words="")
         bar.start()
         return bar

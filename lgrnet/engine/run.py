@@ -8,7 +8,8 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from torch import nn
 import lgrnet
 from lgrnet import distributed
 from lgrnet.checkpoint import load_weights, resolve
-from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointError, list_weights
+from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointError, list_weights, weights_damage
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.checkpoint.official import OfficialWeightsError, load_backbone
-from lgrnet.checkpoint.weights import weights_file, weights_metadata
-from lgrnet.config import ConfigError, build, save_config, to_json
+from lgrnet.checkpoint.weights import WEIGHTS_FILE, weights_file, weights_metadata
+from lgrnet.config import ConfigError, build, to_json, to_yaml
 from lgrnet.data.loader import ClipLoader
 from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due
 from lgrnet.engine.log import RunLog, Terminal
+from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_words
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
@@ -45,16 +47,17 @@ _VERSIONS = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", 
 def train(config: DictConfig, folder: str | Path, context: distributed.Context, resume: bool = False) -> int:
     """Trains as the config says, in `folder`; returns the number of steps that are done.
 
-    resume  go on from the newest whole checkpoint of `folder`; without it a folder that holds checkpoints is refused
+    resume  go on from the newest whole checkpoint of `folder`, with settings that do not change what a step does;
+            without it a folder that holds checkpoints is refused
 
     Raises ConfigError, DataError, CheckpointError, OfficialWeightsError and TrainingError for what a user can mend.
     """
     folder, settings = Path(folder), settings_of(config)
-    checkpointer = Checkpointer(
-        folder / CHECKPOINTS, settings.keep, settings.metric, weights_metadata(to_json(config.model), _facts(config))
-    )
+    metadata = weights_metadata(to_json(config.model), _facts(config))
+    checkpointer = Checkpointer(folder / CHECKPOINTS, settings.keep, settings.metric, metadata, warn=_say)
     start = _start(checkpointer, resume)
-    trainer, stop = _make_trainer(config, settings, context), StopRequest()
+    changes = {} if start is None else changed_settings(folder, config)
+    trainer, stop = _make_trainer(config, settings, context, new=start is None), StopRequest()
     trainer.stop = stop.requested
     sets = evaluation_sets(config)
     if start is not None:
@@ -64,7 +67,7 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     evaluate = partial(_evaluate_checkpoint, config, settings, sets, folder, context.device)
     with stop:
         if distributed.is_main():
-            save_config(config, _made(folder) / "config.yaml")
+            _keep_config(config, folder, start, changes)
             _run_main(trainer, checkpointer, folder, start, evaluate if sets else None, redo)
         else:
             trainer.run(_hooks(checkpointer, None, print, evaluate if sets else None, redo))
@@ -81,23 +84,22 @@ def evaluate(
     paths   a weights file, a checkpoint's folder, or a folder of checkpoints (evaluated in order of their steps)
     folder  of the run: results go into <folder>/eval/<name of the weights>
 
-    Raises what `train` raises.
+    Of several weights those that are damaged are passed over in words. Raises what `train` raises.
     """
     settings, sets = settings_of(config), evaluation_sets(config)
     if not sets:
         raise ConfigError("the config has no evaluation set; add one to data.eval")
     _prepare_torch(settings, context.device)
     model = build_part(config, "model").to(context.device)
-    results = {}
-    for path in [resolve(paths)] if resolve(paths) != Path(paths) else list_weights(paths):
+    results: dict[str, SetScores] = {}
+    for path in _whole([resolve(paths)] if resolve(paths) != Path(paths) else list_weights(paths)):
         load_weights(model, path)
-        name = path.stem if path.is_file() else path.name
+        name = _name(path)
         target = Path(folder) / "eval" / name
         results[name] = _evaluate(config, settings, sets, target, context.device, model.eval(), weights_file(path))
         if distributed.is_main():
             _print_scores(name, results[name], target)
-    if distributed.is_main():
-        write_atomic(Path(folder) / "eval" / "summary.json", json.dumps(results, indent=1).encode())
+            write_atomic(Path(folder) / "eval" / "summary.json", json.dumps(results, indent=1).encode())
     return results
 
 
@@ -157,7 +159,7 @@ def describe_origin() -> dict[str, Any]:
     }
 
 
-def _make_trainer(config: DictConfig, settings: TrainSettings, context: distributed.Context) -> Trainer:
+def _make_trainer(config: DictConfig, settings: TrainSettings, context: distributed.Context, new: bool) -> Trainer:
     _prepare_torch(settings, context.device)
     share = context.world_size * settings.accumulate
     if settings.batch_size % share:
@@ -166,14 +168,8 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
             f"train.accumulate={settings.accumulate}; use a multiple of {share}"
         )
     model = build_part(config, "model")
-    if settings.backbone_weights is not None:
-        if not hasattr(model, "backbone"):
-            raise ConfigError(
-                f"train.backbone_weights={settings.backbone_weights}: {type(model).__name__} has no backbone"
-            )
-        load_backbone(model, settings.backbone_weights)
-    if settings.init_weights is not None:
-        load_weights(model, resolve(settings.init_weights))
+    if new:
+        _load_initial(model, settings)
     model = model.to(context.device, torch.float64 if settings.precision == "fp64" else torch.float32)
     optimizer = build_part(config, "optimizer", model)
     loader = ClipLoader(
@@ -187,6 +183,18 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
     )
     schedule, criterion = build_part(config, "schedule", optimizer), build_part(config, "criterion")
     return Trainer(model, criterion, optimizer, schedule, loader, settings, context.device)
+
+
+def _load_initial(model: nn.Module, settings: TrainSettings) -> None:
+    """The weights that a new run starts from; a resumed one has its own."""
+    if settings.backbone_weights is not None:
+        if not hasattr(model, "backbone"):
+            raise ConfigError(
+                f"train.backbone_weights={settings.backbone_weights}: {type(model).__name__} has no backbone"
+            )
+        load_backbone(model, settings.backbone_weights)
+    if settings.init_weights is not None:
+        load_weights(model, resolve(settings.init_weights))
 
 
 def _prepare_torch(settings: TrainSettings, device: torch.device) -> None:
@@ -224,7 +232,7 @@ def _run_main(
 ) -> None:
     """Training on rank 0, which also writes."""
     settings = trainer.settings
-    terminal = Terminal(settings.steps, trainer.step, settings.log_every)
+    terminal = Terminal(settings.steps, trainer.step, settings.log_every, clock=trainer.clock)
     with RunLog(folder, None if start is None else start.step, redo) as log:
         origin = describe_origin()
         write_atomic(folder / "origin.json", json.dumps(origin, indent=1).encode())
@@ -235,7 +243,9 @@ def _run_main(
             trainer.run([show, *_hooks(checkpointer, log, terminal.say, evaluate, redo)])
         finally:
             terminal.close()
-            log.event("end", step=trainer.step, stopped=trainer.stopping)
+            # On a full disk this fails too, and must not hide the first error.
+            with suppress(OSError):
+                log.event("end", step=trainer.step, stopped=trainer.stopping)
 
 
 def _say_end(trainer: Trainer, checkpointer: Checkpointer, folder: Path, signal: str | None) -> None:
@@ -303,12 +313,43 @@ def _facts(config: DictConfig) -> dict[str, Any]:
     return {} if size is None else {"input_size": list(size)}
 
 
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the run's folder {folder}: {error.strerror}; give --out_dir") from error
-    return folder
+def _say(text: str) -> None:
+    """A line of text, once for all processes."""
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def _keep_config(config: DictConfig, folder: Path, start: Checkpoint | None, changes: Changes) -> None:
+    """Writes the config of a new run; that of a resumed one stands beside it where it differs."""
+    if start is None:
+        write_atomic(folder / CONFIG_FILE, to_yaml(config).encode())
+    elif changes:
+        write_atomic(folder / f"config_resume_{start.step:08d}.yaml", to_yaml(config).encode())
+        _say(f"resumed with other settings: {in_words(changes)}")
+
+
+def _whole(paths: Sequence[Path]) -> Iterator[Path]:
+    """The weights that are whole; of several, damaged ones are passed over. Raises CheckpointError when none is."""
+    found = False
+    for path in paths:
+        damage = weights_damage(path)
+        if damage is None:
+            found = True
+            yield path
+        elif len(paths) == 1:
+            raise CheckpointError(damage)
+        else:
+            _say(f"{path} is passed over: {damage}")
+    if not found:
+        raise CheckpointError(f"none of the {len(paths)} weights is whole, from {paths[0]} to {paths[-1]}")
+
+
+def _name(path: Path) -> str:
+    """What results of these weights are called: a checkpoint's file is called as its folder."""
+    if path.is_dir():
+        return path.resolve().name
+    folder = path.resolve().parent.name
+    return folder if path.name == WEIGHTS_FILE and folder else path.stem
 
 
 def _git(*arguments: str) -> str | None:

@@ -26,7 +26,8 @@ class TrainSettings:
     clip_norm         limit of the global L2 norm of the gradient, 0: none
     precision         fp32, or bf16 | fp16 autocast of the model (the loss stays in fp32); fp64 to check that two ways
                       of training are one, free of rounding
-    accumulate        parts into which a process splits its clips of a step, to save memory
+    accumulate        parts into which a process splits its clips of a step, to save memory; the loss is that of the
+                      whole step, but drop path draws for each part and batch norm sees only a part
     ema               decay of a moving average of the weights, which is then evaluated and kept; 0: none
     compile           torch.compile the model
     workers           processes that load clips, per training process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lgrnet import distributed
 from lgrnet.data.transforms import draw_size
 from lgrnet.draws import KeyedDraws, keyed_seed, python_generator
+from lgrnet.engine.clock import TrainingClock
 from lgrnet.engine.optim import clip_gradients
 from lgrnet.engine.settings import TrainSettings
-from lgrnet.structures import ClipBatch, SegOutput
+from lgrnet.structures import ClipBatch, SegOutput, Targets
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,6 +52,8 @@ class StepRecord:
 class Loader(Protocol):
     """Where batches come from: lgrnet.data.loader.ClipLoader."""
 
+    dataset: Sized
+
     def batches(self, start_step: int) -> Iterator[ClipBatch]:
         """This rank's batches from a step on, without end."""
 
@@ -72,7 +75,8 @@ class Trainer:
     """Trains a model; everything random is keyed by seed and step, so its state is small and resume is exact.
 
     model      model(frames [B, T, 3, H, W] in 0..1) -> SegOutput, on `device`
-    criterion  criterion(output, targets, draws) -> dict of unweighted terms; its `weights` names the same terms
+    criterion  criterion(output, targets, draws) -> dict of unweighted terms; its `weights` names the same terms.
+               With settings.accumulate > 1 it also gets whole=, the targets of all clips of this rank's step
     optimizer  over the model's parameters
     schedule   stepped once per step
     loader     gives this rank's batches
@@ -94,6 +98,7 @@ class Trainer:
         self.loader, self.settings, self.device = loader, settings, torch.device(device)
         self.step, self.skipped, self.skipped_in_a_row, self.stopping = 0, 0, 0, False
         self.stop = stop
+        self.clock = TrainingClock()
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self._averages = _copy(model.state_dict()) if settings.ema else None
         self._wrapped = self._wrap(model)
@@ -145,11 +150,12 @@ class Trainer:
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """The model in eval mode with `weights()`, the same on every rank; afterwards it is as it was."""
-        for buffer in self.model.buffers():
-            distributed.broadcast(buffer)
         trained = None if self._averages is None else _copy(self.model.state_dict())
         if trained is not None:
             self.model.load_state_dict(self._averages)
+        # Each rank has statistics of its own clips, and averages of them.
+        for buffer in self.model.buffers():
+            distributed.broadcast(buffer)
         self.model.eval()
         try:
             yield self.model
@@ -164,6 +170,7 @@ class Trainer:
             "step": self.step,
             "seed": self.settings.seed,
             "batch_size": self.settings.batch_size,
+            "samples": len(self.loader.dataset),
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "optimizer": self.optimizer.state_dict(),
@@ -175,8 +182,14 @@ class Trainer:
     def load_state(self, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Goes on from `weights()` and `state()` of an earlier run.
 
-        Raises TrainingError when seed or batch size differ: the clips to come would be others.
+        Raises TrainingError when seed, batch size or number of samples differ: the clips to come would be others.
         """
+        samples = len(self.loader.dataset)
+        if state.get("samples", samples) != samples:
+            raise TrainingError(
+                f"the run was trained on {state['samples']} samples, data.train now has {samples}; resume with the "
+                "same data, or train anew with train.init_weights"
+            )
         for name in ("seed", "batch_size"):
             if state[name] != getattr(self.settings, name):
                 raise TrainingError(
@@ -212,19 +225,22 @@ class Trainer:
     def _forward_backward(self, batch: ClipBatch, size: int | None) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients of this rank's mean loss, in `accumulate` parts; (terms, total) without graph."""
         parts = _split(batch, self.settings.accumulate)
+        whole = {} if len(parts) == 1 else {"whole": batch.targets}
         sums: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with self._without_reduction(not last):
-                terms, loss = self._loss(part, size)
+                terms, loss = self._loss(part, size, whole)
                 self._scaler.scale(loss / len(parts)).backward()
             total += loss.detach() / len(parts)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(parts)
         return sums, total
 
-    def _loss(self, batch: ClipBatch, size: int | None) -> tuple[dict[str, Tensor], Tensor]:
+    def _loss(
+        self, batch: ClipBatch, size: int | None, whole: Mapping[str, Sequence[Targets]]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.settings.seed
         frames = _resized(batch.frames.double() if self.settings.precision == "fp64" else batch.frames, size)
         # Drop path draws from the global generator; keyed like this it does not depend on what ran before.
@@ -233,7 +249,7 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             output = self._wrapped(frames)
         output = output if dtype is None else _in_fp32(output)
-        terms = self.criterion(output, batch.targets, KeyedDraws(seed, batch.positions))
+        terms = self.criterion(output, batch.targets, KeyedDraws(seed, batch.positions), **whole)
         weights = self.criterion.weights
         return terms, sum(weights[name] * term for name, term in terms.items())
 

@@ -22,8 +22,16 @@ class DenseCriterion:
     def __init__(self, mask_bce: float = 1.0, mask_dice: float = 1.0):
         self.weights = {"mask_bce": mask_bce, "mask_dice": mask_dice}
 
-    def __call__(self, output: SegOutput, targets: Sequence[Targets], draws: object = None) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        output: SegOutput,
+        targets: Sequence[Targets],
+        draws: object = None,
+        whole: Sequence[Targets] | None = None,
+    ) -> dict[str, Tensor]:
         """output.mask_logits [B, K, T, h, w], B targets -> the unweighted terms; `draws` is not used.
+
+        whole  as in SetCriterion: targets of all clips of a step of which these are a part
 
         Raises ValueError for a target of a class that the model does not have.
         """
@@ -35,7 +43,9 @@ class DenseCriterion:
         overlap = (share * truth).sum((-2, -1))
         total = share.sum((-2, -1)) + (truth * valid).sum((-2, -1))
         annotated = torch.stack([t.annotated for t in targets])[:, None].to(logits.dtype)  # [B, 1, T]
-        frames = reduce_mean(annotated.sum() * classes).clamp(min=1)
+        counted = targets if whole is None else whole
+        frames = torch.stack([t.annotated for t in counted]).sum() * classes
+        frames = reduce_mean(frames).clamp(min=1) * (len(targets) / len(counted))
         dice = (1 - (2 * overlap + 1) / (total + 1)) * annotated
         per_frame = bce.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1) * annotated
         return {"mask_bce": per_frame.sum() / frames, "mask_dice": dice.sum() / frames}

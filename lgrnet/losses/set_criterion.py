@@ -71,19 +71,26 @@ class SetCriterion:
         self.aux_weight = aux_weight
         self.matcher = matcher or HungarianMatcher()
 
-    def __call__(self, output: SegOutput, targets: Sequence[Targets], draws: Draws) -> dict[str, Tensor]:
+    def __call__(
+        self, output: SegOutput, targets: Sequence[Targets], draws: Draws, whole: Sequence[Targets] | None = None
+    ) -> dict[str, Tensor]:
         """The unweighted terms, each a scalar, summed over the layers of the output.
 
         output   mask_logits [B, Q, T, h, w] and class_logits [B, Q, K + 1], sigmoid masks
         targets  B of them, T frames each; of any size, for points are relative to it
         draws    per layer: one of (1, P, 2) per clip for matching, then candidates, then fresh points
+        whole    targets of all clips of this process's step when the output is of a part of them: the mean over equal
+                 parts is then the loss of the whole
 
         Raises ValueError when the output has no class logits or the targets do not fit it.
         """
+        if len(targets) != len(output.mask_logits):
+            raise ValueError(f"the output has {len(output.mask_logits)} clips, but there are {len(targets)} targets")
         clips = _annotated_parts(output, targets)
         # Half precision sums of thousands of points are not good enough, and products need their full range.
         with torch.autocast(output.mask_logits.device.type, enabled=False):
-            mask_divisor, class_divisor = self._divisors(output, clips)
+            counted = clips if whole is None else _annotated_parts(output, whole)
+            mask_divisor, class_divisor = self._divisors(output, counted) * (len(clips) / len(counted))
             terms: dict[str, Tensor] = {}
             for index, layer in enumerate(output.layers):
                 weight = 1.0 if layer is output else self.aux_weight
@@ -96,10 +103,6 @@ class SetCriterion:
                 values["class_ce"] = classes / class_divisor
                 terms = {name: terms.get(name, 0) + weight * value for name, value in values.items()}
         return terms
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of terms, a scalar: what is differentiated."""
-        return sum(self.weights[name] * value for name, value in terms.items())
 
     def _divisors(self, output: SegOutput, clips: Sequence[_AnnotatedClip]) -> Tensor:
         """What mask terms and the class term are divided by, [2]: means over ranks of each rank's share.
@@ -209,10 +212,8 @@ def _annotated_parts(output: SegOutput, targets: Sequence[Targets]) -> list[_Ann
     """Checks that targets fit the output, and leaves out what takes no part in a loss."""
     if output.class_logits is None or output.activation != "sigmoid":
         raise ValueError("the set criterion needs class logits and sigmoid masks; use a dense criterion for this model")
-    num_clips, _, num_frames = output.mask_logits.shape[:3]
-    if len(targets) != num_clips:
-        raise ValueError(f"the output has {num_clips} clips, but there are {len(targets)} targets")
-    return [_annotated_part(target, num_frames, output.class_logits.shape[-1] - 1) for target in targets]
+    num_frames, num_classes = output.mask_logits.shape[2], output.class_logits.shape[-1] - 1
+    return [_annotated_part(target, num_frames, num_classes) for target in targets]
 
 
 def _annotated_part(target: Targets, num_frames: int, num_classes: int) -> _AnnotatedClip:

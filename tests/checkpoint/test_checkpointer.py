@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,6 @@ import torch
 from torch import nn
 
 import lgrnet
-from lgrnet import checkpoint as checkpoint_room
 from lgrnet.checkpoint import checkpointer as module
 from lgrnet.checkpoint import disk
 from lgrnet.checkpoint.checkpointer import (
@@ -28,9 +28,9 @@ from lgrnet.checkpoint.checkpointer import (
     read_metadata,
     read_weights,
     save_weights,
+    weights_damage,
 )
 from lgrnet.checkpoint.tree import join_tree, split_tree
-from lgrnet.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,10 @@ def keeper(tmp_path):
 
 
 def save(keeper: Checkpointer, step: int, metrics: dict | None = None):
-    return keeper.save(step, {"w": torch.full((50,), float(step))}, {"step": step, "m": torch.ones(3)}, metrics)
+    saved = keeper.save(step, {"w": torch.full((50,), float(step))}, {"step": step, "m": torch.ones(3)})
+    if metrics is not None:
+        keeper.add_metrics(saved, metrics)
+    return saved
 
 
 def steps(keeper: Checkpointer) -> list[int]:
@@ -236,6 +239,21 @@ def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(CheckpointError, match="cannot write.*--out_dir"):
         save(Checkpointer(tmp_path / "file" / "run"), 1)
+    with pytest.raises(CheckpointError, match="cannot write.*--out_dir"):
+        save_weights(tmp_path / "file" / "run" / "w.safetensors", {}, None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EPIPE])
+def test_other_files_on_a_full_or_closed_disk(tmp_path, number):
+    told = disk.place_error(tmp_path / "not" / "there", OSError(number, os.strerror(number), "some/file.png"))
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        assert "cannot write some/file.png" in str(told) and re.search(r"[\d,]+ bytes are free", str(told))
+        assert "train_resume" in str(told)
+    elif number in (errno.EROFS, errno.EACCES):
+        assert "cannot use some/file.png" in str(told) and "--out_dir" in str(told)
+    else:
+        assert told is None
+    assert str(tmp_path) in str(disk.place_error(tmp_path, OSError(errno.ENOSPC, "full")))
 
 
 def test_litter_of_a_killed_save_is_no_checkpoint_and_goes(keeper):
@@ -312,26 +330,29 @@ def test_what_eval_path_may_name(keeper, tmp_path):
         list_weights(tmp_path / "nowhere")
 
 
-def test_load_builds_from_the_file_and_leaves_the_global_generator_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_room, "ALLOWED", ("torch.nn.Linear",))
-    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
-    source = nn.Linear(2, 3)
-    half = {name: value.half() for name, value in source.state_dict().items()}
-    save_weights(tmp_path / "w.safetensors", half, json.dumps(node), {"input_size": [64, 96]})
-    state = torch.get_rng_state()
-    model = lgrnet.load(tmp_path / "w.safetensors")
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.input_size == (64, 96) and not model.training and model.weight.dtype == torch.float32
-    assert torch.equal(model.weight, source.weight.half().float())
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("weights.safetensors", b"cut", "is no whole safetensors file"),
+        ("weights.safetensors", None, "does not exist"),
+        ("manifest.json", b"{", "Expecting"),
+    ],
+)
+def test_damage_of_weights_alone(keeper, name, content, says):
+    first, second, _ = keeper.all()
+    (first.path / "state.safetensors").unlink()  # nobody needs it who evaluates
+    assert weights_damage(first.path) is None and weights_damage(first.path / "weights.safetensors") is None
+    path = second.path / name
+    path.unlink() if content is None else path.write_bytes(content)
+    assert says in weights_damage(second.path)
 
 
-def test_load_refuses_what_is_no_model(tmp_path):
-    save_weights(tmp_path / "w.safetensors", {}, json.dumps({"_target_": "os.system", "command": "exit"}))
-    with pytest.raises(ConfigError, match="os.system"):
-        lgrnet.load(tmp_path / "w.safetensors")
-    save_weights(tmp_path / "plain.safetensors", {"w": torch.ones(1)}, None)
-    with pytest.raises(CheckpointError, match="load_model"):
-        lgrnet.load(tmp_path / "plain.safetensors")
+def test_weights_that_were_changed_are_damaged(keeper):
+    path = keeper.all()[0].path / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert f"{path} was changed after it was written" in weights_damage(path)
+    save_weights(keeper.folder / "loose.safetensors", {"w": torch.ones(1)}, None)
+    assert weights_damage(keeper.folder / "loose.safetensors") is None
 
 
 def test_import_is_instant_and_lazy():

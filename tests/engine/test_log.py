@@ -8,9 +8,12 @@ import re
 import types
 
 import pytest
+import torch
 
+from lgrnet.engine import clock as clock_module
 from lgrnet.engine import hooks
-from lgrnet.engine.hooks import evaluation_due, mean_scores
+from lgrnet.engine.clock import TrainingClock
+from lgrnet.engine.hooks import EvaluateHook, evaluation_due, mean_scores
 from lgrnet.engine.log import RunLog, Terminal, read_log
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import StepRecord
@@ -98,6 +101,46 @@ def test_plain_lines_with_time_to_go(capsys):
     assert "SKIPPED" in lines[1] and "SKIPPED" not in lines[0] and lines[-1] == "words [with] brackets"
 
 
+@pytest.mark.parametrize("interactive", [True, False])
+def test_the_time_to_go_leaves_evaluations_out(capsys, monkeypatch, interactive):
+    now = [100.0]
+    monkeypatch.setattr(clock_module.time, "monotonic", lambda: now[0])
+    clock = TrainingClock()
+    terminal = Terminal(10, every=1, interactive=interactive, clock=clock)
+    for step in range(1, 5):
+        now[0] += 2
+        terminal.step(record(step))
+        with clock.paused():
+            now[0] += 1000
+    assert clock.seconds() - 100 == 8
+    if interactive:
+        (task,) = terminal._bar.tasks
+        assert task.elapsed == 8 and task.time_remaining == 12
+        terminal.close()
+    else:
+        assert all("2.00 s/step" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_evaluations_stop_the_clock_and_speed_is_without_them(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clock_module.time, "monotonic", lambda: now[0])
+    settings = TrainSettings(steps=4, batch_size=1, save_every=1, eval_every=1, log_every=2)
+    trainer = types.SimpleNamespace(step=0, settings=settings, clock=TrainingClock(), stopping=False)
+    trainer.device = torch.device("cpu")
+    evaluate = EvaluateHook(None, None, None)
+    monkeypatch.setattr(evaluate, "_run", lambda trainer: now.__setitem__(0, now[0] + 500))
+    with RunLog(tmp_path) as log:
+        speed = hooks.LogHook(log, Terminal(4, interactive=False, clock=trainer.clock))
+        speed.before(trainer)
+        for trainer.step in range(1, 5):
+            now[0] += 3
+            for hook in (speed, evaluate):
+                hook.after_step(trainer, record(trainer.step))
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["seconds_per_step"] for event in events if event["type"] == "speed"] == [3, 3]
+    assert now[0] == 4 * 503
+
+
 def test_a_terminal_gets_a_bar(capsys):
     terminal = Terminal(3, interactive=True)
     for step in (1, 2, 3):
@@ -136,7 +179,7 @@ def test_tensorboard_gets_every_step_where_it_is_installed(tmp_path, monkeypatch
 
     monkeypatch.setattr(hooks, "tensorboard_writer", make)
     settings = TrainSettings(steps=3, batch_size=1, save_every=1, log_every=100)
-    trainer = types.SimpleNamespace(step=1, settings=settings, skipped=0)
+    trainer = types.SimpleNamespace(step=1, settings=settings, skipped=0, clock=TrainingClock())
     with RunLog(tmp_path) as log:
         hook = hooks.LogHook(log, Terminal(3, interactive=False), resumed=True)
         hook.before(trainer)

@@ -9,11 +9,14 @@ import signal
 
 import pytest
 
+from lgrnet import distributed
 from lgrnet.checkpoint import checkpointer as checkpointer_module
 from lgrnet.checkpoint.checkpointer import Checkpointer, CheckpointError
-from lgrnet.engine.run import CHECKPOINTS
+from lgrnet.config import ConfigError, load_config
+from lgrnet.engine.run import CHECKPOINTS, _make_trainer, settings_of
 from lgrnet.engine.trainer import Trainer, TrainingError
 from tests.engine.runs import (
+    CONFIG,
     finish,
     kill,
     last_weights,
@@ -44,10 +47,16 @@ def steps(folder) -> list[int]:
     return [c.step for c in Checkpointer(folder / CHECKPOINTS).all()]
 
 
-def test_two_n_steps_are_n_and_n_more(data, straight, tmp_path):
+def test_two_n_steps_are_n_and_n_more(data, straight, tmp_path, capsys):
     run(tmp_path, data, "train.steps=4")
-    assert resume(tmp_path, data) == 8
+    begun_with = (tmp_path / "config.yaml").read_text()
+    # A resumed run has its own weights: those that it began with may be gone.
+    gone = ["train.init_weights=gone.safetensors", "train.backbone_weights=gone.pth"]
+    assert resume(tmp_path, data, *gone) == 8
     assert same_run(straight, tmp_path)
+    assert "resumed with other settings: train.steps was 4, is 8; train.backbone_weights" in capsys.readouterr().out
+    assert (tmp_path / "config.yaml").read_text() == begun_with
+    assert "steps: 8" in (tmp_path / "config_resume_00000004.yaml").read_text()
     lines = [json.loads(line) for line in log_text(tmp_path).splitlines()]
     assert [line["step"] for line in lines if line["type"] == "step"] == list(range(1, 9))
     assert [line["step"] for line in lines if line["type"] == "evaluation"] == [4, 8]
@@ -137,6 +146,19 @@ def test_torn_log_and_cut_checkpoint_fall_back(data, straight, tmp_path, capsys)
     assert same_run(straight, tmp_path)
 
 
+def test_only_rank_0_tells_of_damage(data, straight, monkeypatch, capsys):
+    keeper = []
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr("lgrnet.engine.run._start", lambda checkpointer, resume: keeper.append(checkpointer) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        resume(straight, data)
+    keeper[0].warn("damaged")
+    assert capsys.readouterr().out == ""
+    monkeypatch.undo()
+    keeper[0].warn("damaged")
+    assert capsys.readouterr().out == "damaged\n"
+
+
 def test_disk_full_while_saving_ends_clearly_and_resumes(data, straight, tmp_path, monkeypatch):
     write = checkpointer_module.write_synced
 
@@ -164,14 +186,22 @@ def test_train_refuses_a_folder_with_checkpoints(data, straight):
 def test_resume_needs_a_checkpoint_and_the_same_stream(data, straight, tmp_path):
     with pytest.raises(CheckpointError, match="no whole checkpoint to resume; use --trainer_mode train"):
         resume(tmp_path, data)
-    for override, name in (("train.seed=1", "seed"), ("train.batch_size=2", "batch_size")):
-        with pytest.raises(TrainingError, match=f"train.{name}=.*resume with the same"):
-            resume(straight, data, override, "train.steps=9")
-    with pytest.raises(TrainingError, match="train.ema"):
-        resume(straight, data, "train.ema=0.5")
+    with pytest.raises(ConfigError, match="train.seed was 2024, is 1.*Resume with the old values"):
+        resume(straight, data, "train.seed=1", "train.steps=9")
+
+
+@pytest.mark.parametrize("override", ["seed=1", "batch_size=2", "ema=0.5"])
+def test_the_training_state_knows_its_stream_too(data, straight, override):
+    config = load_config(CONFIG, [f"train.{override}"])
+    with distributed.init("cpu") as context:
+        trainer = _make_trainer(config, settings_of(config), context, new=False)
+    start = Checkpointer(straight / CHECKPOINTS).latest()
+    with pytest.raises(TrainingError, match=f"train.{override.split('=')[0]}.*resume with the same"):
+        trainer.load_state(start.weights(), start.state())
 
 
 def test_resuming_a_finished_run_changes_nothing(data, straight):
-    before = log_text(straight)
+    before, files = log_text(straight), sorted(p.name for p in straight.iterdir())
     assert resume(straight, data) == 8
     assert log_text(straight) == before
+    assert sorted(p.name for p in straight.iterdir()) == files

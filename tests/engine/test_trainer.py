@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from lgrnet import distributed
 from lgrnet.config import ConfigError
 from lgrnet.data.transforms import draw_size
 from lgrnet.draws import python_generator
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import Hook, StepRecord, Trainer, TrainingError
+from lgrnet.losses.dense_criterion import DenseCriterion
+from lgrnet.losses.set_criterion import SetCriterion
+from lgrnet.structures import Targets
 from tests.engine.toy import ToyClips, ToyCriterion, ToyLoader, ToyModel, adamw, halving
 
 
@@ -154,6 +159,28 @@ def test_accumulation_equals_the_whole_batch():
         run(make(accumulate=3))
 
 
+@pytest.mark.parametrize("criterion", [SetCriterion(num_points=32, logit_scale=4), DenseCriterion()])
+@pytest.mark.parametrize("without", [(), (0, 1), (1,), (0, 1, 2, 3)])
+def test_accumulation_has_the_divisors_of_the_whole_step(criterion, without):
+    records = {}
+    for parts in (1, 2, 4):
+        model = {"dropout": 0, "norm": False}
+        trainer = make(model=model, criterion=criterion, accumulate=parts, precision="fp64", sizes=())
+        trainer.model.double()
+        batch = next(trainer.loader.batches(0))
+        targets = [emptied(target, i in without) for i, target in enumerate(batch.targets)]
+        hidden = dataclasses.replace(targets[3], annotated=torch.tensor([True, False]))
+        records[parts] = trainer.train_step(dataclasses.replace(batch, targets=(*targets[:3], hidden)))
+    for parts in (2, 4):
+        assert records[parts].losses == pytest.approx(records[1].losses, rel=1e-6)
+        assert records[parts].grad_norm == pytest.approx(records[1].grad_norm, rel=1e-6)
+
+
+def emptied(target: Targets, wanted: bool) -> Targets:
+    """The target of a clip without objects."""
+    return dataclasses.replace(target, labels=target.labels[:0], masks=target.masks[:0]) if wanted else target
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_autocast_runs_the_model_in_half_precision_and_the_loss_in_full(precision):
     seen = []
@@ -193,6 +220,42 @@ def test_moving_average_is_what_is_evaluated_and_kept():
         assert all(torch.equal(value, trainer.weights()[name]) for name, value in model.state_dict().items())
     assert trainer.model.training
     assert all(torch.equal(value, trained[name]) for name, value in state(trainer).items())
+
+
+def evaluated(trainer: Trainer) -> dict[str, torch.Tensor]:
+    with trainer.evaluating():
+        return state(trainer)
+
+
+def test_ranks_evaluate_the_same_model_also_with_a_moving_average(monkeypatch):
+    ranks = make(ema=0.5, steps=3), make(ema=0.5, steps=3)
+    for number, trainer in enumerate(ranks):
+        batches = trainer.loader.batches(10 * number)
+        for _ in range(3):
+            trainer.train_step(next(batches))
+    # Under DDP the parameters are equal, and only the statistics of the batch norm are not.
+    for trainer in ranks:
+        for name, parameter in trainer.model.named_parameters():
+            parameter.data.fill_(0.5)
+            trainer._averages[name].fill_(0.25)
+    trained, sent = state(ranks[1]), []
+    monkeypatch.setattr(distributed, "broadcast", lambda buffer: sent.append(buffer.clone()))
+    first = evaluated(ranks[0])
+    monkeypatch.setattr(distributed, "broadcast", lambda buffer: buffer.copy_(sent.pop(0)))
+    second = evaluated(ranks[1])
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    assert not torch.equal(first["norm.running_mean"], ranks[1].weights()["norm.running_mean"])
+    assert all(torch.equal(value, trained[name]) for name, value in state(ranks[1]).items())
+
+
+def test_another_number_of_samples_is_another_stream():
+    trainer = make()
+    saved = trainer.state()
+    assert saved["samples"] == 8
+    trainer.loader.dataset.length = 9
+    with pytest.raises(TrainingError, match="trained on 8 samples, data.train now has 9; resume with the same data"):
+        trainer.load_state(trainer.weights(), saved)
+    trainer.load_state(trainer.weights(), {name: value for name, value in saved.items() if name != "samples"})
 
 
 def test_compile_keeps_names_and_numbers(monkeypatch):

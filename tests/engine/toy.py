@@ -44,7 +44,7 @@ class ToyCriterion:
     def __init__(self, mask_bce: float = 2.0, class_ce: float = 1.0):
         self.weights = {"mask_bce": mask_bce, "class_ce": class_ce}
 
-    def __call__(self, output: SegOutput, targets: Sequence[Targets], draws) -> dict[str, Tensor]:
+    def __call__(self, output: SegOutput, targets: Sequence[Targets], draws, whole=None) -> dict[str, Tensor]:
         masks = output.mask_logits[:, 0]  # [B, T, h, w]
         losses = []
         for index, target in enumerate(targets):

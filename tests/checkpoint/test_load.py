@@ -1,0 +1,92 @@
+"""Models that are built from what their weights file says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import lgrnet
+from lgrnet import checkpoint as room
+from lgrnet.checkpoint import ALLOWED
+from lgrnet.checkpoint.checkpointer import CheckpointError, save_weights
+from lgrnet.config import ConfigError, build, load_config, to_json
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
+
+
+def targets(node) -> set[str]:
+    """Every class that a config node names."""
+    if isinstance(node, list):
+        return set().union(*map(targets, node))
+    if not isinstance(node, dict):
+        return set()
+    return {node["_target_"]} | targets(list(node.values()))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_weights_of_every_config_may_build_their_model(path):
+    assert targets(json.loads(to_json(load_config(path).model))) <= set(ALLOWED)
+
+
+def test_a_plain_head_comes_back(tmp_path):
+    config = load_config(ROOT / "configs" / "vocalfolds" / "plain_head_pvtv2_b0.py")
+    model = build(config.model)
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), to_json(config.model))
+    again = lgrnet.load(tmp_path / "w.safetensors")
+    assert type(again) is type(model) and not again.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_load_builds_from_the_file_and_leaves_the_global_generator_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "ALLOWED", ("torch.nn.Linear",))
+    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    source = nn.Linear(2, 3)
+    half = {name: value.half() for name, value in source.state_dict().items()}
+    save_weights(tmp_path / "w.safetensors", half, json.dumps(node), {"input_size": [64, 96]})
+    state = torch.get_rng_state()
+    model = lgrnet.load(tmp_path / "w.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.input_size == (64, 96) and not model.training and model.weight.dtype == torch.float32
+    assert torch.equal(model.weight, source.weight.half().float())
+
+
+def test_load_refuses_what_is_no_model(tmp_path):
+    save_weights(tmp_path / "w.safetensors", {}, json.dumps({"_target_": "os.system", "command": "exit"}))
+    with pytest.raises(ConfigError, match="os.system"):
+        lgrnet.load(tmp_path / "w.safetensors")
+    save_weights(tmp_path / "plain.safetensors", {"w": torch.ones(1)}, None)
+    with pytest.raises(CheckpointError, match="load_model"):
+        lgrnet.load(tmp_path / "plain.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("description", "reason"),
+    [
+        ({"_target_": "lgrnet.models.backbones.TimmBackbone", "nam": "pvt_v2_b0"}, "nam"),
+        ({"_target_": "lgrnet.models.backbones.TimmBackbone", "name": "pvt_v9"}, "has no model 'pvt_v9'"),
+        ({"_target_": "lgrnet.models.video_decoder.VideoDecoder", "dim": -1}, "negative|divisible|dim"),
+        ({"_target_": "lgrnet.models.lgrnet.LGRNet", "backbone": 1, "encoder": 2, "decoder": 3}, "int"),
+        ({"_target_": "lgrnet.models.video_decoder.VideoDecoder", "_partial_": True}, "is no model"),
+        ({"dim": 64}, "_target_"),
+        ([1], "_target_"),
+        ("text", "_target_"),
+    ],
+)
+def test_a_description_that_does_not_build_names_file_and_version(tmp_path, description, reason):
+    save_weights(tmp_path / "w.safetensors", {}, json.dumps(description))
+    with pytest.raises(ConfigError, match=reason) as caught:
+        lgrnet.load(tmp_path / "w.safetensors")
+    words = str(caught.value)
+    assert str(tmp_path / "w.safetensors") in words and f"written by lgrnet {lgrnet.__version__}" in words
+    assert "lgrnet.load_model(config_file, weights=" in words
+
+
+def test_a_description_that_is_no_json(tmp_path):
+    save_weights(tmp_path / "w.safetensors", {}, "{")
+    with pytest.raises(ConfigError, match="w.safetensors describe"):
+        lgrnet.load(tmp_path / "w.safetensors")
