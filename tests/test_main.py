@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import main
+from lgrnet.checkpoint.checkpointer import Checkpointer
+from lgrnet.engine import run as engine
 from tests.engine.runs import CONFIG, ROOT, write_videos
 
 
@@ -55,10 +59,81 @@ def test_train_then_resume_then_evaluate(call, tmp_path):
 
     one = tmp_path / "checkpoints" / "step_00000008" / "weights.safetensors"
     status, said, _ = call("--trainer_mode", "eval", "--eval_path", one, "--out_dir", tmp_path / "other")
-    report = json.loads((tmp_path / "other" / "eval" / "weights" / "report.json").read_text())
+    results = tmp_path / "other" / "eval" / "step_00000008"
+    report = json.loads((results / "report.json").read_text())
     assert status == 0 and len(report["sets"][0]["weights_hash"]) == 64
-    assert (tmp_path / "other" / "eval" / "weights" / "toy" / "web" / "a" / "0.png").is_file()
-    assert (tmp_path / "other" / "eval" / "weights" / "toy" / "pictures" / "sheet.png").is_file()
+    assert (results / "toy" / "web" / "a" / "0.png").is_file()
+    assert (results / "toy" / "pictures" / "sheet.png").is_file()
+
+    loose = tmp_path / "mine.safetensors"  # in the run's folder, which still counts as its checkpoints
+    loose.write_bytes(one.read_bytes())
+    one.write_bytes(one.read_bytes()[:-1] + b"x")
+    status, said, error = call("--trainer_mode", "eval", "--eval_path", one, "--out_dir", tmp_path / "other")
+    assert status == 2 and "was changed after it was written" in error
+    status, said, _ = call("--trainer_mode", "eval", *out)
+    assert status == 0 and "step_00000008 is passed over: " in said
+    assert list(json.loads((tmp_path / "eval" / "summary.json").read_text())) == steps[:-1]
+    status, _, _ = call("--trainer_mode", "eval", "--eval_path", loose, "--out_dir", tmp_path / "other")
+    assert status == 0 and list(json.loads((tmp_path / "other" / "eval" / "summary.json").read_text())) == ["mine"]
+
+
+def test_what_is_evaluated_before_a_failure_is_in_the_summary(call, tmp_path, monkeypatch):
+    out = ["--out_dir", tmp_path, "train.device=cpu"]
+    call("--trainer_mode", "train", *out, "train.steps=4", "train.eval_every=0", "train.eval_last=false")
+    (tmp_path / "checkpoints" / "step_00000003" / "weights.safetensors").write_bytes(b"")
+    (tmp_path / "checkpoints" / "step_00000004" / "weights.safetensors").write_bytes(b"")
+    status, said, error = call("--trainer_mode", "eval", *out)
+    assert status == 2 and said.count("is passed over") == 2 and "none of the 2 weights is whole" in error
+
+    resumed = ["--out_dir", tmp_path / "again", "train.device=cpu"]
+    call("--trainer_mode", "train", *resumed, "train.steps=4", "train.eval_every=0", "train.eval_last=false")
+    evaluate = engine._evaluate
+
+    def fail_at_4(config, settings, sets, target, *others):
+        return 1 / 0 if target.name == "step_00000004" else evaluate(config, settings, sets, target, *others)
+
+    monkeypatch.setattr(engine, "_evaluate", fail_at_4)
+    with pytest.raises(ZeroDivisionError):
+        call("--trainer_mode", "eval", *resumed)
+    assert list(json.loads((tmp_path / "again" / "eval" / "summary.json").read_text())) == ["step_00000003"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize(
+    "writer",
+    ["evaluate.save_masks", "evaluate.save_overlays", "evaluate.write_report", "log.RunLog._write", "run._keep_config"],
+)
+def test_a_full_disk_ends_in_one_line_and_the_last_checkpoint_is_good(call, tmp_path, monkeypatch, writer, number):
+    out = ["--out_dir", tmp_path, "train.device=cpu"]
+    assert call("--trainer_mode", "train", *out, "train.steps=3", "train.eval_last=false")[0] == 0
+
+    def full(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(f"lgrnet.engine.{writer}", full)
+    status, _, error = call("--trainer_mode", "train_resume", *out, "train.steps=5")
+    assert status == 2 and error.startswith("error: cannot ") and error.count("\n") == 1 and str(tmp_path) in error
+    assert os.strerror(number) in error and ("bytes are free" in error) == (number == errno.ENOSPC)
+    monkeypatch.undo()
+    last = Checkpointer(tmp_path / "checkpoints").latest()
+    assert last.step == (4 if writer.startswith("evaluate") else 3) and last.weights()
+
+
+def test_an_error_that_no_user_can_mend_keeps_its_traceback(call, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr("lgrnet.engine.run.train", broken)
+    with pytest.raises(ConnectionResetError):
+        call("--trainer_mode", "train", "--out_dir", tmp_path)
+
+
+def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(main.time, "sleep", waited.append)
+    status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path, "train.steps=0")
+    assert status == 2 and error.startswith("error in process 3: ") and waited == [main.RANK_0_FIRST]
 
 
 @pytest.mark.parametrize(

@@ -233,9 +233,10 @@ def list_weights(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file() or (path / WEIGHTS_FILE).is_file():
         return [path]
-    for folder in (path, path / "checkpoints"):
-        found = [checkpoint.path for checkpoint in Checkpointer(folder).all()]
-        found = found or (sorted(folder.glob("*.safetensors")) if folder.is_dir() else [])
+    folders = (path, path / "checkpoints")
+    saved = ([checkpoint.path for checkpoint in Checkpointer(folder).all()] for folder in folders)
+    loose = (sorted(folder.glob("*.safetensors")) for folder in folders)
+    for found in (*saved, *loose):
         if found:
             return found
     raise CheckpointError(
