@@ -57,10 +57,11 @@ def resume(folder: Path, data: Path, *overrides: str) -> int:
     return run(folder, data, *overrides, resume=True)
 
 
-def start(function: Callable[..., Any], *args: Any, world: int = 1) -> list[BaseProcess]:
+def start(function: Callable[..., Any], *args: Any, world: int = 1, daemon: bool = True) -> list[BaseProcess]:
     """Starts `function(*args)` in `world` processes, described to each other as torchrun does it.
 
-    They come from a server that has imported everything once, so each starts at once.
+    They come from a server that has imported everything once, so each starts at once. `daemon` must be False for
+    what starts loader workers of its own.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.engine.runs", "tests.engine.toy", "torch._dynamo"])
@@ -69,7 +70,7 @@ def start(function: Callable[..., Any], *args: Any, world: int = 1) -> list[Base
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
     places = [{**shared, "RANK": rank, "LOCAL_RANK": rank} if world > 1 else {} for rank in range(world)]
-    processes = [context.Process(target=_enter, args=(place, function, args), daemon=True) for place in places]
+    processes = [context.Process(target=_enter, args=(place, function, args), daemon=daemon) for place in places]
     for process in processes:
         process.start()
     return processes

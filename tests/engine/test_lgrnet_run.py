@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.engine.log import read_log
 from lgrnet.engine.run import CHECKPOINTS
 from lgrnet.engine.trainer import Trainer
-from tests.engine.runs import PHANTOM, finish, run_phantom, same_run, start, write_videos
+from tests.engine.runs import PHANTOM, finish, kill, run_phantom, same_run, start, wait_for_checkpoint, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,16 @@ def data(tmp_path_factory):
     return root
 
 
-def test_lgrnet_resumes_exactly_with_drop_path_and_its_weights_build_it_again(data, tmp_path):
-    options = ["model.backbone.drop_path=0.2", "train.batch_size=2", "train.save_every=100"]
-    run_phantom(tmp_path / "whole", data, *options, "train.steps=4")
-    run_phantom(tmp_path / "parts", data, *options, "train.steps=2")
-    run_phantom(tmp_path / "parts", data, *options, "train.steps=4", "train.eval_last=true", resume=True)
-    report = json.loads((tmp_path / "parts" / "eval" / "step_00000004" / "report.json").read_text())
+def test_lgrnet_resumes_a_killed_run_exactly_and_its_weights_build_it_again(data, tmp_path):
+    options = ["model.backbone.drop_path=0.2", "train.batch_size=2"]
+    often = ["train.save_every=1", "train.workers=1"]
+    processes = start(run_phantom, tmp_path / "parts", data, *options, *often, daemon=False)
+    wait_for_checkpoint(tmp_path / "parts", 2, processes)
+    assert kill(processes) == [-signal.SIGKILL]
+    assert 2 <= Checkpointer(tmp_path / "parts" / CHECKPOINTS).latest().step < 5
+    run_phantom(tmp_path / "whole", data, *options, "train.steps=5", "train.save_every=100")
+    run_phantom(tmp_path / "parts", data, *options, "train.steps=5", "train.eval_last=true", resume=True)
+    report = json.loads((tmp_path / "parts" / "eval" / "step_00000005" / "report.json").read_text())
     assert report["sets"][0]["frames"] == 4
     last = Checkpointer(tmp_path / "parts" / CHECKPOINTS).latest()
     model = lgrnet.load(last.path)
