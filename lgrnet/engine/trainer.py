@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -216,6 +217,8 @@ class Trainer:
         known = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         unused = self.settings.find_unused_parameters
+        # Gradients of depthwise weights [C, 1, 3, 3] have other strides for the same memory: nothing is slower.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(module, device_ids=places, find_unused_parameters=unused, **{sync: False})
 
     def _draw_size(self) -> int | None:
