@@ -60,5 +60,5 @@ data = dict(
 optimizer = builds(adamw, lr=1e-3, backbone_lr_scale=1.0, weight_decay=1e-4, zen_partial=True)
 schedule = builds(cosine, total_steps="${train.steps}", warmup_steps=20, zen_partial=True)
 train = builds(
-    TrainSettings, steps=700, batch_size=4, save_every=350, eval_first=True, sizes=(), clip_norm=1.0, log_every=50
+    TrainSettings, steps=600, batch_size=4, save_every=300, eval_first=True, sizes=(), clip_norm=1.0, log_every=50
 )
