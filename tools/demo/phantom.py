@@ -23,8 +23,9 @@ from lgrnet.config import load_config  # noqa: E402
 from lgrnet.data.phantom import write  # noqa: E402
 from lgrnet.engine import run as engine  # noqa: E402
 from lgrnet.engine.log import read_log  # noqa: E402
+from lgrnet.inference.writers import COMPARED  # noqa: E402
 from lgrnet.records import VideoRecord, read_frame, read_mask, write_frame  # noqa: E402
-from lgrnet.visualize import contact_sheet, curves, overlay  # noqa: E402
+from lgrnet.visualize import contact_sheet, curves, overlay, with_legend  # noqa: E402
 
 CONFIG = ROOT / "configs/demo/phantom.py"
 FRAMES_SHOWN = 6
@@ -56,7 +57,7 @@ def draw_sheet(record: VideoRecord, evaluations: dict[str, Path], target: Path) 
             mask = read_mask(folder / record.name / f"{record.frame_names[i]}.png") > 0
             rows.append(overlay(frame, mask, truth))
             captions.append(name)
-    write_frame(target, contact_sheet(rows, FRAMES_SHOWN, captions))
+    write_frame(target, with_legend(contact_sheet(rows, FRAMES_SHOWN, captions), COMPARED))
 
 
 def write_page(folder: Path, scores: dict[str, dict[str, float]], pictures: dict[str, Path]) -> Path:
