@@ -11,7 +11,7 @@ from torch import nn
 
 from lgrnet import distributed
 from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer
-from lgrnet.engine.log import RunLog, Terminal, tensorboard_writer
+from lgrnet.engine.log import RunLog, Terminal, tensorboard_sink
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import Hook, StepRecord, Trainer
 
@@ -38,12 +38,13 @@ class LogHook(Hook):
 
     def __init__(self, log: RunLog, terminal: Terminal, resumed: bool = False):
         self.log, self.terminal, self.resumed = log, terminal, resumed
-        self._writer = None
 
     def before(self, trainer: Trainer) -> None:
         """Opens TensorBoard's file."""
         purge = trainer.step + 1 if self.resumed else None
-        self._writer = tensorboard_writer(self.log.folder / "tensorboard", purge)
+        sink = tensorboard_sink(self.log.folder / "tensorboard", purge)
+        if sink is not None:
+            self.log.sinks.append(sink)
         self._since = (trainer.step, trainer.clock.seconds())
 
     def after_step(self, trainer: Trainer, record: StepRecord) -> None:
@@ -52,10 +53,6 @@ class LogHook(Hook):
         self.terminal.step(record)
         if record.skipped:
             self.log.event("skipped", step=record.step, total=record.total, in_a_row=trainer.skipped_in_a_row)
-        if self._writer is not None:
-            values = {"total": record.total, "lr": record.lr, "grad_norm": record.grad_norm, **record.losses}
-            for name, value in values.items():
-                self._writer.add_scalar(f"train/{name}", value, record.step)
         if record.step % trainer.settings.log_every == 0:
             self._speed(trainer)
 
@@ -63,8 +60,6 @@ class LogHook(Hook):
         """How many steps were skipped, if any."""
         if trainer.skipped:
             self.terminal.say(f"{trainer.skipped} of {trainer.step} steps were skipped: loss or gradient not finite")
-        if self._writer is not None:
-            self._writer.close()
 
     def _speed(self, trainer: Trainer) -> None:
         step, begun = self._since

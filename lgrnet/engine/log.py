@@ -33,6 +33,8 @@ class RunLog:
     folder       of the run
     resume_step  None starts log.jsonl anew; a number keeps the lines up to that step and drops what came after
     redo_evaluation  drop the evaluation of `resume_step` itself: it will be done again
+
+    `sinks` get every step and evaluation too (such as `TensorBoardSink`), and are closed with the log.
     """
 
     def __init__(self, folder: str | Path, resume_step: int | None = None, redo_evaluation: bool = False):
@@ -42,6 +44,7 @@ class RunLog:
         write_atomic(self.folder / LOG_FILE, "".join(kept).encode())
         self._log = open(self.folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._events = open(self.folder / EVENTS_FILE, "a", encoding="utf-8")  # noqa: SIM115
+        self.sinks: list[TensorBoardSink] = []
 
     def __enter__(self) -> RunLog:
         return self
@@ -54,10 +57,14 @@ class RunLog:
     def step(self, record: StepRecord) -> None:
         """One step; numbers that are not finite are written as text, so that the file stays JSON."""
         self._write(self._log, {"type": "step", **dataclasses.asdict(record)})
+        for sink in self.sinks:
+            sink.step(record)
 
     def evaluation(self, step: int, sets: Mapping[str, Mapping[str, float]], mean: Mapping[str, float]) -> None:
         """The numbers of each evaluation set after `step`, and their means over the sets."""
         self._write(self._log, {"type": "evaluation", "step": step, "sets": sets, "mean": mean})
+        for sink in self.sinks:
+            sink.evaluation(step, sets, mean)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something that happened at this moment."""
@@ -69,7 +76,9 @@ class RunLog:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes both files and all sinks."""
+        for sink in self.sinks:
+            sink.close()
         try:
             self._log.close()
         finally:
@@ -153,13 +162,36 @@ class Terminal:
         return bar
 
 
-def tensorboard_writer(folder: str | Path, purge_step: int | None = None) -> Any | None:
-    """A TensorBoard writer, None where tensorboard is not installed (pip install lgrnet[tensorboard])."""
+class TensorBoardSink:
+    """Shows a run in TensorBoard: train/<term> for every step, <set>/<metric> for every evaluation."""
+
+    def __init__(self, writer: Any):
+        self._writer = writer
+
+    def step(self, record: StepRecord) -> None:
+        """The losses of a step."""
+        values = {"total": record.total, "lr": record.lr, "grad_norm": record.grad_norm, **record.losses}
+        for name, value in values.items():
+            self._writer.add_scalar(f"train/{name}", value, record.step)
+
+    def evaluation(self, step: int, sets: Mapping[str, Mapping[str, float]], mean: Mapping[str, float]) -> None:
+        """The scores of an evaluation."""
+        for set_name, scores in {**sets, "mean": mean}.items():
+            for metric, value in scores.items():
+                self._writer.add_scalar(f"{set_name}/{metric}", value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+def tensorboard_sink(folder: str | Path, purge_step: int | None = None) -> TensorBoardSink | None:
+    """A sink for a RunLog, None where tensorboard is not installed (pip install lgrnet[tensorboard])."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=purge_step)
+    return TensorBoardSink(SummaryWriter(str(folder), purge_step=purge_step))
 
 
 def _kept(path: Path, step: int, redo_evaluation: bool) -> Iterator[str]:

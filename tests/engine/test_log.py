@@ -14,7 +14,7 @@ from lgrnet.engine import clock as clock_module
 from lgrnet.engine import hooks
 from lgrnet.engine.clock import TrainingClock
 from lgrnet.engine.hooks import EvaluateHook, evaluation_due, mean_scores
-from lgrnet.engine.log import RunLog, Terminal, read_log
+from lgrnet.engine.log import RunLog, TensorBoardSink, Terminal, read_log
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import StepRecord
 
@@ -175,9 +175,9 @@ def test_tensorboard_gets_every_step_where_it_is_installed(tmp_path, monkeypatch
 
     def make(folder, purge_step):
         written.append((folder.name, purge_step))
-        return Writer()
+        return TensorBoardSink(Writer())
 
-    monkeypatch.setattr(hooks, "tensorboard_writer", make)
+    monkeypatch.setattr(hooks, "tensorboard_sink", make)
     settings = TrainSettings(steps=3, batch_size=1, save_every=1, log_every=100)
     trainer = types.SimpleNamespace(step=1, settings=settings, skipped=0, clock=TrainingClock())
     with RunLog(tmp_path) as log:
@@ -185,6 +185,7 @@ def test_tensorboard_gets_every_step_where_it_is_installed(tmp_path, monkeypatch
         hook.before(trainer)
         hook.after_step(trainer, record(2))
         hook.after(trainer)
+        log.evaluation(2, {"test": {"dice": 0.5}}, {"dice": 0.5})
     assert written[0] == ("tensorboard", 2) and written[-1] == "closed"
     assert {name for name, _, step in written[1:-1]} == {
         "train/total",
@@ -192,4 +193,6 @@ def test_tensorboard_gets_every_step_where_it_is_installed(tmp_path, monkeypatch
         "train/grad_norm",
         "train/mask_bce",
         "train/class_ce",
+        "test/dice",
+        "mean/dice",
     }
