@@ -73,10 +73,11 @@ def test_data_may_move_but_not_change(begun):
 
 
 def test_a_schedule_that_follows_the_steps_says_how_to_keep_it(begun):
-    resumed = begun(file=PHANTOM)
-    with pytest.raises(ConfigError, match="follows train.steps: schedule.total_steps=700 lets more steps"):
-        resumed("train.steps=900")
-    assert resumed("train.steps=900", "schedule.total_steps=700") == {"train.steps": (700, 900)}
+    resumed = begun("train.steps=70", "schedule.warmup_steps=2", file=PHANTOM)
+    with pytest.raises(ConfigError, match="follows train.steps: schedule.total_steps=70 lets more steps"):
+        resumed("train.steps=90", "schedule.warmup_steps=2")
+    changes = resumed("train.steps=90", "schedule.warmup_steps=2", "schedule.total_steps=70")
+    assert changes == {"train.steps": (70, 90)}
 
 
 def test_the_config_of_the_run_must_be_there(begun, tmp_path):
@@ -102,7 +103,7 @@ def test_a_key_of_a_newer_version_is_named_and_can_be_accepted(begun, tmp_path):
 
 
 def test_a_schedule_that_cannot_be_is_an_error_of_the_config():
-    config = load_config(PHANTOM, ["schedule.warmup_steps=700"])
+    config = load_config(PHANTOM, ["train.steps=70", "schedule.warmup_steps=70"])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ConfigError, match="section schedule does not build: warmup_steps is 700 of total_steps 700"):
+    with pytest.raises(ConfigError, match="section schedule does not build: warmup_steps is 70 of total_steps 70"):
         build_part(config, "schedule", optimizer)
