@@ -21,13 +21,18 @@ _TABLES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def parameter_settings(
-    model: nn.Module, lr: float = 1e-3, backbone_lr_scale: float = 0.1, weight_decay: float = 1e-4
+    model: nn.Module,
+    lr: float = 1e-3,
+    backbone_lr_scale: float = 0.1,
+    weight_decay: float = 1e-4,
+    decay_biases: bool = True,
 ) -> dict[str, tuple[float, float]]:
     """(learning rate, weight decay) of every parameter that is trained, by name, in the order of named_modules.
 
     Parameters below a module called "backbone" learn at lr * backbone_lr_scale. The module that owns a parameter
-    decides about decay: none for norms and nn.Embedding, nor for tables of positions. All others are decayed,
-    biases too, as published.
+    decides about decay: none for norms and nn.Embedding, nor for tables of positions. All others are decayed.
+
+    decay_biases  True: biases and other vectors too, as published; False: only what has two dimensions or more
     """
     settings: dict[str, tuple[float, float]] = {}
     seen: set[nn.Parameter] = set()
@@ -38,6 +43,7 @@ def parameter_settings(
                 continue
             seen.add(parameter)
             spared = isinstance(module, (*_NORMS, nn.Embedding)) or any(table in name for table in _TABLES)
+            spared = spared or (parameter.ndim < 2 and not decay_biases)
             full_name = f"{path}.{name}" if path else name
             settings[full_name] = (lr * backbone_lr_scale if in_backbone else lr, 0.0 if spared else weight_decay)
     return settings
@@ -50,6 +56,7 @@ def adamw(
     weight_decay: float = 1e-4,
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
+    decay_biases: bool = True,
 ) -> Optimizer:
     """AdamW with `parameter_settings`; parameters of equal settings form a group.
 
@@ -59,7 +66,7 @@ def adamw(
     Raises ValueError when nothing in the model is trained.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, setting in parameter_settings(model, lr, backbone_lr_scale, weight_decay).items():
+    for name, setting in parameter_settings(model, lr, backbone_lr_scale, weight_decay, decay_biases).items():
         groups.setdefault(setting, []).append(model.get_parameter(name))
     if not groups:
         raise ValueError("the model has no parameter with requires_grad; unfreeze a part of it")

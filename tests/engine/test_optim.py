@@ -46,6 +46,17 @@ def test_every_parameter_of_lgrnet_has_its_published_settings():
     assert ours == {g["name"]: (g["lr"], g["weight_decay"]) for g in groups}
 
 
+def test_biases_are_decayed_as_published_or_not():
+    model = small_model()
+    vectors = {name for name, p in model.named_parameters() if p.ndim < 2}
+    published, spared = parameter_settings(model), parameter_settings(model, decay_biases=False)
+    changed = {name for name in published if published[name] != spared[name]}
+    assert changed and changed < vectors
+    assert all(spared[name][1] == 0 for name in vectors)
+    decays = {group["weight_decay"] for group in adamw(model, decay_biases=False).param_groups}
+    assert decays == {0.0, 1e-4}
+
+
 def test_rules_of_decay_and_backbone():
     settings = parameter_settings(small_model(), lr=1.0, backbone_lr_scale=0.5, weight_decay=2.0)
     assert settings == {
