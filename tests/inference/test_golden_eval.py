@@ -1,6 +1,7 @@
 """Two videos from frames on disk to Dice, against the published system with generated weights."""
 
 import numpy as np
+import PIL
 import pytest
 import torch
 
@@ -11,7 +12,9 @@ from lgrnet.records import Prediction
 from tests.models.golden import golden_model
 
 VIDEOS = ("vidA", "vidB")
-FLIPS = 2  # pixels of a video whose logit is so near 0 that rounding may decide
+# Pillow before 13 rounds some sizes differently: one grey level in 0.15 % of vidB, and 15 pixels of its mask.
+SAME_PILLOW = int(PIL.__version__.split(".")[0]) >= 13
+FLIPS = 2 if SAME_PILLOW else 40  # pixels of a video whose logit is so near 0 that rounding may decide
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +35,13 @@ def predictions(stored):
 def test_frames_are_resized_bit_by_bit_as_published(stored, video):
     small = np.stack([resize_for_eval(frame, 352) for frame in stored[f"{video}/frames"]])
     unit = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
-    assert np.array_equal(unit[..., ::8, ::8].numpy(), stored[f"{video}/net_input"])
-    assert unit.double().mean().item() == pytest.approx(stored[f"{video}/net_input_mean"], abs=1e-7)
+    levels = np.abs(unit[..., ::8, ::8].numpy() - stored[f"{video}/net_input"]) * 255
+    if SAME_PILLOW:
+        assert levels.max() == 0
+    assert levels.max() < 1.01 and (levels > 0).mean() < 0.01
+    assert unit.double().mean().item() == pytest.approx(
+        stored[f"{video}/net_input_mean"], abs=1e-7 if SAME_PILLOW else 1e-5
+    )
 
 
 def test_metric_of_the_stored_masks(stored):
