@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 2 main.py --config_file configs/vocalfolds/plain_head_pvtv2_b0.py --trainer_mode train
 
 Data, augmentation, backbone, optimizer, frames per step and evaluation are those of lgrnet_pvtv2_b0.py. It takes more
-steps, as many as the same 15 minutes on two cores allow; RESULTS.md has what was measured.
+steps in about the same time; RESULTS.md has what was measured.
 """
 
 from pathlib import Path
