@@ -30,7 +30,8 @@ CORE = [
     "rich>=13.7",
 ]
 EXTRAS = {
-    "dev": ["pytest>=8", "pytest-cov>=6", "pytest-xdist>=3.6", "ruff>=0.14"],
+    # yacs: the tests of the detectron2 bridge, where detectron2 itself is not installed
+    "dev": ["pytest>=8", "pytest-cov>=6", "pytest-xdist>=3.6", "ruff>=0.14", "yacs>=0.1.8"],
     "tensorboard": ["tensorboard>=2.18"],
     "demo": ["gradio>=5", "pillow<13"],
     "medical": ["pydicom>=3", "nibabel>=5.3"],
@@ -50,7 +51,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["lgrnet", "lgrnet.*"]), *OPS],
     package_dir=OPS,
-    package_data={"lgrnet.checkpoint": ["*.safetensors"]},
+    package_data={"lgrnet.checkpoint": ["*.safetensors"], "lgrnet.detectron2_bridge": ["configs/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )
