@@ -49,6 +49,26 @@ def parameter_settings(
     return settings
 
 
+def parameter_groups(
+    model: nn.Module,
+    lr: float = 1e-3,
+    backbone_lr_scale: float = 0.1,
+    weight_decay: float = 1e-4,
+    decay_biases: bool = True,
+) -> list[dict]:
+    """`parameter_settings` as an optimizer takes them: parameters of equal settings form a group.
+
+    Returns groups {"params": [...], "lr": ..., "weight_decay": ...}, in the order of their first parameters.
+    Raises ValueError when nothing in the model is trained.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, setting in parameter_settings(model, lr, backbone_lr_scale, weight_decay, decay_biases).items():
+        groups.setdefault(setting, []).append(model.get_parameter(name))
+    if not groups:
+        raise ValueError("the model has no parameter with requires_grad; unfreeze a part of it")
+    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
 def adamw(
     model: nn.Module,
     lr: float = 1e-3,
@@ -58,21 +78,16 @@ def adamw(
     eps: float = 1e-8,
     decay_biases: bool = True,
 ) -> Optimizer:
-    """AdamW with `parameter_settings`; parameters of equal settings form a group.
+    """AdamW with `parameter_groups`.
 
     The published code makes a group of every parameter. AdamW treats each parameter by itself, so the steps are the
     same.
 
     Raises ValueError when nothing in the model is trained.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, setting in parameter_settings(model, lr, backbone_lr_scale, weight_decay, decay_biases).items():
-        groups.setdefault(setting, []).append(model.get_parameter(name))
-    if not groups:
-        raise ValueError("the model has no parameter with requires_grad; unfreeze a part of it")
     first, second = betas
-    listed = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-    return AdamW(listed, lr=lr, betas=(first, second), eps=eps)
+    groups = parameter_groups(model, lr, backbone_lr_scale, weight_decay, decay_biases)
+    return AdamW(groups, lr=lr, betas=(first, second), eps=eps)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:

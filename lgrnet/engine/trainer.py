@@ -245,7 +245,7 @@ class Trainer:
         self, batch: ClipBatch, size: int | None, whole: Mapping[str, Sequence[Targets]]
     ) -> tuple[dict[str, Tensor], Tensor]:
         seed = self.settings.seed
-        frames = _resized(batch.frames.double() if self.settings.precision == "fp64" else batch.frames, size)
+        frames = resized(batch.frames.double() if self.settings.precision == "fp64" else batch.frames, size)
         # Drop path draws from the global generator; keyed like this it does not depend on what ran before.
         torch.manual_seed(keyed_seed(seed, batch.positions[0], "dropout"))
         dtype = _AUTOCAST.get(self.settings.precision)
@@ -300,8 +300,11 @@ def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
 
 
-def _resized(frames: Tensor, size: int | None) -> Tensor:
-    """[B, T, 3, H, W] -> [B, T, 3, size, size], bilinear without antialias, whatever the aspect ratio."""
+def resized(frames: Tensor, size: int | None) -> Tensor:
+    """Frames [B, T, 3, H, W] at the size that a step trains at: [B, T, 3, size, size].
+
+    Bilinear without antialias, whatever the aspect ratio, as published. size None, or that of the frames: as they are.
+    """
     if size is None or tuple(frames.shape[-2:]) == (size, size):
         return frames
     flat = frames.flatten(0, 1)  # [B*T, 3, H, W]

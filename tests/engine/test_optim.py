@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 from lgrnet.checkpoint.official import ours_to_official
-from lgrnet.engine.optim import adamw, clip_gradients, constant, cosine, multi_step, parameter_settings, poly
+from lgrnet.engine.optim import (
+    adamw,
+    clip_gradients,
+    constant,
+    cosine,
+    multi_step,
+    parameter_groups,
+    parameter_settings,
+    poly,
+)
 from tests.losses.golden import SUBSET, load
 from tests.models.golden import build, seed_weights
 
@@ -83,6 +92,18 @@ def test_equal_settings_share_a_group_and_every_parameter_is_in_one():
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
     assert all(g["betas"] == (0.8, 0.99) and g["eps"] == 1e-6 for g in optimizer.param_groups)
+
+
+def test_the_groups_hold_what_the_settings_say():
+    model = small_model()
+    arguments = {"lr": 1.0, "backbone_lr_scale": 0.5, "weight_decay": 2.0, "decay_biases": False}
+    groups = parameter_groups(model, **arguments)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    flat = {names[p]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert flat == parameter_settings(model, **arguments)
+    taken = adamw(model, **arguments).param_groups
+    assert [g["lr"] for g in taken] == [g["lr"] for g in groups]
+    assert [list(map(id, g["params"])) for g in taken] == [list(map(id, g["params"])) for g in groups]
 
 
 def test_a_group_for_all_steps_like_a_group_for_each():

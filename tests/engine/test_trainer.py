@@ -13,7 +13,7 @@ from lgrnet.config import ConfigError
 from lgrnet.data.transforms import draw_size
 from lgrnet.draws import python_generator
 from lgrnet.engine.settings import TrainSettings
-from lgrnet.engine.trainer import Hook, StepRecord, Trainer, TrainingError
+from lgrnet.engine.trainer import Hook, StepRecord, Trainer, TrainingError, resized
 from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.structures import Targets
@@ -87,6 +87,16 @@ def test_frames_are_resized_and_targets_are_not():
 
     run(make(criterion=Look(), sizes=(32,), steps=1))
     assert seen == [((8, 8), (16, 16))]
+
+
+def test_resized_frames_are_square_and_not_smoothed():
+    frames = torch.arange(2 * 3 * 4 * 8.0).reshape(1, 2, 3, 2, 16)
+    assert resized(frames, 4).shape == (1, 2, 3, 4, 4)
+    assert resized(frames, None) is frames
+    square = frames.reshape(1, 2, 3, 4, 8)[..., :4]
+    assert resized(square, 4) is square
+    # Without antialias a pixel at half the size is the mean of the four in its middle, and of no more.
+    assert torch.allclose(resized(square, 2)[0, 0, 0, 0, 0], square[0, 0, 0, :2, :2].mean())
 
 
 def test_the_gradient_is_clipped_to_the_norm():
