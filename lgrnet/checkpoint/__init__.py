@@ -16,6 +16,7 @@ from lgrnet.config import ConfigError, build, build_json, load_config
 ALLOWED = (
     "lgrnet.models.lgrnet.LGRNet",
     "lgrnet.models.backbones.TimmBackbone",
+    "lgrnet.models.backbones.MixTransformer",
     "lgrnet.models.lgr_encoder.LGREncoder",
     "lgrnet.models.video_decoder.VideoDecoder",
     "lgrnet.models.segmenter.PerFrame",

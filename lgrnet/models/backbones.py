@@ -1,12 +1,23 @@
-"""Image backbones from timm, as maps from frames to four feature maps."""
+"""Image backbones, as maps from frames to four feature maps."""
 
 from __future__ import annotations
 
 import difflib
+from functools import partial
 
 import timm
+from segmentation_models_pytorch.encoders import mix_transformer
 from torch import Tensor, nn
 
+# dims of the four stages, blocks in each (Xie et al., NeurIPS 2021, table 6)
+_MIT = {
+    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": ((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": ((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": ((64, 128, 320, 512), (3, 6, 40, 3)),
+}
 LEVELS = ("res2", "res3", "res4", "res5")
 STRIDES = (4, 8, 16, 32)
 
@@ -45,3 +56,41 @@ class TimmBackbone(nn.Module):
         """Normalised frames [batch, 3, H, W] -> res2..res5, each [batch, C_level, H / stride, W / stride]."""
         maps = self.net.forward_intermediates(frames, indices=self.indices, norm=False, intermediates_only=True)
         return dict(zip(LEVELS, maps, strict=True))
+
+
+class MixTransformer(nn.Module):
+    """The encoder of SegFormer (MiT-B0..B5, Xie et al., NeurIPS 2021), as segmentation-models-pytorch has it.
+
+    name       "mit_b0" .. "mit_b5"; `net` keeps the official parameter names (block1.0.attn.q.weight, ...)
+    drop_path  the largest drop-path rate; it rises linearly over the blocks, from 0 for the first
+    norm_eps   epsilon of every layer norm; None: the official ones, 1e-6 in blocks and after stages, 1e-5 after patch
+               embeddings and in attention
+
+    Raises ValueError for another name.
+    """
+
+    def __init__(self, name: str = "mit_b0", drop_path: float = 0.1, norm_eps: float | None = None):
+        super().__init__()
+        if name not in _MIT:
+            near = ", ".join(difflib.get_close_matches(str(name), _MIT, n=3, cutoff=0.0))
+            raise ValueError(f"there is no mix transformer {name!r}; the nearest names are {near}")
+        dims, depths = _MIT[name]
+        self.net = mix_transformer.MixVisionTransformer(
+            embed_dims=dims,
+            num_heads=(1, 2, 5, 8),
+            mlp_ratios=(4, 4, 4, 4),
+            qkv_bias=True,
+            drop_path_rate=drop_path,
+            norm_layer=partial(mix_transformer.LayerNorm, eps=1e-6),
+            depths=depths,
+            sr_ratios=(8, 4, 2, 1),
+        )
+        if norm_eps is not None:
+            for module in self.net.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = norm_eps
+        self.channels = dict(zip(LEVELS, dims, strict=True))
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        """Normalised frames [batch, 3, H, W] -> res2..res5, [batch, C_level, H / stride, W / stride], rounded up"""
+        return dict(zip(LEVELS, self.net(frames), strict=True))
