@@ -14,7 +14,7 @@ from torch import nn
 from lgrnet import distributed
 from lgrnet.evaluation import Evaluator, Protocol, read_annotation, write_report
 from lgrnet.inference.predictor import Predictor
-from lgrnet.inference.writers import save_masks, save_overlays
+from lgrnet.inference.writers import save_frames_sheet, save_masks, save_overlays
 from lgrnet.records import DataError, VideoRecord
 
 _LINES = 8
@@ -37,7 +37,8 @@ def evaluate_sets(
 
     size       (height, width) that the model sees
     chunk      frames that pass the backbone together
-    pictures   overlays of the worst and of the best frames, so many each
+    pictures   overlays of the worst and of the best frames, so many each, and three times as many frames that are the
+               same at every evaluation
     weights    the file that the model came from, its hash stands in the report
     facts      more to keep in report.json
     say        told on rank 0 how far its share of a set is
@@ -63,6 +64,7 @@ def evaluate_sets(
         if _collect(evaluator):
             chosen = {"count": pictures, "protocol": evaluator.first.id, "metric": evaluator.first.metrics[0]}
             save_overlays(evaluator.rows, records, folder / name / "web", folder / name, "pictures", **chosen)
+            save_frames_sheet(records, folder / name / "web", folder / name, "pictures", 3 * pictures)
             evaluators.append(evaluator)
     if not evaluators:
         return {}

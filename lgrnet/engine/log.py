@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lgrnet.checkpoint.disk import write_atomic
@@ -34,7 +35,7 @@ class RunLog:
     resume_step  None starts log.jsonl anew; a number keeps the lines up to that step and drops what came after
     redo_evaluation  drop the evaluation of `resume_step` itself: it will be done again
 
-    `sinks` get every step and evaluation too (such as `TensorBoardSink`), and are closed with the log.
+    `sinks` get every step, evaluation and picture too (such as `TensorBoardSink`), and are closed with the log.
     """
 
     def __init__(self, folder: str | Path, resume_step: int | None = None, redo_evaluation: bool = False):
@@ -65,6 +66,11 @@ class RunLog:
         self._write(self._log, {"type": "evaluation", "step": step, "sets": sets, "mean": mean})
         for sink in self.sinks:
             sink.evaluation(step, sets, mean)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture, uint8 [H, W, 3], for the sinks: the run's own pictures are files beside the log."""
+        for sink in self.sinks:
+            sink.picture(step, name, image)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something that happened at this moment."""
@@ -163,7 +169,7 @@ class Terminal:
 
 
 class TensorBoardSink:
-    """Shows a run in TensorBoard: train/<term> for every step, <set>/<metric> for every evaluation."""
+    """Shows a run in TensorBoard: train/<term> for every step, <set>/<metric> and pictures for every evaluation."""
 
     def __init__(self, writer: Any):
         self._writer = writer
@@ -179,6 +185,10 @@ class TensorBoardSink:
         for set_name, scores in {**sets, "mean": mean}.items():
             for metric, value in scores.items():
                 self._writer.add_scalar(f"{set_name}/{metric}", value, step)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture, uint8 [H, W, 3], as it is after `step`."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes what is left."""

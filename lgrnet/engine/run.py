@@ -31,6 +31,7 @@ from lgrnet.data.loader import ClipLoader
 from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due
 from lgrnet.engine.log import RunLog, Terminal
+from lgrnet.engine.pictures import CURVES_FILE, PictureHook
 from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_words
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
@@ -240,7 +241,8 @@ def _run_main(
         terminal.say(f"training in {folder}, step {trainer.step} of {settings.steps}, on {trainer.device}")
         try:
             show = LogHook(log, terminal, resumed=start is not None)
-            trainer.run([show, *_hooks(checkpointer, log, terminal.say, evaluate, redo)])
+            hooks = _hooks(checkpointer, log, terminal.say, evaluate, redo)
+            trainer.run([show, *hooks, PictureHook(log, folder / "eval")])
         finally:
             terminal.close()
             # On a full disk this fails too, and must not hide the first error.
@@ -252,6 +254,7 @@ def _say_end(trainer: Trainer, checkpointer: Checkpointer, folder: Path, signal:
     """The last words of a run: what to do next, or where to look."""
     if trainer.stopping:
         print(f"stopped at step {trainer.step} ({signal or 'as asked'}); go on with --trainer_mode train_resume")
+    print(f"curves of losses, scores and learning rate: {folder / CURVES_FILE}")
     best = checkpointer.best()
     if best is not None:
         print(f"best checkpoint: {best.path} ({checkpointer.metric} {best.metrics[checkpointer.metric]:.4f})")

@@ -84,6 +84,28 @@ def save_overlays(
     return _with_sheet(paths, pictures, target / "sheet.png", captions, max(1, min(count, 4)), COMPARED)
 
 
+def save_frames_sheet(
+    records: Sequence[VideoRecord], masks_folder: str | Path, folder: str | Path, set_name: str, count: int = 12
+) -> Path | None:
+    """A contact sheet of frames spread evenly over the annotated ones of a set: the same at every evaluation.
+
+    Arguments as for `save_overlays`; classes are drawn as one.
+
+    Writes <folder>/<set_name>/frames.png and returns its path, None when no frame is annotated or `count` is 0.
+    """
+    frames = [(record, i) for record in records for i, path in enumerate(record.masks) if path is not None]
+    pictures, captions = [], []
+    for number in sorted({round(x) for x in np.linspace(0, len(frames) - 1, min(count, len(frames)))}):
+        record, index = frames[number]
+        name = record.frame_names[index]
+        found = read_mask(inside(masks_folder, record.name) / f"{_file_name(name)}.png")
+        there = class_masks(read_mask(record.masks[index]), record.label_map, record.masks[index]).any(0)
+        pictures.append(_shrunk(overlay(read_frame(record.frames[index]), found, there)))
+        captions.append(f"{record.name}/{name}")
+    path = inside(folder, set_name) / "frames.png"
+    return (_with_sheet([], pictures, path, captions, 4, COMPARED) or [None])[0]
+
+
 def save_video_overlays(
     frames: Iterable[tuple[str, np.ndarray]], prediction: Prediction, folder: str | Path, sheet_frames: int = 12
 ) -> list[Path]:

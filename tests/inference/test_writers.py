@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lgrnet.evaluation import Evaluator
-from lgrnet.inference.writers import save_masks, save_overlays, save_video_overlays
+from lgrnet.inference.writers import save_frames_sheet, save_masks, save_overlays, save_video_overlays
 from lgrnet.records import Prediction, VideoRecord, read_frame, read_mask, write_frame, write_mask
 from lgrnet.visualize import INVENTED, MISSED, RIGHT
 
@@ -104,6 +104,19 @@ def test_worst_and_best_frames_in_order(scored, tmp_path):
     sheet = read_frame(paths[-1])
     assert sheet.shape[1] > 2 * 60
     assert all((sheet == colour).all(2).sum() > 100 for colour in (RIGHT, INVENTED, MISSED)), "the legend's swatches"
+
+
+def test_the_frames_of_a_sheet_are_spread_and_the_same_each_time(scored, tmp_path):
+    _, records = scored
+    web, out = tmp_path / "web", tmp_path / "pictures"
+    path = save_frames_sheet(records, web, out, "easy", count=3)
+    sheet = read_frame(path)
+    assert path == (out / "easy" / "frames.png").resolve() and sheet.shape[1] >= 3 * 60
+    assert (read_frame(save_frames_sheet(records, web, out, "easy", count=3)) == sheet).all()
+    assert read_frame(save_frames_sheet(records, web, out, "all", count=50)).shape[0] > sheet.shape[0]
+    nothing = [VideoRecord("a", records[0].frames, (None,) * 4)]
+    assert save_frames_sheet(nothing, web, out, "none") is None
+    assert save_frames_sheet(records, web, out, "none", count=0) is None
 
 
 def test_no_frame_is_both_worst_and_best(scored, tmp_path):
