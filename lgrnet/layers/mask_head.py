@@ -41,8 +41,59 @@ def probability_maps(
     for index, logits in enumerate(_enlarged(mask_logits, valid_size, scale)):
         if logits.shape[-2:] != tuple(disk_size):
             logits = F.interpolate(logits, size=disk_size, mode="bilinear", align_corners=False)
-        maps[:, index] = logits[0].sigmoid().mul(255).sub(0.5).ceil().to(torch.uint8)
+        maps[:, index] = _grey(logits[0].sigmoid())
     return maps
+
+
+def decided_by_probability(
+    mask_logits: Tensor,
+    valid_size: tuple[int, int],
+    disk_size: tuple[int, int],
+    scale: int = 4,
+    activation: str = "sigmoid",
+) -> tuple[Tensor, Tensor]:
+    """Probabilities 0..255 and masks, decided at disk size; sizes and rounding as in `probability_maps`.
+
+    activation  "sigmoid": mask_logits [K, T, h, w], a mask is where the probability is above 0.5;
+                "softmax": mask_logits [K + 1, T, h, w] with background first, a mask is where its class is the largest
+
+    Returns uint8 and bool, both [K, T, H0, W0] on the CPU. Raises ValueError for sizes that do not fit.
+    """
+    background = 1 if activation == "softmax" else 0
+    maps = _empty(mask_logits[background:], disk_size, torch.uint8)
+    masks = _empty(mask_logits[background:], disk_size, torch.bool)
+    frames = resized_probabilities(mask_logits, valid_size, disk_size, scale, activation)
+    for index, probability in enumerate(frames):
+        if background:
+            classes = torch.arange(1, len(probability), device=probability.device)
+            masks[:, index] = probability.argmax(0) == classes[:, None, None]
+        else:
+            masks[:, index] = probability > 0.5
+        maps[:, index] = _grey(probability[background:])
+    return maps, masks
+
+
+def resized_probabilities(
+    mask_logits: Tensor,
+    valid_size: tuple[int, int],
+    disk_size: tuple[int, int],
+    scale: int = 4,
+    activation: str = "sigmoid",
+) -> Iterator[Tensor]:
+    """Each frame's probabilities [Q, H0, W0] in float32: the activation comes first, then the resize to disk size.
+
+    Arguments as in `decided_by_probability`; both steps of the resize are bilinear with align_corners=False.
+    """
+    for logits in _enlarged(mask_logits, valid_size, scale):
+        probability = logits.softmax(1) if activation == "softmax" else logits.sigmoid()
+        if probability.shape[-2:] != tuple(disk_size):
+            probability = F.interpolate(probability, size=disk_size, mode="bilinear", align_corners=False)
+        yield probability[0]
+
+
+def _grey(probability: Tensor) -> Tensor:
+    """Probabilities as 0..255; exactly 0.5 rounds down."""
+    return probability.mul(255).sub(0.5).ceil().to(torch.uint8)
 
 
 def _empty(mask_logits: Tensor, disk_size: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -62,5 +113,7 @@ def _enlarged(mask_logits: Tensor, valid_size: tuple[int, int], scale: int) -> I
             f"scale {scale} cover only {full[0]} x {full[1]}"
         )
     for logits in mask_logits.unbind(1):
-        large = F.interpolate(logits[None].float(), size=full, mode="bilinear", align_corners=False)
+        large = logits[None].float()
+        if scale != 1:
+            large = F.interpolate(large, size=full, mode="bilinear", align_corners=False)
         yield large[..., :height, :width]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lgrnet.layers.mask_head import probability_maps, published_masks
+from lgrnet.layers.mask_head import decided_by_probability, probability_maps, published_masks
 from lgrnet.records import Prediction
 from lgrnet.structures import ClipInfo, SegOutput
 
@@ -44,36 +44,58 @@ class Segmenter(nn.Module):
         return (frames - self.pixel_mean) / self.pixel_std
 
 
+DECISIONS = ("logit", "sigmoid", "softmax")
+
+
 class PerFrame(Segmenter):
     """A still-image network on clips: the frames are folded into the batch, and no frame knows of another.
 
-    net    maps normalised frames [batch, 3, H, W] to logits [batch, K, h, w], one channel for each class, with
-           h = H / net.mask_stride
-    chunk  frames that go through the network at once outside training
+    net       maps normalised frames [batch, 3, H, W] to logits [batch, channels, h, w] with h = H / net.mask_stride;
+              net.stride, where it has one, is what H and W must be multiples of (else 32)
+    chunk     frames that go through the network at once outside training
+    decision  how a prediction is made of the logits:
+              "logit"    channel k is class k; logits enlarged, above 0, nearest to disk size
+              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer)
+              "softmax"  channel 0 is background, channel k + 1 is class k; softmax over the channels, probabilities
+                         resized to disk size, the largest
+
+    Raises ValueError for another decision.
     """
 
-    def __init__(self, net: nn.Module, chunk: int = 8):
+    def __init__(self, net: nn.Module, chunk: int = 8, decision: str = "logit"):
         super().__init__()
+        if decision not in DECISIONS:
+            raise ValueError(f"decision is {decision!r}, expected one of {', '.join(DECISIONS)}")
         self.net = net
+        self.stride = getattr(net, "stride", Segmenter.stride)
         self.frame_chunk = chunk
+        self.decision = decision
 
     def forward(self, frames: Tensor) -> SegOutput:
-        """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, K, T, h, w]; channel k is class k"""
+        """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, channels, T, h, w] and their activation"""
         flat = self.normalise(frames).flatten(0, 1)
         parts = [flat] if self.training else flat.split(self.frame_chunk)
         logits = torch.cat([self.net(part) for part in parts])
-        return SegOutput(logits.unflatten(0, frames.shape[:2]).transpose(1, 2))
+        activation = "softmax" if self.decision == "softmax" else "sigmoid"
+        return SegOutput(logits.unflatten(0, frames.shape[:2]).transpose(1, 2), activation=activation)
 
     @torch.no_grad()
     def predict(self, output: SegOutput, info: ClipInfo) -> Prediction:
-        """A mask for each class where its logit is above 0; its score is the largest probability in the video."""
+        """A mask for each class by the model's `decision`; its score is the largest probability in the video."""
         frames, height, width = info.valid_size
+        stride = self.net.mask_stride
         logits = output.mask_logits[0, :, :frames]
-        sizes = ((height, width), info.disk_size, self.net.mask_stride)
+        seen = logits[..., : -(-height // stride), : -(-width // stride)].float()
+        share = seen.softmax(0)[1:] if output.activation == "softmax" else seen.sigmoid()
+        sizes = ((height, width), info.disk_size, stride)
+        if self.decision == "logit":
+            maps, masks = probability_maps(logits, *sizes), published_masks(logits, *sizes)
+        else:
+            maps, masks = decided_by_probability(logits, *sizes, output.activation)
         return Prediction(
             video=info.video,
             frame_names=info.frame_names,
-            scores=logits.float().flatten(1).amax(1).sigmoid().cpu().numpy(),
-            probability=probability_maps(logits, *sizes).numpy(),
-            mask=published_masks(logits, *sizes).numpy(),
+            scores=share.flatten(1).amax(1).cpu().numpy(),
+            probability=maps.numpy(),
+            mask=masks.numpy(),
         )

@@ -1,8 +1,12 @@
 """A still-image network on clips."""
 
 import numpy as np
+import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from lgrnet.inference.predictor import Predictor
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.plain_head import PlainHead
 from lgrnet.models.segmenter import PerFrame
@@ -31,3 +35,74 @@ def test_prediction_follows_the_logits():
     assert prediction.mask.shape == (1, 3, 64, 64)
     assert np.array_equal(prediction.probability > 127, prediction.mask)
     assert prediction.scores.shape == (1,)
+
+
+class Contrast(nn.Module):
+    """Logits that can be computed by hand: the channels of the frame themselves."""
+
+    def __init__(self, channels, stride=4):
+        super().__init__()
+        self.channels, self.stride, self.mask_stride = channels, stride, 1
+
+    def forward(self, frames):
+        return frames[:, : self.channels]
+
+
+def predicted(decision, channels, disk, valid=(48, 64)):
+    model = PerFrame(Contrast(channels), decision=decision).eval()
+    padded = [-(-side // 4) * 4 for side in valid]
+    frames = torch.rand(1, 2, 3, *padded, generator=torch.Generator().manual_seed(0))
+    frames[..., valid[0] :, :] = frames[..., valid[1] :] = 1  # the padding would be the best of all
+    output = model(frames)
+    info = ClipInfo("v", ("a", "b"), disk, (2, *valid))
+    return output, model.predict(output, info)
+
+
+def resized(maps, size):
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("disk", [(48, 64), (31, 90)])
+def test_sigmoid_resizes_probabilities_not_logits(disk):
+    output, prediction = predicted("sigmoid", 2, disk)
+    assert output.activation == "sigmoid"
+    probability = resized(output.mask_logits[0].sigmoid(), disk).numpy()
+    assert np.array_equal(prediction.mask, probability > 0.5)
+    assert np.array_equal(prediction.probability > 127, prediction.mask)
+    assert np.abs(prediction.probability / 255 - probability).max() < 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("disk", [(48, 64), (31, 90)])
+def test_softmax_takes_the_largest_class_and_leaves_the_background_out(disk):
+    output, prediction = predicted("softmax", 3, disk)
+    assert output.activation == "softmax" and output.mask_logits.shape == (1, 3, 2, 48, 64)
+    probability = resized(output.mask_logits[0].softmax(0), disk).numpy()
+    assert prediction.mask.shape == prediction.probability.shape == (2, 2, *disk)
+    assert np.array_equal(prediction.mask, probability.argmax(0)[None] == np.array([1, 2])[:, None, None, None])
+    assert np.abs(prediction.probability / 255 - probability[1:]).max() < 0.5 / 255 + 1e-6
+    np.testing.assert_allclose(prediction.scores, output.mask_logits[0].softmax(0)[1:].flatten(1).amax(1))
+
+
+@pytest.mark.parametrize("decision", ["logit", "sigmoid", "softmax"])
+def test_padding_is_cut_before_the_resize_and_has_no_score(decision):
+    output, prediction = predicted(decision, 2, (45, 61), valid=(45, 61))
+    assert output.mask_logits.shape[-2:] == (48, 64)
+    inside = output.mask_logits[0, ..., :45, :61]
+    if decision == "softmax":
+        share, mask = inside.softmax(0)[1:], (inside[1:] > inside[:1])
+    else:
+        share, mask = inside.sigmoid(), inside > 0
+    assert np.array_equal(prediction.mask, mask.numpy())
+    np.testing.assert_allclose(prediction.scores, share.flatten(1).amax(1))
+
+
+def test_the_predictor_pads_to_the_stride_of_the_network():
+    frames = np.random.default_rng(0).integers(0, 255, (2, 30, 50, 3), np.uint8)
+    prediction = Predictor(PerFrame(Contrast(1), decision="sigmoid"), size=(45, 61)).predict_frames(frames)
+    assert prediction.mask.shape == (1, 2, 30, 50)
+    assert PerFrame(nn.Identity()).stride == 32
+
+
+def test_the_decision_is_one_of_three():
+    with pytest.raises(ValueError, match="decision is 'argmax', expected one of logit, sigmoid, softmax"):
+        PerFrame(nn.Identity(), decision="argmax")
