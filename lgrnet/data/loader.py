@@ -123,7 +123,7 @@ class ClipLoader:
             _Keyed(self.dataset, self.seed),
             batch_sampler=_Steps(len(self.dataset), self.batch_size, self.seed, self.rank, self.world, start_step),
             num_workers=self.workers,
-            multiprocessing_context=_process_context() if self.workers else None,
+            multiprocessing_context=process_context() if self.workers else None,
             collate_fn=_CollateOrError(self.stride),
             worker_init_fn=_start_worker,
             generator=torch.Generator().manual_seed(self.seed),
@@ -171,7 +171,7 @@ class _CollateOrError:
         return next((clip for clip in clips if isinstance(clip, DataError)), None) or collate(clips, self.stride)
 
 
-def _process_context() -> multiprocessing.context.BaseContext:
+def process_context() -> multiprocessing.context.BaseContext:
     """Fresh worker processes: one forked from this process hangs where OpenCV has used its threads here before."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
