@@ -1,0 +1,67 @@
+"""Picture files in and out, and what is said about files that cannot be used. No torch."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 64_000_000
+"""The largest image that is decoded: an 8K frame has 33 million pixels, a decompression bomb far more."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class DataError(ValueError):
+    """Data on disk are not usable; the message names the files and says what to do."""
+
+
+def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS, decode: bool = True) -> Image.Image:
+    """A decoded image, or its header; the size is checked before anything is decoded. Raises DataError."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height <= max_pixels:
+                return image.copy() if decode else image
+    except _READ_ERRORS as error:
+        raise DataError(f"{path} cannot be read ({error}); it is missing, damaged, cut short or no image") from error
+    raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
+
+
+def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A frame as uint8 [H, W, 3] RGB, pixels as stored (an EXIF rotation is not applied: masks do not have one).
+
+    Raises DataError naming the file when it is unreadable, truncated, larger than `max_pixels`, or has 16 bits.
+    """
+    image = open_picture(path, max_pixels)
+    if image.mode[0] in "IF":
+        raise DataError(f"frame {path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits first")
+    return np.array(image.convert("RGB"))
+
+
+def frame_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image, of which only the header is read. Raises DataError as `read_frame` does."""
+    return open_picture(path, decode=False).size[::-1]
+
+
+def write_frame(path: str | Path, frame: np.ndarray) -> None:
+    """Writes uint8 [H, W, 3] RGB in the format of the suffix (JPEG at quality 95), making the folder where needed."""
+    write_image(path, Image.fromarray(np.asarray(frame, np.uint8)), quality=95)
+
+
+def write_image(path: str | Path, image: Image.Image, **options: int) -> None:
+    """Writes a picture, making the folder where needed; the file is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{os.getpid()}{path.suffix}")  # short, so that it is legal for the longest stems
+    try:
+        image.save(draft, **options)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
