@@ -1,4 +1,4 @@
-"""Losses for models that give every class a map of its own: no queries, no matching."""
+"""The loss for models that give every class a sigmoid map of its own: no queries, no matching."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lgrnet.distributed import reduce_mean
+from lgrnet.losses.target_maps import check_activation, frame_mean, membership_maps, pixel_mean
 from lgrnet.structures import SegOutput, Targets
 
 
@@ -33,32 +33,17 @@ class DenseCriterion:
 
         whole  as in SetCriterion: targets of all clips of a step of which these are a part
 
-        Raises ValueError for a target of a class that the model does not have.
+        Raises ValueError for a target of a class that the model does not have, and for softmax masks.
         """
-        size, classes = output.mask_logits.shape[-2:], output.mask_logits.shape[1]
-        truth, valid = (torch.stack(maps) for maps in zip(*(_maps(t, classes, size) for t in targets), strict=True))
+        check_activation(output, "sigmoid", "DenseCriterion")
         logits = output.mask_logits.float()
-        bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid
+        truth, valid = membership_maps(targets, logits.shape[1], logits.shape[-2:])
+        bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         share = logits.sigmoid() * valid
         overlap = (share * truth).sum((-2, -1))
         total = share.sum((-2, -1)) + (truth * valid).sum((-2, -1))
-        annotated = torch.stack([t.annotated for t in targets])[:, None].to(logits.dtype)  # [B, 1, T]
-        counted = targets if whole is None else whole
-        frames = torch.stack([t.annotated for t in counted]).sum() * classes
-        frames = reduce_mean(frames).clamp(min=1) * (len(targets) / len(counted))
-        dice = (1 - (2 * overlap + 1) / (total + 1)) * annotated
-        per_frame = bce.sum((-2, -1)) / valid.sum((-2, -1)).clamp(min=1) * annotated
-        return {"mask_bce": per_frame.sum() / frames, "mask_dice": dice.sum() / frames}
-
-
-def _maps(target: Targets, classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Truth [K, T, h, w] and valid [1, T, h, w] of a clip at the size of the logits."""
-    if target.labels.numel() and int(target.labels.max()) >= classes:
-        raise ValueError(
-            f"a target has class {int(target.labels.max())}, but the model has {classes}: 0..{classes - 1}"
-        )
-    truth = target.masks.new_zeros(classes, *target.masks.shape[1:])
-    for label, mask in zip(target.labels.tolist(), target.masks, strict=True):
-        truth[label] = torch.maximum(truth[label], mask)
-    valid = F.interpolate(target.valid[None].to(truth.dtype), size=size, mode="area")
-    return F.interpolate(truth, size=size, mode="area"), (valid > 0.5).to(truth.dtype)
+        dice = 1 - (2 * overlap + 1) / (total + 1)
+        return {
+            "mask_bce": frame_mean(pixel_mean(bce, valid), targets, whole),
+            "mask_dice": frame_mean(dice, targets, whole),
+        }
