@@ -1,0 +1,43 @@
+"""LGRNet and its relatives as a detectron2 project: importing this package registers its models and backbones.
+
+Needs detectron2 0.6, from its own repository (INSTALL.md). Nothing else in lgrnet imports it, or this package.
+"""
+
+import importlib
+import warnings
+
+_KNOWN = "0.6"
+_HOW = (
+    "lgrnet.detectron2_bridge needs detectron2 0.6, a separate package that is installed from its source: "
+    "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 (INSTALL.md, detectron2)"
+)
+_NEEDED = ("config", "structures", "modeling", "data", "evaluation", "checkpoint", "solver", "utils.events")
+
+
+def _check_detectron2() -> None:
+    """Raises ImportError with advice where detectron2 is missing or cannot be used; warns of an unknown version."""
+    try:
+        detectron2 = importlib.import_module("detectron2")
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise ImportError(f"detectron2 is there but does not import: {error}. {_HOW}", name=error.name) from error
+        raise ModuleNotFoundError(f"detectron2 is not installed. {_HOW}", name="detectron2") from error
+    version = getattr(detectron2, "__version__", "of an unknown version")
+    try:
+        for name in _NEEDED:
+            importlib.import_module(f"detectron2.{name}")
+    except ImportError as error:
+        raise ImportError(
+            f"detectron2 {version} is there but cannot be used: {error}. {_HOW}", name="detectron2"
+        ) from error
+    if version != _KNOWN and not version.startswith(f"{_KNOWN}."):
+        warnings.warn(
+            f"detectron2 is {version}; the bridge is tested with {_KNOWN}, numbers and names may differ", stacklevel=3
+        )
+
+
+_check_detectron2()
+
+from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config  # noqa: E402
+
+__all__ = ["add_lgrnet_config", "merge_config"]
