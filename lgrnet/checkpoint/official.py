@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 # "#" stands for a number, a final "*" for the rest of the name; both sides hold them in the same order. First match
 # wins, in either direction.
-_PVT = (
+PVT = (
     ("block1.#.mlp.dwconv.dwconv.*", "stages.0.blocks.#.mlp.dwconv.*"),
     ("block2.#.mlp.dwconv.dwconv.*", "stages.1.blocks.#.mlp.dwconv.*"),
     ("block3.#.mlp.dwconv.dwconv.*", "stages.2.blocks.#.mlp.dwconv.*"),
@@ -95,7 +95,7 @@ _DECODER = (
     ("query_class.*", "class_head.*"),
 )
 _LGRNET = (
-    *((f"video_backbone.image_homo.pvt_v2.{a}", f"backbone.net.{b}") for a, b in _PVT),
+    *((f"video_backbone.image_homo.pvt_v2.{a}", f"backbone.net.{b}") for a, b in PVT),
     *((f"video_backbone.res2net.{a}", f"backbone.net.{b}") for a, b in _RES2NET),
     *((f"fusion_encoder.{a}", f"encoder.{b}") for a, b in _ENCODER),
     *((f"decoder.{a}", f"decoder.{b}") for a, b in _DECODER),
@@ -105,6 +105,7 @@ _LOSS_BUFFERS = ("decoder.loss_module.empty_weight", "decoder.loss_module._iter"
 _NO_OBJECT_WEIGHT = 0.1
 
 _WHERE_FROM = {
+    "mit_": "the ImageNet weights of github.com/NVlabs/SegFormer (file {name}.pth)",
     "pvt_v2": "the release page of github.com/whai362/PVT (file {name}.pth)",
     "res2net": "the Res2Net-PretrainedModels project page (file res2net50_v1b_26w_4s-3cf99910.pth)",
 }
@@ -286,8 +287,11 @@ def allowed_types() -> list[Any]:
     return [*functions, np.ndarray, np.dtype, *dtypes]
 
 
-def _renamer(rules: tuple[tuple[str, str], ...], source: int) -> Callable[[str], str | None]:
-    """A function from names on side `source` (0 or 1) of the rules to the other side's, None where there is none."""
+def renamer(rules: tuple[tuple[str, str], ...], source: int) -> Callable[[str], str | None]:
+    """A function from names on side `source` (0 or 1) of the rules to the other side's, None where there is none.
+
+    rules  pairs as at the top of this module: "#" is a number, a final "*" the rest of the name, the first match wins
+    """
     compiled = []
     for rule in rules:
         pattern = re.escape(rule[source]).replace(r"\#", r"(\d+)").replace(r"\*", r"(.+)")
@@ -305,11 +309,11 @@ def _renamer(rules: tuple[tuple[str, str], ...], source: int) -> Callable[[str],
     return rename
 
 
-official_to_ours = _renamer(_LGRNET, 0)
+official_to_ours = renamer(_LGRNET, 0)
 """Our name of a tensor of the published LGRNet, None where there is none."""
-ours_to_official = _renamer(_LGRNET, 1)
+ours_to_official = renamer(_LGRNET, 1)
 """The published LGRNet's name of one of our tensors, None where there is none."""
-_BACKBONE_NAMES = _renamer(_PVT, 0)
+_BACKBONE_NAMES = renamer(PVT, 0)
 _PROJECTION_NAME = re.compile(r"encoder\.projections\.res\d+\.conv\.weight")
 
 
