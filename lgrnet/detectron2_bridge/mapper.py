@@ -31,6 +31,7 @@ SAMPLERS: dict[str, Callable[[int], Sampler]] = {
 """INPUT.CLIP.SAMPLER -> the sampler of clips of INPUT.CLIP.NUM_FRAMES frames."""
 
 AUGMENTATIONS: dict[str, Callable[[Size], Transform]] = {
+    "published": published_training,
     "Resize": Resize,
     "RandomResizedCrop": transforms.RandomResizedCrop,
     "RandomFlip": lambda size: transforms.RandomFlip(),
