@@ -17,10 +17,17 @@ ALLOWED = (
     "lgrnet.models.lgrnet.LGRNet",
     "lgrnet.models.backbones.TimmBackbone",
     "lgrnet.models.backbones.MixTransformer",
+    "lgrnet.models.backbones.ConvolutionalTransformer",
     "lgrnet.models.lgr_encoder.LGREncoder",
     "lgrnet.models.video_decoder.VideoDecoder",
     "lgrnet.models.segmenter.PerFrame",
     "lgrnet.models.plain_head.PlainHead",
+    "lgrnet.models.ssformer.SSFormer",
+    "lgrnet.models.still_decoders.ProgressiveLocalityDecoder",
+    "lgrnet.models.still_decoders.SegFormerDecoder",
+    "lgrnet.models.still_decoders.MultiLevelAggregationDecoder",
+    "lgrnet.models.still_decoders.ProgressiveUpsamplingDecoder",
+    "lgrnet.models.still_decoders.ParallelFusionHead",
 )
 """What the metadata of a weights file may build."""
 

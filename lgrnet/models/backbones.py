@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from functools import partial
 
 import timm
@@ -25,19 +26,30 @@ STRIDES = (4, 8, 16, 32)
 class TimmBackbone(nn.Module):
     """Any timm model with feature maps at strides 4, 8, 16 and 32, by its timm name.
 
-    name       e.g. "pvt_v2_b2" or "res2net50d"; `net` keeps timm's own parameter names
-    drop_path  the largest drop-path rate (it rises linearly over the blocks); 0 for models without
+    name        e.g. "pvt_v2_b2" or "res2net50d"; `net` keeps timm's own parameter names
+    drop_path   the largest drop-path rate (it rises linearly over the blocks); 0 for models without
+    norm_eps    epsilon of every layer norm; None leaves timm's
+    mlp_ratios  hidden width of the MLPs of each stage over its width, for models that have it (PVTv2); None leaves
+                timm's. The PVTv2-B5 of SSFormer's reproduction study has (8, 8, 4, 4), the published one (4, 4, 4, 4)
 
     Raises ValueError for a name that timm does not know, and for a model without such feature maps.
     """
 
-    def __init__(self, name: str = "pvt_v2_b2", drop_path: float = 0.1):
+    def __init__(
+        self,
+        name: str = "pvt_v2_b2",
+        drop_path: float = 0.1,
+        norm_eps: float | None = None,
+        mlp_ratios: Sequence[float] | None = None,
+    ):
         super().__init__()
         # Also keeps names such as "hf-hub:..." from downloading what somebody else chose.
         if not timm.is_model(name):
             near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0))
             raise ValueError(f"timm {timm.__version__} has no model {name!r}; the nearest names are {near}")
         options = {"drop_path_rate": drop_path} if drop_path else {}
+        if mlp_ratios is not None:
+            options["mlp_ratios"] = tuple(mlp_ratios)
         self.net = timm.create_model(name, num_classes=0, **options)
         if not all(hasattr(self.net, method) for method in ("forward_intermediates", "prune_intermediate_layers")):
             raise ValueError(
@@ -51,6 +63,7 @@ class TimmBackbone(nn.Module):
         self.indices = [by_stride[stride] for stride in STRIDES]
         self.net.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         self.channels = {k: self.net.feature_info[i]["num_chs"] for k, i in zip(LEVELS, self.indices, strict=True)}
+        set_norm_eps(self.net, norm_eps)
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """Normalised frames [batch, 3, H, W] -> res2..res5, each [batch, C_level, H / stride, W / stride]."""
@@ -85,12 +98,50 @@ class MixTransformer(nn.Module):
             depths=depths,
             sr_ratios=(8, 4, 2, 1),
         )
-        if norm_eps is not None:
-            for module in self.net.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.eps = norm_eps
+        self.net.pretrained_cfg = {"architecture": name}  # where timm says it, too
+        set_norm_eps(self.net, norm_eps)
         self.channels = dict(zip(LEVELS, dims, strict=True))
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """Normalised frames [batch, 3, H, W] -> res2..res5, [batch, C_level, H / stride, W / stride], rounded up"""
         return dict(zip(LEVELS, self.net(frames), strict=True))
+
+
+CVT_STAGES = {"cvt_13": (1, 2, 10), "cvt_21": (1, 4, 16)}
+
+
+class ConvolutionalTransformer(nn.Module):
+    """CvT-13 and CvT-21 (Wu et al., ICCV 2021), through transformers: `pip install "lgrnet[cvt]"`.
+
+    Three stages only: maps at strides 4, 8 and 16, for decoders that take as many levels as there are.
+
+    name       "cvt_13" or "cvt_21"; `net` keeps the parameter names of transformers
+    drop_path  the largest drop-path rate, of the last stage; it rises linearly over that stage's blocks
+
+    Raises ValueError for another name, ImportError with the command to install transformers.
+    """
+
+    def __init__(self, name: str = "cvt_21", drop_path: float = 0.1):
+        super().__init__()
+        if name not in CVT_STAGES:
+            near = ", ".join(difflib.get_close_matches(str(name), CVT_STAGES, n=3, cutoff=0.0))
+            raise ValueError(f"there is no convolutional transformer {name!r}; the nearest names are {near}")
+        try:
+            from transformers import CvtConfig, CvtModel
+        except ImportError as error:
+            raise ImportError(f'{name} needs transformers; install it with pip install "lgrnet[cvt]"') from error
+        self.net = CvtModel(CvtConfig(depth=list(CVT_STAGES[name]), drop_path_rate=[0.0, 0.0, drop_path]))
+        self.channels = dict(zip(LEVELS[:3], self.net.config.embed_dim, strict=True))
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        """Normalised frames [batch, 3, H, W] -> res2..res4, [batch, C_level, H / stride, W / stride], rounded up"""
+        maps = self.net(frames, output_hidden_states=True).hidden_states
+        return dict(zip(LEVELS[:3], maps, strict=True))
+
+
+def set_norm_eps(net: nn.Module, eps: float | None) -> None:
+    """Sets the epsilon of every layer norm, in place; None leaves them."""
+    if eps is not None:
+        for module in net.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps

@@ -71,6 +71,11 @@ class PerFrame(Segmenter):
         self.frame_chunk = chunk
         self.decision = decision
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The network's backbone, where it has one."""
+        return self.net.backbone
+
     def forward(self, frames: Tensor) -> SegOutput:
         """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, channels, T, h, w] and their activation"""
         flat = self.normalise(frames).flatten(0, 1)
