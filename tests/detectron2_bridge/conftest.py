@@ -1,28 +1,25 @@
-"""The bridge on the real detectron2 where that is installed, else on the stand-in."""
+"""The bridge on the real detectron2 where that is installed, else on the stand-in, which takes its name."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
 REAL = importlib.util.find_spec("detectron2") is not None
-
-
-@pytest.fixture(scope="session", autouse=True)
-def bridge() -> Iterator[ModuleType]:
-    """lgrnet.detectron2_bridge; what tests need of it and of detectron2 they import when they run, not before."""
-    if REAL:
-        yield importlib.import_module("lgrnet.detectron2_bridge")
-        return
-    pytest.importorskip("yacs", reason="needs detectron2, or yacs for the stand-in (pip install lgrnet[dev])")
+if not REAL:
     from tests.detectron2_bridge import standin
 
-    with standin.installed():
-        yield importlib.import_module("lgrnet.detectron2_bridge")
+    # For good, and before the tests are read, so that they import detectron2 and the bridge like everything else.
+    standin.install()
+
+
+@pytest.fixture(scope="session")
+def bridge() -> ModuleType:
+    """lgrnet.detectron2_bridge."""
+    return importlib.import_module("lgrnet.detectron2_bridge")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,8 +11,8 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -372,19 +372,13 @@ MODULES: dict[str, dict[str, Any]] = {
 """Module -> the names in it."""
 
 
-@contextmanager
-def installed() -> Iterator[None]:
-    """The stand-in as `detectron2`; afterwards it, and what of the bridge was imported with it, is gone."""
+def install() -> None:
+    """Puts the stand-in in the place of `detectron2`."""
     for name, content in MODULES.items():
         module = ModuleType(name)
         vars(module).update(content)
-        module.__path__ = []
+        module.__path__, module.__spec__ = [], ModuleSpec(name, None)
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
-    try:
-        yield
-    finally:
-        for name in [n for n in sys.modules if n in MODULES or n.startswith("lgrnet.detectron2_bridge")]:
-            del sys.modules[name]
