@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -26,6 +27,7 @@ def parameter_settings(
     backbone_lr_scale: float = 0.1,
     weight_decay: float = 1e-4,
     decay_biases: bool = True,
+    decay_norms: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """(learning rate, weight decay) of every parameter that is trained, by name, in the order of named_modules.
 
@@ -33,6 +35,8 @@ def parameter_settings(
     decides about decay: none for norms and nn.Embedding, nor for tables of positions. All others are decayed.
 
     decay_biases  True: biases and other vectors too, as published; False: only what has two dimensions or more
+    decay_norms   True: what is owned by norms and nn.Embedding and tables, too: with decay_biases everything is decayed
+                  (SSFormer, SvANet), without it all but vectors (SSFormer's reproduction study)
     """
     settings: dict[str, tuple[float, float]] = {}
     seen: set[nn.Parameter] = set()
@@ -43,7 +47,7 @@ def parameter_settings(
                 continue
             seen.add(parameter)
             spared = isinstance(module, (*_NORMS, nn.Embedding)) or any(table in name for table in _TABLES)
-            spared = spared or (parameter.ndim < 2 and not decay_biases)
+            spared = (spared and not decay_norms) or (parameter.ndim < 2 and not decay_biases)
             full_name = f"{path}.{name}" if path else name
             settings[full_name] = (lr * backbone_lr_scale if in_backbone else lr, 0.0 if spared else weight_decay)
     return settings
@@ -55,6 +59,7 @@ def parameter_groups(
     backbone_lr_scale: float = 0.1,
     weight_decay: float = 1e-4,
     decay_biases: bool = True,
+    decay_norms: bool = False,
 ) -> list[dict]:
     """`parameter_settings` as an optimizer takes them: parameters of equal settings form a group.
 
@@ -62,7 +67,8 @@ def parameter_groups(
     Raises ValueError when nothing in the model is trained.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, setting in parameter_settings(model, lr, backbone_lr_scale, weight_decay, decay_biases).items():
+    settings = parameter_settings(model, lr, backbone_lr_scale, weight_decay, decay_biases, decay_norms)
+    for name, setting in settings.items():
         groups.setdefault(setting, []).append(model.get_parameter(name))
     if not groups:
         raise ValueError("the model has no parameter with requires_grad; unfreeze a part of it")
@@ -77,6 +83,7 @@ def adamw(
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
     decay_biases: bool = True,
+    decay_norms: bool = False,
 ) -> Optimizer:
     """AdamW with `parameter_groups`.
 
@@ -86,7 +93,7 @@ def adamw(
     Raises ValueError when nothing in the model is trained.
     """
     first, second = betas
-    groups = parameter_groups(model, lr, backbone_lr_scale, weight_decay, decay_biases)
+    groups = parameter_groups(model, lr, backbone_lr_scale, weight_decay, decay_biases, decay_norms)
     return AdamW(groups, lr=lr, betas=(first, second), eps=eps)
 
 
@@ -131,17 +138,69 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, final:
 
 
 def poly(
-    optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, power: float = 0.9, final: float = 0.0
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int = 0,
+    power: float = 0.9,
+    final: float = 0.0,
+    warmup_start: float | None = None,
 ) -> LRScheduler:
     """Linear rise over warmup_steps, then (1 - progress)^power down to `final` of the learning rate at total_steps.
 
+    warmup_start  share of the learning rate at the first step of the rise, which then ends one step later: the
+                  "warmuppolylr" of semseg with 0.1; None: the rise starts at one part of warmup_steps + 1
+
     Raises ValueError when the warm-up is not shorter than the whole.
     """
-    return _decay(optimizer, total_steps, warmup_steps, final, lambda part: (1 - part) ** power)
+    return _decay(optimizer, total_steps, warmup_steps, final, lambda part: (1 - part) ** power, warmup_start)
+
+
+def ssformer_steps(
+    optimizer: Optimizer, steps_per_epoch: int, decay_epochs: int = 200, gamma: float = 0.1
+) -> LRScheduler:
+    """SSFormer's schedule as its code runs it: epoch 0 at a rate of 0, then times gamma every decay_epochs epochs.
+
+    Epochs 1 to decay_epochs run at the full rate. Raises ValueError for lengths below 1.
+    """
+    _check_lengths(steps_per_epoch=steps_per_epoch, decay_epochs=decay_epochs)
+
+    def factor(step: int) -> float:
+        epoch = step // steps_per_epoch
+        return gamma ** ((epoch - 1) // decay_epochs) if epoch else 0.0
+
+    return LambdaLR(optimizer, factor)
+
+
+def plrd(
+    optimizer: Optimizer, steps_per_epoch: int, decay_epochs: int = 40, end_lr: float = 1e-4, power: float = 1.0
+) -> LRScheduler:
+    """Polynomial decay by epochs: end_lr + (lr - end_lr) (1 - (e + 1) / decay_epochs)^power in epoch e.
+
+    end_lr is a rate, not a share of one. Epochs count from 0, so the first epoch is a step down already; from epoch decay_epochs - 1 on the rate stays at
+    end_lr, for every group. The "plrd" of SSFormer's reproduction study (lr 1.49e-4 and the defaults), and the
+    polynomial decay of SSFormer's text, whose rates of 1e-4 and at least 1e-4 make it constant.
+
+    Raises ValueError for lengths below 1 and for a group whose learning rate is not above 0.
+    """
+    _check_lengths(steps_per_epoch=steps_per_epoch, decay_epochs=decay_epochs)
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    if min(rates) <= 0:
+        raise ValueError(f"learning rates are {rates}, expected more than 0")
+
+    def factor(step: int, rate: float) -> float:
+        left = 1 - min(step // steps_per_epoch + 1, decay_epochs) / decay_epochs
+        return (end_lr + (rate - end_lr) * left**power) / rate
+
+    return LambdaLR(optimizer, [partial(factor, rate=rate) for rate in rates])
 
 
 def _decay(
-    optimizer: Optimizer, total_steps: int, warmup_steps: int, final: float, shape: Callable[[float], float]
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int,
+    final: float,
+    shape: Callable[[float], float],
+    warmup_start: float | None = None,
 ) -> LRScheduler:
     """Warm-up, then `shape` (1 at progress 0, 0 at progress 1); iterations after the last stay at `final`."""
     if not 0 <= warmup_steps < total_steps:
@@ -150,6 +209,8 @@ def _decay(
         )
 
     def factor(step: int) -> float:
+        if step < warmup_steps and warmup_start is not None:
+            return warmup_start + (1 - warmup_start) * step / warmup_steps
         if step < warmup_steps:
             # The first iteration already moves: a rate of 0 would spend a step on nothing.
             return (step + 1) / (warmup_steps + 1)
@@ -157,3 +218,8 @@ def _decay(
         return final + (1 - final) * shape(part)
 
     return LambdaLR(optimizer, factor)
+
+
+def _check_lengths(**lengths: int) -> None:
+    if wrong := [f"{name} is {value}" for name, value in lengths.items() if value < 1]:
+        raise ValueError(f"{', '.join(wrong)}; expected at least 1")
