@@ -176,9 +176,9 @@ def plrd(
 ) -> LRScheduler:
     """Polynomial decay by epochs: end_lr + (lr - end_lr) (1 - (e + 1) / decay_epochs)^power in epoch e.
 
-    end_lr is a rate, not a share of one. Epochs count from 0, so the first epoch is a step down already; from epoch decay_epochs - 1 on the rate stays at
-    end_lr, for every group. The "plrd" of SSFormer's reproduction study (lr 1.49e-4 and the defaults), and the
-    polynomial decay of SSFormer's text, whose rates of 1e-4 and at least 1e-4 make it constant.
+    end_lr is a rate, not a share of one. Epochs count from 0, so the first epoch is a step down already; from epoch
+    decay_epochs - 1 on the rate stays at end_lr, for every group. This is "plrd" of SSFormer's reproduction study (lr
+    1.49e-4 and the defaults). It is also what SSFormer's text describes: from 1e-4 to 1e-4, which is no decay.
 
     Raises ValueError for lengths below 1 and for a group whose learning rate is not above 0.
     """
