@@ -13,38 +13,45 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lgrnet.data.loader import SampleStream, process_context
-from lgrnet.detectron2_bridge.catalog import anchors, clip_dicts, register_layouts
+from lgrnet.detectron2_bridge.catalog import anchors, check_names, clip_dicts, register_layouts
 from lgrnet.detectron2_bridge.mapper import ClipMapper
 from lgrnet.records import DataError, num_classes
 
 
-class AnchorStream(Dataset):
-    """Mapped clips by their place in the endless sample stream, which each has as "position".
+class MappedAnchors(Dataset):
+    """Clips by (position in the sample stream, number of the anchor); each has its "position".
 
     dicts   of `catalog.anchors`
     mapper  its seed is that of the order, too
     """
 
     def __init__(self, dicts: Sequence[dict], mapper: ClipMapper):
-        self.dicts, self.mapper, self.stream = dicts, mapper, SampleStream(len(dicts), mapper.seed)
+        self.dicts, self.mapper = dicts, mapper
 
     def __len__(self) -> int:
         """The number of anchors."""
         return len(self.dicts)
 
-    def __getitem__(self, position: int) -> dict:
-        return self.mapper({**self.dicts[self.stream.index(position)], "position": position})
+    def __getitem__(self, place: tuple[int, int]) -> dict:
+        position, number = place
+        return self.mapper({**self.dicts[number], "position": position})
 
 
-class StreamSampler(Sampler[int]):
-    """The endless positions of this rank from a step on: step s takes s * batch_size .. (s + 1) * batch_size - 1."""
+class StreamSampler(Sampler[tuple[int, int]]):
+    """The endless (position, anchor) of this rank in the stream of `length` anchors, from a step on.
 
-    def __init__(self, batch_size: int, start_step: int, rank: int, world: int):
-        self.batch_size, self.start_step, self.rank, self.world = batch_size, start_step, rank, world
+    Step s takes the positions s * batch_size .. (s + 1) * batch_size - 1, of which rank r takes every world-th.
+    """
 
-    def __iter__(self) -> Iterator[int]:
+    def __init__(self, length: int, seed: int, batch_size: int, start_step: int = 0, rank: int = 0, world: int = 1):
+        self.length, self.seed, self.batch_size = length, seed, batch_size
+        self.start_step, self.rank, self.world = start_step, rank, world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        stream = SampleStream(self.length, self.seed)  # here, since it does not travel to loader processes
         for first in count(self.start_step * self.batch_size, self.batch_size):
-            yield from range(first + self.rank, first + self.batch_size, self.world)
+            for position in range(first + self.rank, first + self.batch_size, self.world):
+                yield position, stream.index(position)
 
 
 class TrainLoader:
@@ -54,19 +61,20 @@ class TrainLoader:
     clips that an uninterrupted one would have seen. The order and the draws do not depend on ranks or workers.
     """
 
-    def __init__(self, stream: AnchorStream, batch_size: int, num_workers: int = 0):
+    def __init__(self, clips: MappedAnchors, batch_size: int, num_workers: int = 0):
         world = comm.get_world_size()
         if batch_size < 1 or batch_size % world:
             raise ValueError(f"batch_size {batch_size} (over all processes) must be a positive multiple of {world}")
-        self.stream, self.batch_size, self.num_workers = stream, batch_size, num_workers
+        self.clips, self.batch_size, self.num_workers = clips, batch_size, num_workers
 
     def __iter__(self) -> Iterator[list[dict]]:
         step = get_event_storage().iter if has_event_storage() else 0
+        place = comm.get_rank(), comm.get_world_size()
         return iter(
             build_detection_train_loader(
-                self.stream,
-                mapper=None,  # detectron2 would remember every position
-                sampler=StreamSampler(self.batch_size, step, comm.get_rank(), comm.get_world_size()),
+                self.clips,
+                mapper=None,  # it is in the clips, for detectron2 hands it nothing but whole numbers
+                sampler=StreamSampler(len(self.clips), self.clips.mapper.seed, self.batch_size, step, *place),
                 total_batch_size=self.batch_size,
                 aspect_ratio_grouping=False,
                 num_workers=self.num_workers,
@@ -107,10 +115,11 @@ def build_train_loader(
     """
     if root is not None:
         register_layouts(root)
+    names = check_names(names)
     videos = clip_dicts(names)
     if len(classes := {num_classes(video["label_map"]) for video in videos}) > 1:
         raise DataError(f"the data sets {', '.join(names)} have {sorted(classes)} classes; train on sets of one number")
-    return TrainLoader(AnchorStream(anchors(videos, anchor_step), mapper), batch_size, num_workers)
+    return TrainLoader(MappedAnchors(anchors(videos, anchor_step), mapper), batch_size, num_workers)
 
 
 def _test_arguments(cfg, dataset_name: str, mapper: ClipMapper | None = None) -> dict:
