@@ -19,6 +19,9 @@ FIXED = ("model", "criterion", "optimizer", "schedule", "data.train") + tuple(
 )
 """What decides a step: a resumed run must have it as the run that was begun."""
 
+BACKENDS = ("scan_backend", "neighborhood_backend")
+"""Keys, wherever they stand, that choose who computes a number, not which: a run may go on with another one."""
+
 _ABSENT = "absent"
 Changes = dict[str, tuple[Any, Any]]
 """Dotted key -> (value then, value now)."""
@@ -41,10 +44,15 @@ def changed_settings(folder: Path, config: DictConfig) -> Changes:
         now = _flat(_plain(there)) | {"data.root": now["data.root"]}
     pairs = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in {**then, **now}}
     changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    refused = {key: pair for key, pair in changes.items() if f"{key}.".startswith(tuple(f"{name}." for name in FIXED))}
+    refused = {key: pair for key, pair in changes.items() if _decides(key)}
     if refused:
         raise ConfigError(_refusal(file, refused, changes))
     return changes
+
+
+def _decides(key: str) -> bool:
+    """Whether a setting decides what a step does."""
+    return f"{key}.".startswith(tuple(f"{name}." for name in FIXED)) and key.rpartition(".")[2] not in BACKENDS
 
 
 def in_words(changes: Mapping[str, tuple[Any, Any]]) -> str:

@@ -36,10 +36,11 @@ from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_word
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
+from lgrnet.ops.backends import BackendError
 from lgrnet.records import DataError, VideoRecord
 
 CHECKPOINTS = "checkpoints"
-USER_ERRORS = (ConfigError, DataError, CheckpointError, OfficialWeightsError, TrainingError, MemoryError)
+USER_ERRORS = (ConfigError, DataError, CheckpointError, OfficialWeightsError, TrainingError, BackendError, MemoryError)
 """What a user can mend: the message is enough, a traceback would hide it."""
 
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "safetensors", "hydra-zen")

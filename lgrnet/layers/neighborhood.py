@@ -14,16 +14,20 @@ class NeighborhoodAttention(nn.Module):
     """Neighborhood attention to the `steps` frames before, one weight set for all levels.
 
     The results of the steps are added, each with the output bias, as published.
+
+    backend  of `lgrnet.ops.neighborhood_attention`
     """
 
-    def __init__(self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1):
+    def __init__(
+        self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1, backend: str = "auto"
+    ):
         super().__init__()
         if window < 1 or window % 2 == 0 or dilation < 1 or steps < 1:
             raise ValueError(
                 f"window is {window}, dilation {dilation}, steps {steps}; "
                 "expected an odd window, and a dilation and steps of 1 or more"
             )
-        self.heads, self.window, self.dilation, self.steps = heads, window, dilation, steps
+        self.heads, self.window, self.dilation, self.steps, self.backend = heads, window, dilation, steps, backend
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
         self.output = nn.Linear(dim, dim)
@@ -34,24 +38,33 @@ class NeighborhoodAttention(nn.Module):
         q = (self.query(tokens) * (dim // self.heads) ** -0.5).unflatten(-1, (self.heads, -1))
         k, v = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         shifts = range(1, self.steps + 1)
-        return sum(
-            self.output(neighborhood_attention(q, k, v, shapes, self.window, self.dilation, shift).flatten(-2))
+        attended = (
+            neighborhood_attention(q, k, v, shapes, self.window, self.dilation, shift, backend=self.backend)
             for shift in shifts
         )
+        return sum(self.output(one.flatten(-2)) for one in attended)
 
 
 class CyclicPropagation(nn.Module):
     """LayerNorm(tokens + attention to the frames before): LGRNet's local block.
 
-    cyclic  True: the first frame of a clip follows on the last one, as published; False: on itself
+    cyclic   True: the first frame of a clip follows on the last one, as published; False: on itself
+    backend  of `lgrnet.ops.neighborhood_attention`
     """
 
     def __init__(
-        self, dim: int, heads: int = 8, window: int = 5, dilation: int = 1, steps: int = 1, cyclic: bool = True
+        self,
+        dim: int,
+        heads: int = 8,
+        window: int = 5,
+        dilation: int = 1,
+        steps: int = 1,
+        cyclic: bool = True,
+        backend: str = "auto",
     ):
         super().__init__()
         self.cyclic = cyclic
-        self.attention = NeighborhoodAttention(dim, heads, window, dilation, steps)
+        self.attention = NeighborhoodAttention(dim, heads, window, dilation, steps, backend)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, shapes: Sequence[tuple[int, int]], before: Tensor | None = None) -> Tensor:

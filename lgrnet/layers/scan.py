@@ -23,16 +23,17 @@ class GridScan(nn.Module):
     dim     channels C; the scan runs on D = expand * C
     states  N, states per channel
     order   "hilbert" or "zigzag"
+    backend of `lgrnet.ops.selective_scan`
 
     log_decay [2 D, N] holds log(-A), skip [2 D] the direct path; direction 0 is the curve, direction 1 its reverse.
     """
 
-    def __init__(self, dim: int, states: int = 16, order: str = "hilbert", expand: int = 2):
+    def __init__(self, dim: int, states: int = 16, order: str = "hilbert", expand: int = 2, backend: str = "auto"):
         super().__init__()
         if order not in ORDERS:
             raise ValueError(f"scan order is {order!r}, expected one of {', '.join(ORDERS)}")
         inner, rank, directions = expand * dim, math.ceil(dim / 16), 2
-        self.order, self.states, self.rank = order, states, rank
+        self.order, self.states, self.rank, self.backend = order, states, rank, backend
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.input_weight = nn.Parameter(torch.empty(directions, rank + 2 * states, inner))
@@ -67,7 +68,8 @@ class GridScan(nn.Module):
         curve = torch.from_numpy(ORDERS[self.order](frames, queries).copy()).to(x.device, non_blocking=True)
         orders = torch.stack((curve, curve.flip(0)))
         skip = self.skip.unflatten(0, (directions, inner))
-        y = selective_scan(x, dt, weights_in, weights_out, self.dt_weight, self.dt_bias, decay, skip, orders)
+        weights = (self.dt_weight, self.dt_bias, decay, skip)
+        y = selective_scan(x, dt, weights_in, weights_out, *weights, orders, backend=self.backend)
         y = self.out_norm(y.unflatten(1, (frames, queries))) * F.silu(gate)
         return self.out_proj(y)
 
@@ -75,9 +77,9 @@ class GridScan(nn.Module):
 class GridScanBlock(nn.Module):
     """LayerNorm(queries + scan(queries + positions))."""
 
-    def __init__(self, dim: int, states: int, order: str):
+    def __init__(self, dim: int, states: int, order: str, backend: str = "auto"):
         super().__init__()
-        self.scan = GridScan(dim, states, order)
+        self.scan = GridScan(dim, states, order, backend=backend)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, queries: Tensor, position: Tensor) -> Tensor:
@@ -88,9 +90,17 @@ class GridScanBlock(nn.Module):
 class FrameQueryMixer(nn.Module):
     """`depth` scan blocks and a feed-forward block: the frame queries of a whole clip exchange what they hold."""
 
-    def __init__(self, dim: int, depth: int = 3, states: int = 16, order: str = "hilbert", hidden: int = 2048):
+    def __init__(
+        self,
+        dim: int,
+        depth: int = 3,
+        states: int = 16,
+        order: str = "hilbert",
+        hidden: int = 2048,
+        backend: str = "auto",
+    ):
         super().__init__()
-        first = GridScanBlock(dim, states, order)
+        first = GridScanBlock(dim, states, order, backend)
         self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(depth))
         self.ffn = FeedForward(dim, hidden)
 

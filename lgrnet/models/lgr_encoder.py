@@ -113,6 +113,28 @@ class EncoderLayer(nn.Module):
         return self.spread(tokens, queries, token_position, query_position, shapes), queries
 
 
+def _layer(
+    dim: int,
+    heads: int,
+    hidden: int,
+    points: int,
+    propagation: tuple | None,
+    has_queries: bool,
+    scan: tuple | None,
+    gather_mask: bool,
+) -> EncoderLayer:
+    """A layer of the encoder; propagation, scan: what these parts take after dim, None leaves the part out."""
+    return EncoderLayer(
+        None if propagation is None else CyclicPropagation(dim, *propagation),
+        AttentionBlock(dim, heads) if has_queries else None,
+        None if scan is None else FrameQueryMixer(dim, *scan),
+        AttentionBlock(dim, heads) if has_queries else None,
+        DeformableBlock(dim, heads, len(TOKEN_LEVELS), points),
+        FeedForward(dim, hidden),
+        gather_mask,
+    )
+
+
 class FeaturePyramid(nn.Module):
     """One step of a feature pyramid: the encoded res3 is enlarged and added to res2."""
 
@@ -141,6 +163,8 @@ class LGREncoder(nn.Module):
                        "mamba": keeps them
     cyclic             see `CyclicPropagation`: published, the first frame follows on the last
     norm_per_clip      see `ClipProjection`: published, the statistics of the projections run over the whole clip
+    scan_backend          which `lgrnet.ops.selective_scan`: "auto", or a name, as "mamba_ssm"
+    neighborhood_backend  which `lgrnet.ops.neighborhood_attention`: "auto", or a name, as "natten"
 
     All layers start as copies of one, as published: their matrices are then drawn anew, their biases stay equal.
     Raises ValueError for an unknown scan_init or scan_order and for numbers out of range.
@@ -168,21 +192,17 @@ class LGREncoder(nn.Module):
         scan_init: str = "xavier",
         cyclic: bool = True,
         norm_per_clip: bool = True,
+        scan_backend: str = "auto",
+        neighborhood_backend: str = "auto",
     ):
         super().__init__()
         self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim, 32, norm_per_clip) for k in TOKEN_LEVELS})
         self.level_embed = nn.Parameter(torch.empty(len(TOKEN_LEVELS), dim))
         self.frame_queries = LearnedQueries(num_frame_queries, dim) if num_frame_queries else None
         mixes = num_frame_queries and global_mixing
-        layer = EncoderLayer(
-            CyclicPropagation(dim, heads, window, dilation, propagation_steps, cyclic) if local else None,
-            AttentionBlock(dim, heads) if num_frame_queries else None,
-            FrameQueryMixer(dim, scan_depth, scan_states, scan_order, scan_hidden) if mixes else None,
-            AttentionBlock(dim, heads) if num_frame_queries else None,
-            DeformableBlock(dim, heads, len(TOKEN_LEVELS), points),
-            FeedForward(dim, hidden),
-            gather_mask,
-        )
+        propagation = (heads, window, dilation, propagation_steps, cyclic, neighborhood_backend) if local else None
+        scan = (scan_depth, scan_states, scan_order, scan_hidden, scan_backend) if mixes else None
+        layer = _layer(dim, heads, hidden, points, propagation, num_frame_queries > 0, scan, gather_mask)
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(depth))
         self.fpn = FeaturePyramid(channels["res2"], dim)
         self._initialise(scan_init)

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lgrnet.ops.backends import choose
+from lgrnet.ops.neighborhood.peers import neighborhood_attention_natten
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
 
 __all__ = ["neighborhood_attention"]
 
 BACKENDS = {"reference": neighborhood_attention_reference}
+PEERS = {"natten": neighborhood_attention_natten}
 
 
 def neighborhood_attention(
@@ -39,9 +41,11 @@ def neighborhood_attention(
     shapes       ((h, w), ...) of the levels, sum of h * w = S
     window       odd number of keys along an axis
     frame_shift  how many frames back the keys and values are, cyclically; 0: the same frame
-    backend      "auto" takes the fastest that is there; a name forces it
+    backend      "auto" takes the fastest of ours that is there; a name forces it; "natten": NATTEN, on a CPU without
+                 gradients
 
-    Returns [B, T, S, heads, d]. Raises ValueError for shapes that do not fit together or an unknown backend.
+    Returns [B, T, S, heads, d]. Raises ValueError for shapes that do not fit together, and BackendError (a
+    ValueError) for a backend that is unknown, not installed, or cannot do this.
     """
     tokens = sum(h * w for h, w in shapes)
     if q.ndim != 5 or q.shape != k.shape or q.shape != v.shape or q.shape[2] != tokens:
@@ -51,4 +55,5 @@ def neighborhood_attention(
         )
     if window < 1 or window % 2 == 0 or dilation < 1:
         raise ValueError(f"window is {window}, dilation {dilation}; expected an odd window and a dilation of 1 or more")
-    return choose(BACKENDS, backend)(q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)
+    attention = choose(BACKENDS, backend, PEERS)
+    return attention(q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)

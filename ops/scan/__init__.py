@@ -8,11 +8,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from lgrnet.ops.backends import choose
+from lgrnet.ops.scan.peers import selective_scan_mamba_ssm
 from lgrnet.ops.scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan"]
 
 BACKENDS = {"reference": selective_scan_reference}
+PEERS = {"mamba_ssm": selective_scan_mamba_ssm}
 
 
 def selective_scan(
@@ -47,13 +49,16 @@ def selective_scan(
     order          [G, L] integer, each row a permutation of 0..L-1
     initial_state  [B, G, D, N], the state before the first token; zeros if None
     return_state   return (y, state) with state [B, G, D, N] after the last token
-    backend        "auto" takes the fastest that is there; a name forces it
+    backend        "auto" takes the fastest of ours that is there; a name forces it; "mamba_ssm": mamba-ssm, without
+                   initial_state and float64
 
     Returns y [B, L, D] in the type of x; the state is kept in float32 (float64 for float64 input).
-    Raises ValueError for shapes that do not fit together or an unknown backend.
+    Raises ValueError for shapes that do not fit together, and BackendError (a ValueError) for a backend that is
+    unknown, not installed, or cannot do this.
     """
     _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state)
-    return choose(BACKENDS, backend)(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
+    scan = choose(BACKENDS, backend, PEERS)
+    return scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
 
 
 def _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state) -> None:

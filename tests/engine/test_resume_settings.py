@@ -102,6 +102,20 @@ def test_a_key_of_a_newer_version_is_named_and_can_be_accepted(begun, tmp_path):
     assert resumed() == {}
 
 
+def test_who_computes_an_op_may_change_and_be_new(begun, tmp_path):
+    """A run of a version that had no such key goes on, and so does one whose backend is another now."""
+    resumed, file = begun(file=PHANTOM), tmp_path / "config.yaml"
+    content = yaml.safe_load(file.read_text())
+    encoder = content["model"]["encoder"]
+    del encoder["scan_backend"], encoder["neighborhood_backend"]
+    file.write_text(yaml.safe_dump(content))
+    new = {f"model.encoder.{name}_backend": ("absent", "auto") for name in ("scan", "neighborhood")}
+    assert resumed() == new
+    changed = resumed("model.encoder.scan_backend=mamba_ssm")
+    assert changed == {**new, "model.encoder.scan_backend": ("absent", "mamba_ssm")}
+    assert "model.encoder.scan_backend was absent, is mamba_ssm" in in_words(changed)
+
+
 def test_a_schedule_that_cannot_be_is_an_error_of_the_config():
     config = load_config(PHANTOM, ["train.steps=70", "schedule.warmup_steps=70"])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
