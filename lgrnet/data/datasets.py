@@ -24,6 +24,7 @@ from lgrnet.records import (
     LabelMap,
     VideoRecord,
     class_masks,
+    ignored_pixels,
     list_videos,
     natural_key,
     pair_videos,
@@ -198,7 +199,8 @@ class ClipDataset:
         return self.records[video], (index - start) * self.anchor_step
 
     def sample(self, index: int, rng: random.Random, position: int = -1) -> Clip:
-        """One clip: frames [T, 3, H, W], one object per class that has a pixel in the clip.
+        """One clip: frames [T, 3, H, W], one object per class that has a pixel in the clip; `valid` is False where the
+        label map or a transform says that a pixel is to be ignored.
 
         rng       makes every draw (frames of the clip, augmentation)
         position  place in the sample stream, for the clip's info
@@ -210,7 +212,7 @@ class ClipDataset:
             chosen = self.sampler(record.num_frames, anchor, rng)
             frames, raw = read_clip(record, chosen, self._warned)
             masks = _memberships(record, chosen, raw, frames.shape[1:3])
-            if masks.any() or not self.require_foreground:
+            if (masks > 0).any() or not self.require_foreground:
                 annotated = [mask is not None for mask in raw]
                 return self._clip(record, chosen, frames, masks, annotated, rng, position)
         raise DataError(
@@ -224,12 +226,14 @@ class ClipDataset:
         names = [record.frames[i].stem for i in chosen]
         if len(frames) != len(names):  # a still that became a clip
             names, annotated = names * len(frames), annotated * len(frames)
+        ignored = np.isnan(masks).any(axis=0)  # [T, H, W]
+        masks = np.where(ignored, np.float32(0), masks) if ignored.any() else masks
         present = masks.any(axis=(1, 2, 3))
         size = frames.shape[:3]
         targets = Targets(
             labels=torch.from_numpy(np.flatnonzero(present)),
             masks=torch.from_numpy(np.ascontiguousarray(masks[present])),
-            valid=torch.ones(size, dtype=torch.bool),
+            valid=torch.from_numpy(np.ascontiguousarray(~ignored)),
             annotated=torch.tensor(annotated),
         )
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().div(255)
@@ -259,11 +263,12 @@ class MixedDataset:
 
 
 def _memberships(record: VideoRecord, chosen: Sequence[int], raw: Sequence, size: tuple[int, int]) -> np.ndarray:
-    """[K, T, H, W] float32; zero where a frame is not annotated."""
+    """[K, T, H, W] float32; zero where a frame is not annotated, NaN where the label map ignores a pixel."""
     masks = np.zeros((record.num_classes, len(chosen), *size), np.float32)
     for i, (index, values) in enumerate(zip(chosen, raw, strict=True)):
         if values is not None:
             masks[:, i] = class_masks(values, record.label_map, f"mask {record.masks[index]}")
+            masks[:, i, ignored_pixels(values, record.label_map)] = np.nan
     return masks
 
 

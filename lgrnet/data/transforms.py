@@ -1,6 +1,7 @@
 """What happens to a clip between the disk and the model: one draw for all frames of a clip.
 
 A transform is called with (frames uint8 [T, H, W, 3], masks float32 [K, T, H, W], rng) and returns the same kind.
+A pixel whose masks are NaN is to be ignored by losses; with nearest masks it moves as any other value.
 All parameters come from the passed `random.Random`, which is keyed by the sample's place in the stream. That is why
 torchvision's v2 classes are not used: they draw from the global generator, so a run would depend on the number of
 workers and could not be resumed exactly. The pixels are worked on by OpenCV.
@@ -13,12 +14,15 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Transform = Callable[[np.ndarray, np.ndarray, random.Random], Arrays]
 Size = int | Sequence[int]
 
+PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _MASK_MODES = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR}
 
 
@@ -191,10 +195,48 @@ class GaussianBlur:
         return np.stack([cv2.GaussianBlur(np.ascontiguousarray(frame), (0, 0), sigma) for frame in frames]), masks
 
 
-def resize_for_eval(frame: np.ndarray, size: Size) -> np.ndarray:
-    """uint8 [H, W, 3] to uint8 [h, w, 3] as published for evaluation: Pillow's bilinear filter, which antialiases."""
+def resize_for_eval(frame: np.ndarray, size: Size, rule: str = "bilinear") -> np.ndarray:
+    """uint8 [H, W, 3] as a model sees it in evaluation: uint8 [h, w, 3], by one of the published rules.
+
+    "bilinear"    to `size`, aspect ratio ignored, Pillow's bilinear filter, which antialiases (LGRNet, SSFormer)
+    "bicubic"     to `size`, aspect ratio ignored, Pillow's bicubic filter (SvANet)
+    "short_side"  the shorter side to the first number of `size`, then both sides up to multiples of 32, by the
+                  antialiased bilinear filter of tensors (SSFormer's reproduction study)
+
+    Raises ValueError for another rule.
+    """
+    if check_eval_rule(rule) == "short_side":
+        for height, width in short_side_sizes(frame.shape[:2], as_size(size)[0]):
+            frame = resize_as_tensor(frame, height, width)
+        return frame
     height, width = as_size(size)
-    return np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(frame).resize((width, height), PILLOW_FILTERS[rule]))
+
+
+def check_eval_rule(rule: str) -> str:
+    """The rule itself, if `resize_for_eval` knows it; raises ValueError for another."""
+    if rule not in (*PILLOW_FILTERS, "short_side"):
+        raise ValueError(f'resize is {rule!r}; expected "bilinear", "bicubic" or "short_side"')
+    return rule
+
+
+def short_side_sizes(size: tuple[int, int], short: int, multiple: int = 32) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) with the shorter side at `short` and the aspect ratio kept, and that up to multiples."""
+    factor = short / min(size)
+    height, width = (max(1, round(side * factor)) for side in size)
+    return (height, width), (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+
+
+def resize_as_tensor(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3] to uint8 [height, width, 3]: PyTorch's antialiased bilinear filter in float32, then rounded.
+
+    It differs from Pillow's, which works in integers, by a grey level here and there.
+    """
+    if frame.shape[:2] == (height, width):
+        return frame
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return pixels[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
 def draw_size(sizes: Sequence[int], rng: random.Random | np.random.RandomState) -> int:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgrnet.data.transforms import as_size, resize_for_eval
+from lgrnet.data.transforms import as_size, check_eval_rule, resize_for_eval
 from lgrnet.records import DataError, Prediction, VideoRecord, read_frame
 from lgrnet.structures import ClipInfo
 
@@ -23,8 +23,10 @@ class Predictor:
     device  where the model runs
     chunk   frames that pass the backbone together, so that memory there does not grow with the video; None leaves
             the model's own `frame_chunk`
+    resize  how: "bilinear", "bicubic" or "short_side", see `lgrnet.data.transforms.resize_for_eval`
 
-    Raises ValueError when `chunk` is given for a model that does not work in chunks, or when the device is not there.
+    Raises ValueError when `chunk` is given for a model that does not work in chunks, when the device is not there, or
+    for an unknown `resize`.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class Predictor:
         size: int | Sequence[int] = (352, 352),
         device: torch.device | str = "cpu",
         chunk: int | None = None,
+        resize: str = "bilinear",
     ):
-        self.size, self.device = as_size(size), torch.device(device)
+        self.size, self.device, self.resize = as_size(size), torch.device(device), check_eval_rule(resize)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {str(device)!r}, but PyTorch sees no GPU here; use device cpu")
         self.model = model.to(self.device)
@@ -79,11 +82,11 @@ class Predictor:
         small, disk_size = [], None
         for name, frame in _of_one_size(frames, video):
             names.append(name)
-            small.append(resize_for_eval(frame, self.size))
+            small.append(resize_for_eval(frame, self.size, self.resize))
             disk_size = frame.shape[:2]
         if disk_size is None:
             raise DataError(f"video {video!r} has no frames; expected at least one")
-        info = ClipInfo(video, tuple(names), disk_size, (len(names), *self.size))
+        info = ClipInfo(video, tuple(names), disk_size, (len(names), *small[0].shape[:2]))
         try:
             return self._run(np.stack(small), info, candidates)
         except (MemoryError, RuntimeError) as error:
@@ -101,10 +104,11 @@ class Predictor:
         return self.model.predict(output, info, **options)
 
     def _advice(self, info: ClipInfo) -> str:
+        frames, height, width = info.valid_size
         return (
-            f"video {info.video!r} does not fit in memory: {info.valid_size[0]} frames at {self.size[0]} x "
-            f"{self.size[1]}, {info.disk_size[0]} x {info.disk_size[1]} on disk, on {self.device}; use a smaller size, "
-            "a smaller chunk, or split the video"
+            f"video {info.video!r} does not fit in memory: {frames} frames at {height} x {width}, "
+            f"{info.disk_size[0]} x {info.disk_size[1]} on disk, on {self.device}; use a smaller size, a smaller "
+            "chunk, or split the video"
         )
 
 
