@@ -251,7 +251,7 @@ class Trainer:
         dtype = _AUTOCAST.get(self.settings.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             output = self._wrapped(frames)
-        output = output if dtype is None else _in_fp32(output)
+        output = output if dtype is None else in_fp32(output)
         terms = self.criterion(output, batch.targets, KeyedDraws(seed, batch.positions), **whole)
         weights = self.criterion.weights
         return terms, sum(weights[name] * term for name, term in terms.items())
@@ -324,7 +324,8 @@ def _split(batch: ClipBatch, parts: int) -> list[ClipBatch]:
     return [ClipBatch(batch.frames[s], batch.targets[s], batch.infos[s]) for s in slices]
 
 
-def _in_fp32(output: SegOutput) -> SegOutput:
+def in_fp32(output: SegOutput) -> SegOutput:
+    """The output, and those of earlier stages, in float32: losses are never in half precision."""
     classes = None if output.class_logits is None else output.class_logits.float()
-    aux = tuple(_in_fp32(layer) for layer in output.aux)
+    aux = tuple(in_fp32(layer) for layer in output.aux)
     return dataclasses.replace(output, mask_logits=output.mask_logits.float(), class_logits=classes, aux=aux)
