@@ -21,7 +21,7 @@ def _check_detectron2() -> None:
     except ModuleNotFoundError as error:
         if error.name != "detectron2":
             raise ImportError(f"detectron2 is there but does not import: {error}. {_HOW}", name=error.name) from error
-        raise ModuleNotFoundError(f"detectron2 is not installed. {_HOW}", name="detectron2") from error
+        raise ModuleNotFoundError(f"detectron2 is not installed. {_HOW}", name="detectron2") from None
     version = getattr(detectron2, "__version__", "of an unknown version")
     try:
         for name in _NEEDED:
@@ -38,6 +38,35 @@ def _check_detectron2() -> None:
 
 _check_detectron2()
 
-from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config  # noqa: E402
+# ruff: noqa: E402  (what follows imports detectron2)
+from lgrnet.detectron2_bridge import paths
+from lgrnet.detectron2_bridge.backbones import FeatureLevels, MiT, PVTv2
+from lgrnet.detectron2_bridge.catalog import clip_dicts, register_folder, register_layouts, register_records
+from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
+from lgrnet.detectron2_bridge.evaluator import ClipEvaluator
+from lgrnet.detectron2_bridge.loaders import build_test_loader, build_train_loader
+from lgrnet.detectron2_bridge.mapper import ClipMapper
+from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch, LGRNet, PlainHead, encoder_of
+from lgrnet.detectron2_bridge.solver import build_optimizer
 
-__all__ = ["add_lgrnet_config", "merge_config"]
+__all__ = [
+    "ClipEvaluator",
+    "ClipMapper",
+    "ClipMetaArch",
+    "FeatureLevels",
+    "LGRNet",
+    "MiT",
+    "PVTv2",
+    "PlainHead",
+    "add_lgrnet_config",
+    "build_optimizer",
+    "build_test_loader",
+    "build_train_loader",
+    "clip_dicts",
+    "encoder_of",
+    "merge_config",
+    "paths",
+    "register_folder",
+    "register_layouts",
+    "register_records",
+]

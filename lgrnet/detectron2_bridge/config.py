@@ -16,7 +16,7 @@ from lgrnet.config import ConfigError
 from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.matcher import HungarianMatcher
 from lgrnet.losses.set_criterion import SetCriterion
-from lgrnet.models.backbones import MixTransformer, TimmBackbone
+from lgrnet.models.backbones import LEVELS, MixTransformer, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.plain_head import PlainHead
 from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
@@ -108,8 +108,9 @@ def _add_model(model: CfgNode) -> None:
     model.CRITERION = _section(SetCriterion)
     model.CRITERION.MATCHER = _section(HungarianMatcher)
     model.DENSE_CRITERION = _section(DenseCriterion)
-    model.PVTV2 = _section(TimmBackbone)
-    model.MIT = _section(MixTransformer)
+    for name, kind in (("PVTV2", TimmBackbone), ("MIT", MixTransformer)):
+        model[name] = _section(kind)
+        model[name].OUT_FEATURES = list(LEVELS)
 
 
 def _add_solver(solver: CfgNode) -> None:

@@ -1,0 +1,104 @@
+"""Weights of a model that detectron2 trained, as a file of lgrnet.
+
+    python -m lgrnet.detectron2_bridge.weights model_final.pth out.safetensors --config-file FILE.yaml [KEY VALUE ...]
+
+`lgrnet.load("out.safetensors")` then needs neither detectron2 nor the config. The other way needs no file: see `paths`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from torch import Tensor
+
+from lgrnet.checkpoint.checkpointer import CheckpointError, load_state
+from lgrnet.checkpoint.weights import save_weights
+from lgrnet.config import ConfigError, builds, to_json
+from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
+from lgrnet.detectron2_bridge.meta_arch import construct, describe_model
+from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
+
+
+def convert(file: str | Path, target: str | Path, cfg: CfgNode) -> bool:
+    """Writes the model of a checkpoint of detectron2 (its .pth file) as a weights file of lgrnet.
+
+    cfg  the config that it was trained with
+
+    Returns whether the file describes its model, so that lgrnet.load(target) needs nothing else; it cannot for a
+    backbone of detectron2's own. Raises CheckpointError for a file that is no checkpoint or of another model, and
+    ConfigError for pixel statistics that only detectron2's config has.
+    """
+    state = _read_checkpoint(Path(file))
+    _check_statistics(cfg)
+    node = describe_model(cfg, builds)
+    if node is None:
+        save_weights(target, state, None)
+        return False
+    model = describe_model(cfg, construct)
+    load_state(model, state, str(file))
+    save_weights(target, model.state_dict(), to_json(node), {"input_size": list(cfg.INPUT.CLIP.SIZE)})
+    return True
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lgrnet.detectron2_bridge.weights", description="weights of detectron2 as a file of lgrnet"
+    )
+    parser.add_argument("file", help="model_final.pth or another checkpoint of detectron2")
+    parser.add_argument("target", help="the .safetensors file to write")
+    parser.add_argument("--config-file", "--config", required=True, help="the yaml file it was trained with")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., as in the training")
+    given = parser.parse_args(words)
+    try:
+        if Path(given.target).suffix != ".safetensors":
+            raise CheckpointError(f"the target {given.target} must end in .safetensors")
+        cfg = merge_config(add_lgrnet_config(get_cfg()), given.config_file, given.opts)
+        described = convert(given.file, given.target, cfg)
+    except (ConfigError, CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    how = "lgrnet.load builds it" if described else "its backbone is detectron2's own, so lgrnet.load cannot build it"
+    print(f"{given.target} written; {how}")
+    return 0
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """The model's tensors in a checkpoint of detectron2."""
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist; detectron2 writes it to OUTPUT_DIR")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks to run {asked[1]}" if asked else "is no torch file"
+        raise CheckpointError(f"{path} is refused: it {what}; expected a checkpoint of detectron2's trainer") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no torch file ({str(error)[:200]})") from error
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f'{path} holds no tensors by name under "model"; expected a checkpoint of detectron2')
+    return state
+
+
+def _check_statistics(cfg: CfgNode) -> None:
+    """Raises ConfigError where frames were normalised in another way than lgrnet's models normalise them."""
+    turn = -1 if cfg.INPUT.FORMAT == "BGR" else 1
+    for key, known in (("PIXEL_MEAN", PIXEL_MEAN), ("PIXEL_STD", PIXEL_STD)):
+        given = list(cfg.MODEL[key])[::turn]
+        if max(abs(value / 255 - ours) for value, ours in zip(given, known, strict=True)) > 1e-6:
+            raise ConfigError(
+                f"MODEL.{key} is {list(cfg.MODEL[key])}, but a weights file of lgrnet has no place for statistics "
+                f"other than ImageNet's {[255 * ours for ours in known]}; train with these"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
