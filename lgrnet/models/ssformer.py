@@ -20,8 +20,8 @@ class SSFormer(nn.Module):
 
     backbone      maps frames to feature maps, finest first, and knows their `channels`
     decoder       makes the decoder from these channels: `partial(ProgressiveLocalityDecoder, dim=256)`
-    enlarge       the last step: "corners": the decoder's logits four times larger, corners aligned, which for sides
-                  that are no multiples of 4 is larger than the input (SSFormer); "input": to the input's size, corners
+    enlarge       the last step: "corners": the decoder's logits times its stride, corners aligned, which for sides
+                  that are no multiples of it is larger than the input (SSFormer); "input": to the input's size, corners
                   not aligned (MLA, and the reproduction study); "none"
     reinitialise  True: the study's initial values in the whole model (see `initialise_as_study`)
 
@@ -41,7 +41,8 @@ class SSFormer(nn.Module):
         self.backbone = backbone
         self.decoder = decoder(channels=backbone.channels)
         self.enlarge = enlarge
-        self.stride = math.lcm(self.decoder.stride, 4) if enlarge == "corners" else self.decoder.stride
+        whole = self.decoder.mask_stride if enlarge == "corners" else 1
+        self.stride = math.lcm(self.decoder.stride, whole)
         self.mask_stride = self.decoder.mask_stride if enlarge == "none" else 1
         if reinitialise:
             initialise_as_study(self)
@@ -50,7 +51,8 @@ class SSFormer(nn.Module):
         """Normalised frames [batch, 3, H, W] -> logits [batch, outputs, H, W] (enlarge="none": the decoder's size)"""
         logits = self.decoder(self.backbone(frames))
         if self.enlarge == "corners":
-            return F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=True)
+            scale = float(self.decoder.mask_stride)
+            return F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=True)
         if self.enlarge == "input":
             return F.interpolate(logits, size=frames.shape[-2:], mode="bilinear", align_corners=False)
         return logits

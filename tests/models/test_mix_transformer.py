@@ -13,20 +13,6 @@ from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
 
-PARAMETERS = {
-    "mit_b0": 3_319_392,
-    "mit_b1": 13_151_424,
-    "mit_b2": 24_196_288,
-    "mit_b3": 44_072_128,
-    "mit_b4": 60_842_688,
-    "mit_b5": 81_443_008,
-}
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_are_as_many_as_published(name):
-    assert sum(p.numel() for p in MixTransformer(name).parameters()) == PARAMETERS[name]
-
 
 def test_an_unknown_name_gets_the_nearest_ones():
     with pytest.raises(ValueError, match="no mix transformer 'mitb2'; the nearest names are mit_b2"):
@@ -54,6 +40,7 @@ def test_drop_path_rises_linearly_and_spares_the_first_block():
 
 def test_odd_sizes_round_up():
     net = MixTransformer().eval()
+    assert sum(p.numel() for p in net.parameters()) == 3_319_392
     with torch.no_grad():
         maps = net(torch.rand(2, 3, 75, 101))
     assert net.channels == {"res2": 32, "res3": 64, "res4": 160, "res5": 256}
