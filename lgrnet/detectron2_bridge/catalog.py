@@ -29,17 +29,24 @@ def register_records(
 
     Raises ValueError for a name that somebody else registered.
     """
+    register_dicts(name, partial(_dicts, name, records, tuple(thing_classes)), thing_classes, EVALUATOR_TYPE)
+
+
+def register_dicts(
+    name: str, dicts: Callable[[], list[dict]], thing_classes: Sequence[str], evaluator_type: str
+) -> None:
+    """Registers what gives the dicts of a data set; as `register_records` otherwise."""
     if name in _OURS:
         DatasetCatalog.pop(name, None)
         MetadataCatalog.pop(name, None)
     elif name in DatasetCatalog:
         raise ValueError(f"the data set {name!r} is registered by another package; choose another name")
-    DatasetCatalog.register(name, partial(_dicts, name, records, tuple(thing_classes)))
+    DatasetCatalog.register(name, dicts)
     MetadataCatalog.get(name).set(
         thing_classes=list(thing_classes),
         stuff_classes=["background", *thing_classes],
         ignore_label=IGNORED,
-        evaluator_type=EVALUATOR_TYPE,
+        evaluator_type=evaluator_type,
     )
     _OURS.add(name)
 

@@ -12,6 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -190,6 +191,13 @@ class Boxes:
         return Boxes(self.tensor.to(device))
 
 
+class BoxMode(IntEnum):
+    """How a box is written."""
+
+    XYXY_ABS = 0
+    XYWH_ABS = 1
+
+
 class BitMasks:
     """[N, H, W] bool."""
 
@@ -349,6 +357,7 @@ comm = SimpleNamespace(
     gather=lambda data, dst=0: [data],
 )
 STRUCTURES = {"Instances": Instances, "Boxes": Boxes, "BitMasks": BitMasks, "PolygonMasks": PolygonMasks}
+STRUCTURES["BoxMode"] = BoxMode
 BUILDERS = {"build_backbone": build_backbone, "build_model": build_model}
 REGISTRIES = {"META_ARCH_REGISTRY": META_ARCH_REGISTRY, "BACKBONE_REGISTRY": BACKBONE_REGISTRY}
 STORAGE = {

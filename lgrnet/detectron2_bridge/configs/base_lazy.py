@@ -7,15 +7,13 @@ from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from lgrnet.detectron2_bridge.evaluator import ClipEvaluator
-from lgrnet.detectron2_bridge.lazy import deferred
 from lgrnet.detectron2_bridge.loaders import build_test_loader, build_train_loader
 from lgrnet.detectron2_bridge.mapper import ClipMapper
-from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch
+from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch, encoder_of
 from lgrnet.detectron2_bridge.solver import adamw
 from lgrnet.engine.optim import parameter_groups
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
-from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
 
@@ -34,7 +32,7 @@ train = dict(
 model = L(ClipMetaArch)(
     model=L(LGRNet)(
         backbone=L(TimmBackbone)(name="pvt_v2_b2", drop_path=0.1),
-        encoder=L(deferred)(function=LGREncoder, dim=64),
+        encoder=L(encoder_of)(dim=64),
         decoder=L(VideoDecoder)(dim=64),
     ),
     criterion=L(SetCriterion)(mask_bce=5.0, mask_dice=5.0, class_ce=2.0),
