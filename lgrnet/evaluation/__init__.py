@@ -5,6 +5,8 @@ from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
 from lgrnet.evaluation.report import write_report
+from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
+from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
 
 __all__ = [
     "AveragePrecision",
@@ -12,7 +14,10 @@ __all__ = [
     "FrameRow",
     "LGRNetProtocol",
     "Protocol",
+    "SSFormerTestProtocol",
     "Score",
+    "StudyProtocol",
+    "SvANetSizeProtocol",
     "read_annotation",
     "write_report",
 ]

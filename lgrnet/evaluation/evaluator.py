@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 import lgrnet
-from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
-from lgrnet.records import DataError, LabelMap, Prediction, class_masks, num_classes
+from lgrnet.evaluation.protocols import (
+    ALL_CLASSES,
+    FrameRow,
+    LGRNetProtocol,
+    Protocol,
+    Score,
+    Sliced,
+    WholeFrameProtocol,
+)
+from lgrnet.records import DataError, LabelMap, Prediction, class_masks, ignored_pixels, num_classes
+
+AnyProtocol = Protocol | WholeFrameProtocol
 
 
 class Evaluator:
@@ -23,7 +33,7 @@ class Evaluator:
 
     def __init__(
         self,
-        protocols: Sequence[Protocol] | None = None,
+        protocols: Sequence[AnyProtocol] | None = None,
         set_name: str = "unnamed",
         weights_hash: str | None = None,
         resize: bool = False,
@@ -49,17 +59,16 @@ class Evaluator:
             if raw is None:
                 continue
             self._check_size(prediction, frame, raw)
-            for class_index, truth in enumerate(_truths(raw, label_map, f"mask of {prediction.video}/{frame}")):
-                shown = (prediction.probability[class_index, index], prediction.mask[class_index, index], truth)
-                for name, protocol in self.protocols.items():
-                    values = protocol.per_frame(*shown)
-                    rows.append(FrameRow(name, prediction.video, frame, class_index + 1, values))
+            truth = _truth(raw, label_map, f"mask of {prediction.video}/{frame}")
+            shown = (prediction.probability[:, index], prediction.mask[:, index], truth)
+            for name, class_id, values in self._values(shown, ignored_pixels(raw, label_map)):
+                rows.append(FrameRow(name, prediction.video, frame, class_id, values))
         self._rows[prediction.video] = rows
         self._unannotated[prediction.video] = sum(raw is None for raw in raw_masks)
         return rows
 
     @property
-    def first(self) -> Protocol:
+    def first(self) -> AnyProtocol:
         """The protocol that was given first."""
         return next(iter(self.protocols.values()))
 
@@ -83,7 +92,7 @@ class Evaluator:
                 f"videos scored twice in set {self.set_name!r}: {', '.join(twice[:5])}; split them by rank"
             )
         for video, rows in state["rows"].items():
-            self._rows[video] = [FrameRow(p, video, frame, int(k), dict(values)) for p, frame, k, values in rows]
+            self._rows[video] = [FrameRow(p, video, frame, k, dict(values)) for p, frame, k, values in rows]
         self._unannotated.update(state["unannotated"])
 
     def result(self) -> dict:
@@ -91,8 +100,11 @@ class Evaluator:
 
         set, version, weights_hash, videos, frames (scored), frames_without_annotation
         scores   protocol -> metric -> value over the set (several classes: the mean over classes)
-        numbers  a list in which each number carries protocol, set, video (None: the set), class_id ("mean": over
-                 the classes), metric, value, frames, weights_hash, version
+        slices   protocol -> part of the set -> frames and scores, of protocols that have parts; scores is None for a
+                 part without frames
+        numbers  a list in which each number carries protocol, set, video (None: the set), slice (None: all frames),
+                 class_id ("mean": over the classes, "all": of all at once), metric, value (None: no frames), frames,
+                 weights_hash, version
 
         Raises DataError when no frame was scored.
         """
@@ -102,7 +114,7 @@ class Evaluator:
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
-        scores, numbers = self._tables(rows)
+        scores, slices, numbers = self._tables(rows)
         return {
             "set": self.set_name,
             "version": lgrnet.__version__,
@@ -112,28 +124,56 @@ class Evaluator:
             "frames_without_annotation": sum(self._unannotated.values()),
             "meaning": {name: protocol.meaning for name, protocol in self.protocols.items()},
             "scores": scores,
+            "slices": slices,
             "numbers": numbers,
         }
 
-    def _tables(self, rows: Sequence[FrameRow]) -> tuple[dict, list]:
-        """The scores of the set per protocol, and all numbers of the set and of each video."""
-        scores, numbers = {}, []
+    def _values(
+        self, shown: tuple[np.ndarray, np.ndarray, np.ndarray], ignored: np.ndarray
+    ) -> Iterator[tuple[str, int | str, dict[str, float]]]:
+        """Protocol, class and numbers of one frame; `shown` is its probability, mask and truth, [K, H, W] each."""
+        for class_id, of_class in enumerate(zip(*shown, strict=True), start=1):
+            for name, protocol in self.protocols.items():
+                if not isinstance(protocol, WholeFrameProtocol):
+                    yield name, class_id, protocol.per_frame(*of_class)
         for name, protocol in self.protocols.items():
-            overall = _by_class(protocol, [row for row in rows if row.protocol == name])
-            scores[name] = {metric: score.value for metric, score in overall.get("mean", overall[1]).items()}
-            numbers += self._numbers(name, None, overall)
+            if isinstance(protocol, WholeFrameProtocol):
+                yield name, ALL_CLASSES, protocol.whole_frame(*shown, ignored)
+
+    def _tables(self, rows: Sequence[FrameRow]) -> tuple[dict, dict, list]:
+        """The scores of the set and of its slices per protocol, and all numbers of the set, its slices and videos."""
+        scores, slices, numbers = {}, {}, []
+        for name, protocol in self.protocols.items():
+            own = [row for row in rows if row.protocol == name]
+            overall = _by_class(protocol, own)
+            scores[name] = _plain_scores(overall)
+            numbers += self._numbers(name, overall)
+            if isinstance(protocol, Sliced):
+                slices[name] = {}
+                for part, members in protocol.slices(own).items():
+                    table = _by_class(protocol, members) if members else _without_frames(overall)
+                    frames = len({(row.video, row.frame) for row in members})
+                    slices[name][part] = {"frames": frames, "scores": _plain_scores(table) if members else None}
+                    numbers += self._numbers(name, table, part=part)
             for video in sorted(self._rows):
                 of_video = [row for row in self._rows[video] if row.protocol == name]
                 if of_video:
-                    numbers += self._numbers(name, video, _by_class(protocol, of_video))
-        return scores, numbers
+                    numbers += self._numbers(name, _by_class(protocol, of_video), video)
+        return scores, slices, numbers
 
-    def _numbers(self, protocol: str, video: str | None, by_class: Mapping[int | str, Mapping[str, Score]]) -> list:
+    def _numbers(
+        self,
+        protocol: str,
+        by_class: Mapping[int | str, Mapping[str, Score]],
+        video: str | None = None,
+        part: str | None = None,
+    ) -> list:
         return [
             {
                 "protocol": protocol,
                 "set": self.set_name,
                 "video": video,
+                "slice": part,
                 "class_id": class_id,
                 "metric": metric,
                 "value": score.value,
@@ -169,14 +209,17 @@ class Evaluator:
             )
 
 
-def _truths(raw: np.ndarray, label_map: LabelMap, source: str) -> list[np.ndarray]:
-    """Grey values uint8 [H, W] per class, so that each protocol may apply its own threshold."""
+def _truth(raw: np.ndarray, label_map: LabelMap, source: str) -> np.ndarray:
+    """Grey values uint8 [K, H, W] per class, so that each protocol may apply its own threshold.
+
+    A mask of 0 and 1 comes as 0 and 255: it has no grey values, and some thresholds are near 255.
+    """
     if isinstance(label_map, str):
-        return [raw]
-    return list((class_masks(raw, label_map, source) * 255).astype(np.uint8))
+        return raw[None] * np.uint8(255) if raw.max(initial=0) == 1 else raw[None]
+    return (class_masks(raw, label_map, source) * 255).astype(np.uint8)
 
 
-def _by_class(protocol: Protocol, rows: Sequence[FrameRow]) -> dict[int | str, dict[str, Score]]:
+def _by_class(protocol: AnyProtocol, rows: Sequence[FrameRow]) -> dict[int | str, dict[str, Score]]:
     """Class -> metric -> score; with several classes also "mean", over the classes where the number is defined."""
     classes = sorted({row.class_id for row in rows})
     table: dict[int | str, dict[str, Score]] = {
@@ -185,6 +228,17 @@ def _by_class(protocol: Protocol, rows: Sequence[FrameRow]) -> dict[int | str, d
     if len(classes) > 1:
         table["mean"] = {name: _mean([table[c][name] for c in classes]) for name in protocol.metrics}
     return table
+
+
+def _plain_scores(by_class: Mapping[int | str, Mapping[str, Score]]) -> dict[str, float]:
+    """Metric -> value of the mean over classes, or of the one class that there is."""
+    scores = by_class["mean"] if "mean" in by_class else next(iter(by_class.values()))
+    return {metric: score.value for metric, score in scores.items()}
+
+
+def _without_frames(by_class: Mapping[int | str, Mapping[str, Score]]) -> dict[int | str, dict[str, Score]]:
+    """The same table where nothing was scored: a value that is neither 0 nor a number."""
+    return {class_id: dict.fromkeys(scores, Score(None, 0)) for class_id, scores in by_class.items()}
 
 
 def _mean(scores: Sequence[Score]) -> Score:

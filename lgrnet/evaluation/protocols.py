@@ -1,7 +1,8 @@
 """Protocols: each is one way to turn masks into numbers, with its own threshold, resize and average.
 
 Two numbers of different protocols are different quantities and never stand in one column. A protocol is any class
-with the members of `Protocol`.
+with the members of `Protocol`, which sees one class at a time, or of `WholeFrameProtocol`, which sees all of them. One
+that is also `Sliced` has its numbers for parts of a set, too.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ import numpy as np
 
 from lgrnet.evaluation import metrics
 
+ALL_CLASSES = "all"
+"""The class_id of rows and numbers that are of all classes at once."""
+
 
 @dataclass(frozen=True)
 class FrameRow:
-    """The numbers of one class in one frame by one protocol; class_id counts from 1."""
+    """The numbers of one class in one frame by one protocol; class_id counts from 1, or is ALL_CLASSES."""
 
     protocol: str
     video: str
     frame: str
-    class_id: int
+    class_id: int | str
     values: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Score:
-    """An averaged number and how many frames it comes from."""
+    """An averaged number and how many frames it comes from; the value is None where there is no frame to score."""
 
-    value: float
+    value: float | None
     frames: int
 
 
@@ -40,7 +44,8 @@ class Protocol(typing.Protocol):
 
     id       stands beside every number
     meaning  one sentence for reports
-    metrics  names of the numbers that `aggregate` gives, in the order of a table
+    metrics  names of the numbers that `aggregate` gives, in the order of a table; the values of a frame hold the first
+             one, too, by which pictures are chosen
     """
 
     id: str
@@ -57,7 +62,38 @@ class Protocol(typing.Protocol):
         """
 
     def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
-        """Numbers of a video or a whole set from the rows of one class; metric -> score."""
+        """Numbers of a video or a whole set from the rows of one class, at least one; metric -> score."""
+
+
+@typing.runtime_checkable
+class WholeFrameProtocol(typing.Protocol):
+    """A protocol whose numbers need all classes of a frame at once; id, meaning and metrics are those of `Protocol`."""
+
+    id: str
+    meaning: str
+    metrics: tuple[str, ...]
+
+    def whole_frame(
+        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray, ignored: np.ndarray
+    ) -> dict[str, float]:
+        """Numbers of one frame.
+
+        probability  uint8 [K, H, W], 255 is certain
+        mask         bool [K, H, W], by the model's own rule; classes may overlap
+        truth        uint8 [K, H0, W0] grey values of each class, as in `Protocol.per_frame`
+        ignored      bool [H0, W0], pixels that the label map ignores; they belong to no class in `truth`
+        """
+
+    def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
+        """Numbers of a video, a slice or a whole set from its rows, at least one; metric -> score."""
+
+
+@typing.runtime_checkable
+class Sliced(typing.Protocol):
+    """A protocol that has its numbers for parts of a set, too."""
+
+    def slices(self, rows: Sequence[FrameRow]) -> dict[str, list[FrameRow]]:
+        """Name of a part -> those of `rows` in it; parts may overlap, and one without rows is an empty list."""
 
 
 class LGRNetProtocol:

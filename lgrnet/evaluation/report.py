@@ -10,7 +10,19 @@ from pathlib import Path
 
 from lgrnet.evaluation.evaluator import Evaluator
 
-NUMBER_COLUMNS = ("protocol", "set", "video", "class_id", "metric", "value", "frames", "weights_hash", "version")
+NUMBER_COLUMNS = (
+    "protocol",
+    "set",
+    "video",
+    "slice",
+    "class_id",
+    "metric",
+    "value",
+    "frames",
+    "weights_hash",
+    "version",
+)
+FRAME_COLUMNS = ("protocol", "set", "video", "class_id", "metric", "value", "frame", "weights_hash", "version")
 
 
 def write_report(
@@ -18,7 +30,7 @@ def write_report(
 ) -> dict[str, Path]:
     """Writes the results of one or several sets and returns name -> path of the files.
 
-    folder  is made where needed: report.json (sets and videos), scores.csv (one number a line, of sets and videos),
+    folder  is made where needed: report.json (sets, slices and videos), scores.csv (the same, one number a line),
             frames.csv (one number a line, of frames), report.md (a table per protocol)
     extra   more to keep in report.json: config file, step, command
 
@@ -32,14 +44,13 @@ def write_report(
     text = json.dumps(_plain({**(extra or {}), "sets": results}), indent=1, allow_nan=False)
     paths["report.json"].write_text(text + "\n", encoding="utf-8")
     _write_csv(paths["scores.csv"], NUMBER_COLUMNS, (number for result in results for number in result["numbers"]))
-    frame_columns = tuple("frame" if column == "frames" else column for column in NUMBER_COLUMNS)
-    _write_csv(paths["frames.csv"], frame_columns, _frame_numbers(evaluators, results))
+    _write_csv(paths["frames.csv"], FRAME_COLUMNS, _frame_numbers(evaluators, results))
     paths["report.md"].write_text(markdown(results), encoding="utf-8")
     return paths
 
 
 def markdown(results: Sequence[Mapping]) -> str:
-    """One table per protocol, one line per set, and per set its videos from the worst to the best."""
+    """One table per protocol, one line per set, and per set its slices and its videos from the worst to the best."""
     lines = ["# Evaluation", ""]
     for name, meaning in _meanings(results).items():
         metrics = list(results[0]["scores"][name])
@@ -50,6 +61,9 @@ def markdown(results: Sequence[Mapping]) -> str:
             values = [_digits(result["scores"][name][metric]) for metric in metrics]
             lines.append(_line([result["set"], *counts, *values]))
         for result in results:
+            if name in result["slices"]:
+                lines += ["", f"### {_cell(result['set'])}, per slice", ""]
+                lines += _header(["slice", "frames", *metrics]) + _slice_lines(result["slices"][name], metrics)
             lines += ["", f"### {_cell(result['set'])}, per video", ""]
             lines += _header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
         lines.append("")
@@ -57,12 +71,20 @@ def markdown(results: Sequence[Mapping]) -> str:
     return "\n".join([*lines, *origin, ""])
 
 
+def _slice_lines(slices: Mapping[str, Mapping], metrics: Sequence[str]) -> list[str]:
+    lines = []
+    for part, found in slices.items():
+        values = [_digits(found["scores"][m]) if found["scores"] else "no images" for m in metrics]
+        lines.append(_line([part, str(found["frames"]), *values]))
+    return lines
+
+
 def _video_lines(result: Mapping, protocol: str, metrics: Sequence[str]) -> list[str]:
     table: dict[tuple, dict] = {}
     for number in result["numbers"]:
         if number["protocol"] == protocol and number["video"] is not None:
             table.setdefault((number["video"], number["class_id"]), {})[number["metric"]] = number
-    ordered = sorted(table.items(), key=lambda item: (item[1][metrics[0]]["value"], str(item[0])))
+    ordered = sorted(table.items(), key=lambda item: (_rank(item[1][metrics[0]]["value"]), str(item[0])))
     return [
         _line([video, str(k), str(cells[metrics[0]]["frames"]), *(_digits(cells[m]["value"]) for m in metrics)])
         for (video, k), cells in ordered
@@ -93,6 +115,11 @@ def _meanings(results: Sequence[Mapping]) -> dict[str, str]:
             f"the sets were scored by different protocols: {[list(p) for p in protocols]}; report them apart"
         )
     return protocols[0]
+
+
+def _rank(value: float) -> tuple[bool, float]:
+    """Sorts numbers, those that are not defined last."""
+    return (True, 0.0) if _undefined(value) else (False, value)
 
 
 def _undefined(value: object) -> bool:

@@ -1,0 +1,94 @@
+"""The evaluations of SSFormer and of its reproduction study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from lgrnet.evaluation.class_maps import class_counts, predicted_classes, true_classes
+from lgrnet.evaluation.protocols import FrameRow, Score, mean_score
+
+_THRESHOLDS = 256
+_POLYP = 255
+
+
+class SSFormerTestProtocol:
+    """Mean Dice of SSFormer's test program: over 256 thresholds of a map that is binary already.
+
+    A pixel is found where its probability is above 0.5 and true where its grey value is 255. A binary map has one
+    Dice d at 255 thresholds, and at threshold 0 everything is found: (255 d + 2 n / (n + N)) / 256 for n true of N
+    pixels. So a perfect mask scores a little below 1. As published, a map that is found everywhere counts as found
+    nowhere, and an image without truth scores 0. A prediction of another size is resized bilinearly. The published
+    score of several sets is the plain mean of theirs.
+    """
+
+    id = "ssformer-test"
+    meaning = (
+        "SSFormer's test program: Dice of probability > 0.5 at the size on disk, truth = 255, mean over 256 thresholds "
+        "with 0 among them, where everything is found; mean over images; images without truth score 0."
+    )
+    metrics = ("mean_dice",)
+
+    def per_frame(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """See `Protocol.per_frame`."""
+        if probability.shape != truth.shape:
+            probability = cv2.resize(probability, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        found, true = probability > 127, truth == _POLYP
+        if found.all():
+            found = np.zeros_like(found)
+        number, both = np.count_nonzero(true), np.count_nonzero(found & true)
+        dice = 2 * both / (number + np.count_nonzero(found)) if both else 0.0
+        everywhere = 2 * number / (number + true.size)
+        return {"mean_dice": ((_THRESHOLDS - 1) * dice + everywhere) / _THRESHOLDS}
+
+    def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
+        """Mean over images."""
+        return {"mean_dice": mean_score(row.values["mean_dice"] for row in rows)}
+
+
+class StudyProtocol:
+    """SSFormer's reproduction study: the pixels of all images in one confusion matrix.
+
+    mean_iou, mean_dice, mean_accuracy are means over background and classes, so they are not those of the polyps,
+    which stand beside them as foreground_iou and foreground_dice (several classes: their mean). A class that no pixel
+    has or gets is left out. True is the grey value 255 only. Fractions of 1; the study has percent of two digits.
+
+    The study compares at the resized resolution (short side 352, both sides multiples of 32) and on the split that
+    chose the weights; here it is the size on disk. A prediction of another size is brought to the truth's by nearest
+    neighbour. Ignored pixels take no part.
+    """
+
+    id = "study"
+    meaning = (
+        "SSFormer's reproduction study: one confusion matrix of all pixels of the set, truth = 255, at the size on "
+        "disk (the study: at the resized one). mean_: over background and classes; foreground_: without background."
+    )
+    metrics = ("mean_dice", "mean_iou", "mean_accuracy", "foreground_dice", "foreground_iou")
+
+    def whole_frame(
+        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray, ignored: np.ndarray
+    ) -> dict[str, float]:
+        """See `WholeFrameProtocol.whole_frame`; the metrics of this frame alone and the pixels they are of."""
+        true = true_classes(truth == _POLYP)
+        predicted = predicted_classes(probability, mask, truth.shape[-2:])
+        pixels = class_counts(predicted, true, ~ignored, len(truth))
+        return {**self._scores([pixels]), **pixels}
+
+    def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
+        """The metrics of the confusion matrix of all rows."""
+        scores = self._scores([row.values for row in rows])
+        return {name: Score(value, len(rows)) for name, value in scores.items()}
+
+    def _scores(self, frames: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        keys = sorted({key for frame in frames for key in frame if key.startswith("both_")})
+        names = ("true", "predicted", "both")
+        numbers = [key.removeprefix("both_") for key in keys]
+        counts = np.array([[sum(f.get(f"{name}_{k}", 0.0) for f in frames) for k in numbers] for name in names])
+        true, predicted, both = counts
+        with np.errstate(invalid="ignore"):
+            dice, iou, accuracy = 2 * both / (true + predicted), both / (true + predicted - both), both / true
+        front = np.array([int(k) > 0 for k in numbers])
+        values = (dice, iou, accuracy, dice[front], iou[front])
+        return {name: mean_score(part.tolist()).value for name, part in zip(self.metrics, values, strict=True)}
