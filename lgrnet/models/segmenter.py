@@ -58,12 +58,20 @@ class PerFrame(Segmenter):
               "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer)
               "softmax"  channel 0 is background, channel k + 1 is class k; softmax over the channels, probabilities
                          resized to disk size, the largest
+    pixel_mean, pixel_std  what frames in 0..1 are normalised with; (0, 0, 0) and (1, 1, 1) leave them (SvANet)
 
     Raises ValueError for another decision.
     """
 
-    def __init__(self, net: nn.Module, chunk: int = 8, decision: str = "logit"):
-        super().__init__()
+    def __init__(
+        self,
+        net: nn.Module,
+        chunk: int = 8,
+        decision: str = "logit",
+        pixel_mean: tuple[float, ...] = PIXEL_MEAN,
+        pixel_std: tuple[float, ...] = PIXEL_STD,
+    ):
+        super().__init__(pixel_mean, pixel_std)
         if decision not in DECISIONS:
             raise ValueError(f"decision is {decision!r}, expected one of {', '.join(DECISIONS)}")
         self.net = net
