@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lgrnet.evaluation import FrameRow
+from lgrnet.evaluation.protocols import ALL_CLASSES
 from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame, write_image
 from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, overlay, with_legend
 
@@ -55,13 +57,15 @@ def save_overlays(
                   may come from any rank
     records       of the set
     masks_folder  given to `save_masks`
-    count         frames of each kind; a frame where nothing is and nothing was found is not shown among the best
+    count         frames of each kind; a frame where nothing is and nothing was found is not shown among the best, one
+                  whose number is not defined not at all
 
     Writes <folder>/<set_name>/worst_1_<video>_<frame>.png ... best_1_..., sheet.png. Returns the paths, sheet last;
     none when there are no rows.
     """
     by_name = {record.name: record for record in records}
     shown = [row for row in rows if row.protocol == protocol and row.video in by_name]
+    shown = [row for row in shown if not math.isnan(row.values[metric])]
     shown.sort(key=lambda row: (row.values[metric], row.video, row.frame))
     target = inside(folder, set_name)
     pictures, captions, paths, seen = [], [], [], set()
@@ -165,11 +169,13 @@ def _mask_image(prediction: Prediction, index: int) -> Image.Image:
 
 
 def _masks_of(row: FrameRow, record: VideoRecord, folder: Path) -> np.ndarray:
-    """Prediction and truth of the row's class, bool [2, H, W]."""
+    """Prediction and truth of the row's class, or of all classes as one, bool [2, H, W]."""
     found = read_mask(inside(folder, row.video) / f"{_file_name(row.frame)}.png")
-    predicted = found > 0 if record.num_classes == 1 else found == row.class_id
+    together = row.class_id == ALL_CLASSES
+    predicted = found > 0 if record.num_classes == 1 or together else found == row.class_id
     source = record.masks[record.frame_names.index(row.frame)]
-    truth = class_masks(read_mask(source), record.label_map, source)[row.class_id - 1] > 0
+    classes = class_masks(read_mask(source), record.label_map, source) > 0
+    truth = classes.any(0) if together else classes[row.class_id - 1]
     return np.stack([predicted, truth])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lgrnet.evaluation import Evaluator
+from lgrnet.evaluation import Evaluator, SvANetSizeProtocol
 from lgrnet.inference.writers import save_frames_sheet, save_masks, save_overlays, save_video_overlays
 from lgrnet.records import Prediction, VideoRecord, read_frame, read_mask, write_frame, write_mask
 from lgrnet.visualize import INVENTED, MISSED, RIGHT
@@ -117,6 +117,19 @@ def test_the_frames_of_a_sheet_are_spread_and_the_same_each_time(scored, tmp_pat
     nothing = [VideoRecord("a", records[0].frames, (None,) * 4)]
     assert save_frames_sheet(nothing, web, out, "none") is None
     assert save_frames_sheet(records, web, out, "none", count=0) is None
+
+
+def test_frames_of_a_protocol_that_sees_all_classes(scored, tmp_path):
+    evaluator, records = scored
+    by_size = Evaluator([SvANetSizeProtocol()], "easy")
+    for record in records:
+        mask = np.stack([read_mask(tmp_path / "web" / record.name / f"{name}.png") > 0 for name in record.frame_names])
+        by_size.process(_prediction(mask[None], record.name, record.frame_names), [*map(read_mask, record.masks)])
+    chosen = {"count": 2, "protocol": "svanet-size", "metric": "dice"}
+    paths = save_overlays(by_size.rows, records, tmp_path / "web", tmp_path / "pictures", "size", **chosen)
+    expected = save_overlays(evaluator.rows, records, tmp_path / "web", tmp_path / "pictures", "easy", count=2)
+    assert [path.name for path in paths] == [path.name for path in expected], "frames without objects have no number"
+    assert (read_frame(paths[0]) == read_frame(expected[0])).all()
 
 
 def test_no_frame_is_both_worst_and_best(scored, tmp_path):
