@@ -1,5 +1,6 @@
 # make demo: train the small model on phantom clips and look at the result    make test: lint, tests, coverage
-# Both make .venv first, with your python3, and install into it again only when setup.py has changed.
+# Both make .venv first, with your python3, and install into it again only when setup.py or a
+# compiled source has changed.
 # To use an environment of your own: make test PY=python
 
 PY ?= .venv/bin/python
@@ -20,7 +21,7 @@ lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-.venv/.installed: setup.py
+.venv/.installed: setup.py $(wildcard ops/cpu/*.h ops/cpu/*.cpp ops/*/cpu/*.cpp)
 	test -x .venv/bin/python || python3 -m venv .venv
 	.venv/bin/python -m pip install --editable ".[dev]"
 	touch $@

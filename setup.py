@@ -1,16 +1,59 @@
 """Installs lgrnet. The folders of ops/ become lgrnet.ops.scan, lgrnet.ops.neighborhood, and so on.
 
 Their names are discovered, so that a new op needs no line here; detectron2 maps its projects/ the same way.
+ops/*/cpu/*.cpp become three libraries, for three kinds of processors. Without a compiler the installation goes on.
 """
 
+import platform
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "lgrnet/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 OPS = {f"lgrnet.ops.{name}": f"ops/{name.replace('.', '/')}" for name in find_packages("ops")}
+
+SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.glob("ops/**/*.cpp"))
+HEADERS = sorted(str(path.relative_to(HERE)) for path in HERE.glob("ops/**/*.h"))
+FLAGS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+
+
+class BuildKernels(build_ext):
+    """Libraries with a plain C interface instead of Python modules."""
+
+    def get_export_symbols(self, ext):
+        return []
+
+    def get_ext_filename(self, fullname):
+        # The dot keeps Python from taking a library for a module.
+        *folder, name = fullname.split(".")
+        return str(Path(*folder, f"kernels.{name}.so"))
+
+
+def kernels():
+    """One library per set of flags; on other processors than x86 only the portable one."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    common = ["-O3", "-std=c++17", "-ffp-contract=fast", "-pthread", "-Wno-maybe-uninitialized"]
+    return [
+        Extension(
+            f"lgrnet.ops.cpu.{name}",
+            SOURCES,
+            depends=HEADERS,
+            language="c++",
+            extra_compile_args=[*common, *flags],
+            extra_link_args=["-pthread"],
+            optional=True,  # without a compiler, or where a flag is unknown, the installation goes on
+        )
+        for name, flags in FLAGS.items()
+        if x86 or not flags
+    ]
+
 
 CORE = [
     "torch>=2.10",
@@ -51,6 +94,8 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["lgrnet", "lgrnet.*"]), *OPS],
     package_dir=OPS,
+    ext_modules=kernels(),
+    cmdclass={"build_ext": BuildKernels},
     package_data={"lgrnet.checkpoint": ["*.safetensors"], "lgrnet.detectron2_bridge": ["configs/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -4,25 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
 
 
 class BackendError(ValueError):
     """A backend was asked for by name that is not there or cannot do this; the message says what to choose."""
 
 
-def choose(backends: Mapping[str, Callable], wanted: str, peers: Mapping[str, Callable] | None = None) -> Callable:
-    """The implementation named `wanted`, or for "auto" the first of `backends`, which lists the fastest first.
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of an op.
 
+    run      called with the op's arguments
+    why_not  why it cannot work on a tensor like this one, in words that follow "because"; None when it can
+    """
+
+    run: Callable
+    why_not: Callable[[Tensor], str | None] = lambda like: None
+
+
+def choose(
+    backends: Mapping[str, Backend], wanted: str, like: Tensor, peers: Mapping[str, Callable] | None = None
+) -> Callable:
+    """The implementation named `wanted`, or for "auto" the first of `backends` that can; the fastest stands first.
+
+    like   one of the op's floating-point inputs: its device and type decide
     peers  implementations of other packages, taken only by name
 
-    Raises BackendError for a name that is not there.
+    Raises BackendError for a name that is not there, or whose backend cannot do this.
     """
     if wanted == "auto":
-        return next(iter(backends.values()))
-    known = {**backends, **(peers or {})}
-    if wanted not in known:
-        raise BackendError(f"backend is {wanted!r}, expected auto or one of {', '.join(known)}")
-    return known[wanted]
+        return next(backend.run for backend in backends.values() if backend.why_not(like) is None)
+    if wanted not in backends:
+        if peers and wanted in peers:
+            return peers[wanted]
+        known = ", ".join((*backends, *(peers or ())))
+        raise BackendError(f"backend is {wanted!r}, expected auto or one of {known}")
+    reason = backends[wanted].why_not(like)
+    if reason is not None:
+        others = " or ".join(name for name in ("auto", *backends) if name != wanted)
+        raise BackendError(f"backend {wanted!r} cannot be used because {reason}; choose {others}")
+    return backends[wanted].run
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lgrnet.ops.backends import choose
+from lgrnet.ops.backends import Backend, choose
 from lgrnet.ops.deform.reference import ms_deform_attn_reference
 
 __all__ = ["ms_deform_attn"]
 
-BACKENDS = {"reference": ms_deform_attn_reference}
+BACKENDS = {"reference": Backend(ms_deform_attn_reference)}
 
 
 def ms_deform_attn(
@@ -54,4 +54,4 @@ def ms_deform_attn(
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape} for levels {tuple(shapes)}")
-    return choose(BACKENDS, backend)(value, offsets, weight_logits, reference, tuple(map(tuple, shapes)))
+    return choose(BACKENDS, backend, value)(value, offsets, weight_logits, reference, tuple(map(tuple, shapes)))

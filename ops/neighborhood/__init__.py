@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lgrnet.ops.backends import choose
+from lgrnet.ops.backends import Backend, choose
 from lgrnet.ops.neighborhood.peers import neighborhood_attention_natten
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
 
 __all__ = ["neighborhood_attention"]
 
-BACKENDS = {"reference": neighborhood_attention_reference}
+BACKENDS = {"reference": Backend(neighborhood_attention_reference)}
 PEERS = {"natten": neighborhood_attention_natten}
 
 
@@ -55,5 +55,5 @@ def neighborhood_attention(
         )
     if window < 1 or window % 2 == 0 or dilation < 1:
         raise ValueError(f"window is {window}, dilation {dilation}; expected an odd window and a dilation of 1 or more")
-    attention = choose(BACKENDS, backend, PEERS)
+    attention = choose(BACKENDS, backend, q, PEERS)
     return attention(q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lgrnet.ops.backends import choose
+from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.cpu import cannot_run
+from lgrnet.ops.scan.cpu import selective_scan_cpu
 from lgrnet.ops.scan.peers import selective_scan_mamba_ssm
 from lgrnet.ops.scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan"]
 
-BACKENDS = {"reference": selective_scan_reference}
+BACKENDS = {"cpu": Backend(selective_scan_cpu, cannot_run), "reference": Backend(selective_scan_reference)}
 PEERS = {"mamba_ssm": selective_scan_mamba_ssm}
 
 
@@ -49,15 +51,15 @@ def selective_scan(
     order          [G, L] integer, each row a permutation of 0..L-1
     initial_state  [B, G, D, N], the state before the first token; zeros if None
     return_state   return (y, state) with state [B, G, D, N] after the last token
-    backend        "auto" takes the fastest of ours that is there; a name forces it; "mamba_ssm": mamba-ssm, without
-                   initial_state and float64
+    backend        "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside),
+                   "reference", or "mamba_ssm": mamba-ssm, without initial_state and float64
 
     Returns y [B, L, D] in the type of x; the state is kept in float32 (float64 for float64 input).
     Raises ValueError for shapes that do not fit together, and BackendError (a ValueError) for a backend that is
     unknown, not installed, or cannot do this.
     """
     _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state)
-    scan = choose(BACKENDS, backend, PEERS)
+    scan = choose(BACKENDS, backend, x, PEERS)
     return scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.ops import neighborhood_attention, selective_scan
-from lgrnet.ops.backends import BackendError, choose
+from lgrnet.ops.backends import Backend, BackendError, choose
 from tests.ops.test_neighborhood import draw, near
 from tests.ops.test_scan import inputs
 
@@ -206,9 +206,10 @@ def test_a_model_by_both_peers_is_the_same(mamba_ssm, natten):
 
 
 def test_auto_never_takes_a_peer():
-    assert choose({"reference": min}, "auto", {"peer": max}) is min
-    assert choose({"reference": min}, "peer", {"peer": max}) is max
-    with pytest.raises(BackendError, match="backend is 'abacus', expected auto or one of reference, mamba_ssm"):
+    ours, like = {"reference": Backend(min)}, torch.zeros(1)
+    assert choose(ours, "auto", like, {"peer": max}) is min
+    assert choose(ours, "peer", like, {"peer": max}) is max
+    with pytest.raises(BackendError, match="backend is 'abacus', expected auto or one of .*reference, mamba_ssm"):
         selective_scan(**inputs(), backend="abacus")
 
 

@@ -1,0 +1,142 @@
+"""The selective scan compiled for the CPU: scan.cpp says how it works."""
+
+from __future__ import annotations
+
+from ctypes import c_int, c_int64
+
+import torch
+from torch import Tensor
+
+from lgrnet.ops.cpu import library, pointer
+
+__all__ = ["selective_scan_cpu"]
+
+INTERVAL = 32
+"""Tokens between two states that are kept for the backward pass, which computes the others again."""
+MOST_STATES = 256
+"""The kernel's largest N and R."""
+
+
+def selective_scan_cpu(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+    order: Tensor,
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """See `lgrnet.ops.selective_scan`; computes in float32."""
+    given = (x, dt, B, C, dt_weight, dt_bias, A, skip)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*given, initial_state))
+    initial = None if initial_state is None else initial_state.float().contiguous()
+    floats = (t.float().contiguous() for t in given)
+    y, state, _ = scan_forward(*floats, order.to(torch.int32).contiguous(), initial, keep)
+    y = y.to(x.dtype)
+    return (y, state) if return_state else y
+
+
+@torch.library.custom_op("lgrnet::scan_forward", mutates_args=(), device_types="cpu")
+def scan_forward(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+    order: Tensor,
+    initial: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y [B, L, D], the last state [B, G, D, N], and what the backward pass starts from (empty unless `keep`)."""
+    _check(order, A, dt)
+    y, state, kept = torch.zeros_like(x), _state(x, A), _checkpoints(x, A, keep)
+    tensors = (x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, y, state, kept if keep else None)
+    library().lgrnet_scan_forward(*map(pointer, tensors), *_sizes(x, dt, A))
+    return y, state, kept
+
+
+@torch.library.custom_op("lgrnet::scan_backward", mutates_args=(), device_types="cpu")
+def scan_backward(
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    skip: Tensor,
+    order: Tensor,
+    kept: Tensor,
+    dy: Tensor,
+    dstate: Tensor,
+) -> list[Tensor]:
+    """Gradients of x, dt, B, C, dt_weight, dt_bias, A, skip and the initial state."""
+    directions = A.shape[0]
+    dx = x.new_empty(directions, *x.shape)
+    of_tokens = [torch.empty_like(t) for t in (dt, B, C)]
+    of_weights = [t.new_empty(len(x), *t.shape) for t in (dt_weight, dt_bias, A, skip)]
+    dinitial = _state(x, A)
+    inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate)
+    library().lgrnet_scan_backward(*map(pointer, (*inputs, dx, *of_tokens, *of_weights, dinitial)), *_sizes(x, dt, A))
+    return [dx.sum(0), *of_tokens, *(t.sum(0) for t in of_weights), dinitial]
+
+
+@scan_forward.register_fake
+def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep):
+    return torch.empty_like(x), _state(x, A), _checkpoints(x, A, keep)
+
+
+@scan_backward.register_fake
+def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate):
+    return [torch.empty_like(t) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip, dstate)]
+
+
+def _remember(ctx, inputs, output) -> None:
+    *tensors, initial, _ = inputs
+    ctx.has_initial = initial is not None
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _backward(ctx, dy, dstate, dkept):
+    *grads, dinitial = scan_backward(*ctx.saved_tensors, dy.contiguous(), dstate.contiguous())
+    return *grads, None, dinitial if ctx.has_initial else None, None
+
+
+scan_forward.register_autograd(_backward, setup_context=_remember)
+
+
+def _state(x: Tensor, A: Tensor) -> Tensor:
+    return x.new_empty(len(x), *A.shape)
+
+
+def _checkpoints(x: Tensor, A: Tensor, keep: bool) -> Tensor:
+    """[B, G, chunks, N, D padded to whole vectors]"""
+    if not keep:
+        return x.new_empty(0)
+    lanes, (directions, channels, states) = library().lgrnet_lanes(), A.shape
+    chunks, padded = -(-x.shape[1] // INTERVAL), -(-channels // lanes) * lanes
+    return x.new_empty(len(x), directions, chunks, padded * states)
+
+
+def _sizes(x: Tensor, dt: Tensor, A: Tensor) -> list:
+    """B, L, D, G, R, N, the interval and the number of threads, as C numbers."""
+    sizes = (*x.shape, A.shape[0], dt.shape[-1], A.shape[-1], INTERVAL)
+    return [*map(c_int64, sizes), c_int(torch.get_num_threads())]
+
+
+def _check(order: Tensor, A: Tensor, dt: Tensor) -> None:
+    """The kernel reads and writes where the order says: a wrong index would be another process's memory."""
+    length = order.shape[1]
+    counts = torch.zeros(order.shape, dtype=torch.int32)
+    inside = order.numel() == 0 or (0 <= int(order.min()) and int(order.max()) < length)
+    if not inside or not bool(counts.scatter_(1, order.long(), 1).all()):
+        raise ValueError(f"order is no permutation of 0..{length - 1} in every row; expected each token once")
+    if A.shape[-1] > MOST_STATES or dt.shape[-1] > MOST_STATES:
+        raise ValueError(f"{A.shape[-1]} states and rank {dt.shape[-1]}; the kernel does up to {MOST_STATES} of both")

@@ -1,0 +1,96 @@
+"""Which implementation runs, and what a user is told when it cannot."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+from lgrnet.ops import cpu
+from lgrnet.ops.backends import Backend, BackendError, choose
+
+LIKE = torch.zeros(1)
+
+
+def refuse(reason):
+    return Backend(max, lambda like: reason)
+
+
+def test_auto_takes_the_first_that_can():
+    assert choose({"fast": refuse("it is Sunday"), "reference": Backend(min)}, "auto", LIKE) is min
+    assert choose({"fast": refuse(None), "reference": Backend(min)}, "auto", LIKE) is max
+
+
+def test_a_forced_backend_that_cannot_says_why_and_what_else_there_is():
+    with pytest.raises(BackendError, match="'fast' cannot be used because it is Sunday; choose auto or reference"):
+        choose({"fast": refuse("it is Sunday"), "reference": Backend(min)}, "fast", LIKE)
+
+
+@pytest.mark.parametrize(
+    "like, reason",
+    [
+        (torch.zeros(1, dtype=torch.float64), "computes in float32, not in torch.float64"),
+        (torch.zeros(1, device="meta"), "works on CPU tensors, not on meta"),
+    ],
+)
+def test_what_the_cpu_kernels_do_not_do(like, reason):
+    assert reason in cpu.cannot_run(like)
+
+
+def test_an_exported_graph_takes_the_reference(monkeypatch):
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
+    assert "exported graph" in cpu.cannot_run(LIKE)
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """A folder for libraries in place of the real one, with nothing loaded or remembered yet."""
+    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "__init__.py"))
+    for remembered in (cpu.library, cpu.missing):
+        remembered.cache_clear()
+    yield tmp_path
+    for remembered in (cpu.library, cpu.missing):
+        remembered.cache_clear()
+
+
+def test_without_libraries_it_is_said_once_and_the_reference_works(folder):
+    with pytest.warns(UserWarning, match="not compiled .* install a C\\+\\+ compiler .* plain torch") as seen:
+        reasons = {cpu.cannot_run(LIKE) for _ in range(3)}
+    assert len(seen) == 1 and len(reasons) == 1
+
+
+def test_a_library_for_another_machine_is_refused(folder):
+    (folder / "kernels.portable.so").write_bytes(b"\x7fELF of another kind")
+    with pytest.raises(cpu.LibraryError, match="cannot be loaded on this machine .*; install a C"):
+        cpu.library()
+
+
+class Library:
+    """What ctypes would load: its version, and the best level of the processor."""
+
+    def __init__(self, path, version=cpu.VERSION, level=0):
+        self._name = path
+        self.lgrnet_version, self.lgrnet_level = lambda: version, lambda: level
+
+
+@pytest.mark.parametrize("level, expected", [(0, "portable"), (1, "avx2"), (2, "avx512")])
+def test_the_processor_decides(folder, monkeypatch, level, expected):
+    for name in cpu.LEVELS:
+        (folder / f"kernels.{name}.so").touch()
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: Library(path, level=level))
+    assert cpu.level() == expected
+
+
+def test_the_next_best_library_stands_in_for_one_that_was_not_built(folder, monkeypatch):
+    for name in ("portable", "avx2"):
+        (folder / f"kernels.{name}.so").touch()
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: Library(path, level=2))
+    assert cpu.level() == "avx2"
+
+
+def test_a_library_of_another_release_is_refused(folder, monkeypatch):
+    (folder / "kernels.portable.so").touch()
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: Library(path, version=0))
+    with pytest.raises(cpu.LibraryError, match="of version 0, this lgrnet needs 1"):
+        cpu.library()
