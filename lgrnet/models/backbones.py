@@ -115,13 +115,13 @@ class ConvolutionalTransformer(nn.Module):
 
     Three stages only: maps at strides 4, 8 and 16, for decoders that take as many levels as there are.
 
-    name       "cvt_13" or "cvt_21"; `net` keeps the parameter names of transformers
-    drop_path  the largest drop-path rate, of the last stage; it rises linearly over that stage's blocks
+    name  "cvt_13" or "cvt_21"; `net` keeps the parameter names of transformers
 
+    Drop path is off: that of transformers is applied after the residual sum and so drops a frame, not a branch.
     Raises ValueError for another name, ImportError with the command to install transformers.
     """
 
-    def __init__(self, name: str = "cvt_21", drop_path: float = 0.1):
+    def __init__(self, name: str = "cvt_21"):
         super().__init__()
         if name not in CVT_STAGES:
             near = ", ".join(difflib.get_close_matches(str(name), CVT_STAGES, n=3, cutoff=0.0))
@@ -130,11 +130,11 @@ class ConvolutionalTransformer(nn.Module):
             from transformers import CvtConfig, CvtModel
         except ImportError as error:
             raise ImportError(f'{name} needs transformers; install it with pip install "lgrnet[cvt]"') from error
-        self.net = CvtModel(CvtConfig(depth=list(CVT_STAGES[name]), drop_path_rate=[0.0, 0.0, drop_path]))
+        self.net = CvtModel(CvtConfig(depth=list(CVT_STAGES[name]), drop_path_rate=[0.0, 0.0, 0.0]))
         self.channels = dict(zip(LEVELS[:3], self.net.config.embed_dim, strict=True))
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        """Normalised frames [batch, 3, H, W] -> res2..res4, [batch, C_level, H / stride, W / stride], rounded up"""
+        """Normalised frames [batch, 3, H, W] -> res2..res4, each [batch, C_level, H / stride, W / stride]"""
         maps = self.net(frames, output_hidden_states=True).hidden_states
         return dict(zip(LEVELS[:3], maps, strict=True))
 

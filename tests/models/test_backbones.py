@@ -1,12 +1,18 @@
-"""Backbones from timm: which names and which kinds of models are refused, and with what words."""
+"""Backbones of timm and transformers: names and models that are refused, what differs from the library's own."""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+
 import pytest
 import timm
+import torch
 from torch import nn
 
-from lgrnet.models.backbones import TimmBackbone
+from lgrnet.models.backbones import ConvolutionalTransformer, TimmBackbone
+from lgrnet.models.ssformer import SSFormer
+from lgrnet.models.still_decoders import ProgressiveLocalityDecoder
 
 
 @pytest.mark.parametrize(
@@ -26,3 +32,41 @@ def test_a_model_without_intermediate_maps_is_told_from_one_without_the_strides(
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"no feature maps at strides \[4, 8, 32\]"):
         TimmBackbone("vit_tiny_patch16_224", drop_path=0.0)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_pvtv2_with_the_epsilon_of_the_study(number):
+    backbone = TimmBackbone(f"pvt_v2_b{number}", norm_eps=1e-5)
+    assert {m.eps for m in backbone.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
+    assert {m.eps for m in TimmBackbone(f"pvt_v2_b{number}").modules() if isinstance(m, nn.LayerNorm)} == {1e-5, 1e-6}
+    dims = (32, 64, 160, 256) if number == 0 else (64, 128, 320, 512)
+    assert tuple(backbone.channels.values()) == dims
+
+
+def test_mlp_ratios_widen_the_mlps():
+    plain, wide = TimmBackbone("pvt_v2_b0"), TimmBackbone("pvt_v2_b0", mlp_ratios=[8, 8, 8, 4])
+    widths = [[stage.blocks[0].mlp.fc1.out_features for stage in b.net.stages] for b in (plain, wide)]
+    assert widths == [[256, 512, 640, 1024], [256, 512, 1280, 1024]]
+
+
+def test_a_convolutional_transformer_gives_three_levels():
+    pytest.importorskip("transformers", reason='needs transformers: pip install "lgrnet[cvt]"')
+    model = SSFormer(ConvolutionalTransformer("cvt_21"), partial(ProgressiveLocalityDecoder))
+    # the published encoder with its classifier has 31.62 million parameters
+    assert sum(p.numel() for p in model.backbone.parameters()) + 384 * 1000 + 1000 == 31_621_928
+    frames = torch.rand(1, 3, 64, 96)
+    maps = model.backbone(frames)
+    shapes = {"res2": (1, 64, 16, 24), "res3": (1, 192, 8, 12), "res4": (1, 384, 4, 6)}
+    assert {k: tuple(m.shape) for k, m in maps.items()} == shapes
+    logits = model(frames)
+    assert logits.shape == (1, 1, 64, 96)
+    logits.square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_a_convolutional_transformer_says_what_it_needs(monkeypatch):
+    with pytest.raises(ValueError, match="no convolutional transformer 'cvt21'; the nearest names are cvt_21"):
+        ConvolutionalTransformer("cvt21")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r'cvt_21 needs transformers; install it with pip install "lgrnet\[cvt\]"'):
+        ConvolutionalTransformer()
