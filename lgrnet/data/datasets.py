@@ -72,7 +72,7 @@ def sunseg(root: str | Path, split: str, order: str = "natural") -> list[VideoRe
     )
     base = base or Path(root)
     present = [name for name, (parts, _) in SUNSEG_SPLITS.items() if all(_part_folder(base, part) for part in parts)]
-    _check_split("SUN-SEG", split, SUNSEG_SPLITS, present, base)
+    check_split("SUN-SEG", split, SUNSEG_SPLITS, present, base)
     parts, published = SUNSEG_SPLITS[split]
     records: dict[str, VideoRecord] = {}
     if len({_part_folder(base, part) for part in parts}) < len(parts):
@@ -82,7 +82,7 @@ def sunseg(root: str | Path, split: str, order: str = "natural") -> list[VideoRe
             name = record.name if record.name not in records else f"{Path(part).name}_{record.name}"
             meta = {"dataset": "sunseg", "split": split, "patient": _case(record.name)}
             records[name] = replace(record, name=name, meta=meta)
-    return _counted("SUN-SEG", split, list(records.values()), published)
+    return counted("SUN-SEG", split, list(records.values()), published)
 
 
 def miccai_vps(
@@ -102,7 +102,7 @@ def miccai_vps(
     raw_stills = root / "IVPS-TrainSet"
     if raw_stills.is_dir() and "kvasir_train" not in present:
         present.append("kvasir_train")
-    _check_split("MICCAI-VPS", split, MICCAI_VPS_SPLITS, present, root)
+    check_split("MICCAI-VPS", split, MICCAI_VPS_SPLITS, present, root)
     part, published = MICCAI_VPS_SPLITS[split]
     if split == "kvasir_train" and not (root / part).is_dir():
         records, as_downloaded = _kvasir_stills(raw_stills, order), False
@@ -111,7 +111,7 @@ def miccai_vps(
     if drop_empty or (drop_empty is None and as_downloaded and split.endswith("_train")):
         records = [kept for kept in map(_without_empty_masks, records) if kept is not None]
     records = [replace(record, meta={"dataset": "miccai_vps", "split": split}) for record in records]
-    return _counted("MICCAI-VPS", split, records, published)
+    return counted("MICCAI-VPS", split, records, published)
 
 
 def ufuv(root: str | Path, split: str, masks: str = "GT", order: str = "natural") -> list[VideoRecord]:
@@ -126,7 +126,7 @@ def ufuv(root: str | Path, split: str, masks: str = "GT", order: str = "natural"
     if masks not in ("GT", "Box"):
         raise DataError(f'masks is {masks!r}; UFUV has "GT" (masks) and "Box" (boxes)')
     present = _with_frames(root)
-    _check_split("UFUV", split, present or ("train", "test"), present, root)
+    check_split("UFUV", split, present or ("train", "test"), present, root)
     return list_videos(root / split, masks=masks, order=order, meta={"dataset": "ufuv", "split": split})
 
 
@@ -262,6 +262,27 @@ class MixedDataset:
         return self.datasets[part].sample(index - (self._ends[part - 1] if part else 0), rng, position)
 
 
+def check_split(dataset: str, split: str, known: Sequence[str], present: Sequence[str], root: Path) -> None:
+    """Raises DataError for a split that a data set does not have (`known`) or that is not in `root` (`present`)."""
+    if split not in known:
+        raise DataError(f"{dataset} has no split {split!r}; it has {', '.join(known)} (found: {_listed(present)})")
+    if split not in present:
+        raise DataError(f"split {split!r} of {dataset} is not in {root}; splits found there: {_listed(present)}")
+
+
+def counted(
+    dataset: str, split: str, records: list[VideoRecord], published: int, noun: str = "videos"
+) -> list[VideoRecord]:
+    """The records; warns when they are not as many as the published ones."""
+    if len(records) != published:
+        warnings.warn(
+            f"{dataset} split {split!r} has {len(records)} {noun} here, the published one {published}; "
+            "scores do not compare with published ones",
+            stacklevel=3,
+        )
+    return records
+
+
 def _memberships(record: VideoRecord, chosen: Sequence[int], raw: Sequence, size: tuple[int, int]) -> np.ndarray:
     """[K, T, H, W] float32; zero where a frame is not annotated, NaN where the label map ignores a pixel."""
     masks = np.zeros((record.num_classes, len(chosen), *size), np.float32)
@@ -279,25 +300,8 @@ def _one_number_of_classes(numbers) -> int:
     return found[0]
 
 
-def _check_split(dataset: str, split: str, known: Sequence[str], present: Sequence[str], root: Path) -> None:
-    if split not in known:
-        raise DataError(f"{dataset} has no split {split!r}; it has {', '.join(known)} (found: {_listed(present)})")
-    if split not in present:
-        raise DataError(f"split {split!r} of {dataset} is not in {root}; splits found there: {_listed(present)}")
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _counted(dataset: str, split: str, records: list[VideoRecord], published: int) -> list[VideoRecord]:
-    if len(records) != published:
-        warnings.warn(
-            f"{dataset} split {split!r} has {len(records)} videos here, the published one {published}; "
-            "scores do not compare with published ones",
-            stacklevel=3,
-        )
-    return records
 
 
 def _with_frames(folder: Path, frames: str = "Frame") -> list[str]:
