@@ -5,21 +5,25 @@ r"""Turns a published weights file into ours.
     python tools/convert_official.py pvt_v2_b2.pth weights/pvt_v2_b2.safetensors --backbone \
         --config_file configs/sunseg/lgrnet_pvtv2_b2.py
 
-The first takes a checkpoint of the published LGRNet and writes weights that `lgrnet.load` reads without a config. The
-second takes ImageNet weights of the backbone alone (PVTv2 or Res2Net), for train.backbone_weights. Nothing in the
-file is run. Every name that is missing, unexpected or reshaped is printed; the exit status is 2, and nothing is
-written, unless all are accounted for.
+The first takes a checkpoint of the published LGRNet, SSFormer (with its ablation and its reproduction study) or SvANet,
+whichever the config's model is, and writes weights that `lgrnet.load` reads without a config. The second takes ImageNet
+weights of the backbone alone (PVTv2, MiT or Res2Net), for train.backbone_weights. Nothing in the file is run. Every
+name that is missing, unexpected or reshaped is printed; the exit status is 2, and nothing is written, unless all are
+accounted for.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lgrnet.checkpoint import official_stills, official_svanet  # noqa: E402
 from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
 from lgrnet.checkpoint.official import (  # noqa: E402
     OfficialWeightsError,
@@ -45,7 +49,7 @@ def convert(source: Path, destination: Path, config_file: Path, backbone: bool =
     if backbone:
         result = backbone_to_ours(state, model.backbone.net.state_dict())
     else:
-        result = to_ours(state, model.state_dict())
+        result = _translated(state, model.state_dict())
     if result.complete:
         destination.parent.mkdir(parents=True, exist_ok=True)
         meta = {"source": source.name}
@@ -53,6 +57,15 @@ def convert(source: Path, destination: Path, config_file: Path, backbone: bool =
             meta["input_size"] = list(config.data.size)
         save_weights(destination, result.state, None if backbone else to_json(config.model), meta)
     return result
+
+
+def _translated(official: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Translation:
+    """A published state_dict in our names, by the table of the system that our model is of."""
+    if official_stills.is_still(expected):
+        return official_stills.to_ours(official, expected)
+    if official_svanet.is_svanet(expected):
+        return official_svanet.to_ours(official, expected)
+    return to_ours(official, expected)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
