@@ -131,7 +131,7 @@ def settings_of(config: DictConfig) -> TrainSettings:
 
 
 def evaluation_sets(config: DictConfig) -> dict[str, Sequence[VideoRecord]]:
-    """The videos of every entry of data.eval."""
+    """The videos of every entry of data.eval; data.protocols has how they are scored (none: LGRNet's way)."""
     nodes = config.data.get("eval") or {}
     return {name: build_part(config, f"data.eval.{name}") for name in nodes}
 
@@ -301,6 +301,7 @@ def _evaluate(
     size = tuple(config.data.size)
     facts = {"weights": None if weights is None else str(weights), "size": list(size)}
     options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
+    options["protocols"] = [build_part(config, f"data.protocols.{name}") for name in config.data.get("protocols") or {}]
     # A progress bar that is on the terminal puts printed lines above itself.
     return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
 
