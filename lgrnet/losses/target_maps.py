@@ -43,12 +43,11 @@ def class_map(targets: Sequence[Targets], channels: int) -> tuple[Tensor, Tensor
 
 def check_activation(output: SegOutput, activation: str, criterion: str) -> None:
     """Raises ValueError unless the maps of an output mean what a criterion takes them for."""
-    if output.activation != activation or output.class_logits is not None:
-        has = "class logits of queries" if output.class_logits is not None else f"{output.activation} masks"
+    if output.activation != activation:
         other = {"sigmoid": "SoftmaxCriterion", "softmax": "DenseCriterion"}[activation]
         raise ValueError(
-            f"{criterion} needs {activation} masks without queries, but the output has {has}; take "
-            + ("SetCriterion" if output.class_logits is not None else f"{other}, or another activation of the model")
+            f"{criterion} needs {activation} masks, but the model gives {output.activation} masks; "
+            f"take {other}, or a model with {activation} masks"
         )
 
 
