@@ -32,6 +32,7 @@ def evaluate_sets(
     facts: Mapping[str, object] | None = None,
     say: Callable[[str], None] = lambda text: None,
     protocols: Sequence[Protocol] | None = None,
+    resize: str = "bilinear",
 ) -> dict[str, dict[str, float]]:
     """The scores of every set; to be called on all ranks.
 
@@ -44,6 +45,7 @@ def evaluate_sets(
     say        told on rank 0 how far its share of a set is
     protocols  all stand in the reports; the first one's scores are returned, its first metric chooses the pictures.
                None: the evaluator's own, LGRNet's Dice and IoU
+    resize     how frames come to `size`, see `lgrnet.data.transforms.resize_for_eval`
 
     Returns set -> metric -> value on rank 0, {} on the others. `folder` then holds report.json, scores.csv,
     frames.csv, report.md, and per set web/<video>/<frame>.png and pictures/. Raises DataError for a set
@@ -55,7 +57,8 @@ def evaluate_sets(
     evaluators = []
     for name, records in sets.items():
         evaluator = Evaluator(protocols, name, None if weights is None else file_hash(weights))
-        predictor = Predictor(model, size=size, device=device, chunk=chunk if hasattr(model, "frame_chunk") else None)
+        frames_at_once = chunk if hasattr(model, "frame_chunk") else None
+        predictor = Predictor(model, size=size, device=device, chunk=frames_at_once, resize=resize)
         own = records[distributed.rank() :: distributed.world_size()]
         for number, record in enumerate(own, start=1):
             if number % math.ceil(len(own) / _LINES) == 0:

@@ -301,6 +301,7 @@ def _evaluate(
     size = tuple(config.data.size)
     facts = {"weights": None if weights is None else str(weights), "size": list(size)}
     options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
+    options["resize"] = config.data.get("resize", "bilinear")
     options["protocols"] = [build_part(config, f"data.protocols.{name}") for name in config.data.get("protocols") or {}]
     # A progress bar that is on the terminal puts printed lines above itself.
     return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))

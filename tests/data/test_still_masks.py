@@ -19,6 +19,7 @@ from lgrnet.data.still_datasets import svanet_set
 from lgrnet.data.still_to_clip import StillToClip
 from lgrnet.data.still_training import svanet_training
 from lgrnet.data.transforms import Resize
+from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.inference.predictor import Predictor
 from lgrnet.models.plain_head import PlainHead
@@ -190,3 +191,15 @@ def test_training_clips_are_padded_at_the_bottom_and_the_right(tmp_path):
 def test_an_unknown_resize():
     with pytest.raises(ValueError, match='resize is \'nearest\'; expected "bilinear", "bicubic" or "short_side"'):
         Predictor(PerFrame(Brightness()), resize="nearest")
+
+
+@pytest.mark.parametrize("resize, before_padding", RESIZES)
+def test_an_evaluation_resizes_as_it_is_told(tmp_path, resize, before_padding):
+    for name, size in (("a.png", (45, 63)), ("b.png", (63, 45))):
+        write_still(tmp_path / "images", tmp_path / "masks", name, mask_of((255,), size))
+    model = PerFrame(Brightness())
+    sizes = seen_sizes(model)
+    scores = evaluate_sets(model, {"test": listed(tmp_path)}, tmp_path / "out", (50, 70), pictures=1, resize=resize)
+    turned = (1, 1, 3, 96, 64) if resize == "short_side" else sizes[0]
+    assert sizes == [(1, 1, 3, 64, 96), turned] and set(scores) == {"test"}
+    assert {path.parent.name for path in (tmp_path / "out/test/web").rglob("*.png")} == {"a", "b"}
