@@ -11,8 +11,10 @@ detectron2's own tools/lazyconfig_train_net.py.
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,11 +22,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from lgrnet.checkpoint.disk import CheckpointError
 from lgrnet.checkpoint.official import OfficialWeightsError
 from lgrnet.config import ConfigError
 from lgrnet.detectron2_bridge.catalog import check_names, register_layouts
@@ -34,7 +38,7 @@ from lgrnet.detectron2_bridge.loaders import TrainLoader, build_test_loader, bui
 from lgrnet.detectron2_bridge.solver import build_optimizer
 from lgrnet.records import DataError
 
-USER_ERRORS = (ConfigError, DataError, OfficialWeightsError, MemoryError, FloatingPointError)
+USER_ERRORS = (ConfigError, DataError, CheckpointError, OfficialWeightsError, MemoryError, FloatingPointError)
 """What a user can mend: the message is enough, a traceback would hide it."""
 
 
@@ -42,19 +46,28 @@ class ClipTrainer(DefaultTrainer):
     """detectron2's DefaultTrainer with our loaders, optimizer and evaluator."""
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """MODEL.META_ARCHITECTURE, on MODEL.DEVICE."""
+        with _mistakes_of_config("MODEL"):
+            return super().build_model(cfg)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         """The clips of DATASETS.TRAIN."""
-        return build_train_loader(cfg)
+        with _mistakes_of_config("INPUT, DATASETS or SOLVER.IMS_PER_BATCH"):
+            return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """The videos of one data set."""
-        return build_test_loader(cfg, dataset_name)
+        with _mistakes_of_config("INPUT or DATASETS"):
+            return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
         """AdamW as LGRNet's training has it."""
-        return build_optimizer(cfg, model)
+        with _mistakes_of_config("SOLVER"):
+            return build_optimizer(cfg, model)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> ClipEvaluator:
@@ -65,16 +78,26 @@ class ClipTrainer(DefaultTrainer):
 def setup(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """The frozen config of a file and of KEY VALUE pairs; registers the known data sets below DATASETS.ROOT.
 
-    Raises ConfigError for keys and values that do not fit, and for a device that is not there, and DataError for data
-    sets that are not registered.
+    Raises ConfigError for keys and values that do not fit, a model or backbone that is not registered, weights and
+    a device that are not there, and DataError for data sets that are not registered.
     """
     cfg = get_cfg()
     add_lgrnet_config(cfg)
     merge_config(cfg, config_file, list(opts))
+    for key, name, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ):
+        if name not in registry:
+            near = difflib.get_close_matches(name, [known for known, _ in registry], n=3, cutoff=0.0)
+            raise ConfigError(f"{key} is {name!r}, which is not registered; the nearest are {', '.join(near)}")
     register_layouts(cfg.DATASETS.ROOT)
     check_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add MODEL.DEVICE cpu")
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise ConfigError(f"MODEL.WEIGHTS is {weights}, but there is no such file; leave it empty for random weights")
     cfg.freeze()
     return cfg
 
@@ -94,6 +117,17 @@ def main(options: argparse.Namespace) -> dict | None:
     trainer = ClipTrainer(cfg)
     trainer.resume_or_load(resume=options.resume)
     return trainer.train()
+
+
+@contextmanager
+def _mistakes_of_config(section: str) -> Iterator[None]:
+    """What a part of a model or a loader does not take is a mistake in this section of the config."""
+    try:
+        yield
+    except USER_ERRORS:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"the config is not usable, see {section}: {error}") from error
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
