@@ -75,5 +75,5 @@ def test_bad_input():
         ms_deform_attn(value, offsets, weights, reference[:, :, :1], SHAPES)
     with pytest.raises(ValueError, match="expected \\[B, S, heads, d\\]"):
         ms_deform_attn(value[0], offsets, weights, reference, SHAPES)
-    with pytest.raises(ValueError, match="one of reference"):
+    with pytest.raises(ValueError, match="one of .*reference"):
         ms_deform_attn(value, offsets, weights, reference, SHAPES, backend="abacus")

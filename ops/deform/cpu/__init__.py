@@ -1,0 +1,89 @@
+"""Multi-scale deformable attention compiled for the CPU: deform.cpp says how it works."""
+
+from __future__ import annotations
+
+from ctypes import c_int, c_int64
+
+import torch
+from torch import Tensor
+
+from lgrnet.ops.cpu import library, pointer
+
+__all__ = ["ms_deform_attn_cpu"]
+
+
+def ms_deform_attn_cpu(
+    value: Tensor, offsets: Tensor, weight_logits: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...]
+) -> Tensor:
+    """See `lgrnet.ops.ms_deform_attn`; computes in float32."""
+    floats = (t.float().contiguous() for t in (value, offsets, weight_logits, reference))
+    return deform_forward(*floats, [side for shape in shapes for side in shape]).to(value.dtype)
+
+
+@torch.library.custom_op("lgrnet::deform_forward", mutates_args=(), device_types="cpu")
+def deform_forward(value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, sides: list[int]) -> Tensor:
+    """[B, Q, heads * d]; `sides` are height, width, height, width, ... of the levels."""
+    out = _out(value, offsets)
+    if logits.shape[-1] == 0:
+        return out.zero_()
+    shapes = torch.tensor(sides, dtype=torch.int32)
+    tensors = (value, offsets, logits, reference, shapes, out)
+    library().lgrnet_deform_forward(*map(pointer, tensors), *_sizes(value, offsets, reference))
+    return out
+
+
+@torch.library.custom_op("lgrnet::deform_backward", mutates_args=(), device_types="cpu")
+def deform_backward(
+    value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, dout: Tensor, sides: list[int]
+) -> list[Tensor]:
+    """Gradients of value, offsets and logits."""
+    inputs = (value, offsets, logits)
+    if logits.shape[-1] == 0:
+        return [torch.zeros_like(t) for t in inputs]
+    gradients = [torch.empty_like(t) for t in inputs]
+    shapes = torch.tensor(sides, dtype=torch.int32)
+    tensors = (*inputs, reference, shapes, dout, *gradients)
+    library().lgrnet_deform_backward(*map(pointer, tensors), *_sizes(value, offsets, reference))
+    return gradients
+
+
+@deform_forward.register_fake
+def _(value, offsets, logits, reference, sides):
+    return _out(value, offsets)
+
+
+@deform_backward.register_fake
+def _(value, offsets, logits, reference, dout, sides):
+    return [torch.empty_like(t) for t in (value, offsets, logits)]
+
+
+def _remember(ctx, inputs, output) -> None:
+    *tensors, ctx.sides = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, dout):
+    tensors = ctx.saved_tensors
+    dvalue, doffsets, dlogits = deform_backward(*tensors, dout.contiguous(), ctx.sides)
+    dreference = None
+    if ctx.needs_input_grad[3]:
+        # A reference point moves all samples of its level by its share of the level's width and height.
+        sizes = doffsets.new_tensor(ctx.sides).view(-1, 2).flip(1)
+        dreference = doffsets.sum((2, 4)) * sizes
+        dreference = dreference.sum_to_size(tensors[3].shape)
+    return dvalue, doffsets, dlogits, dreference, None
+
+
+deform_forward.register_autograd(_backward, setup_context=_remember)
+
+
+def _out(value: Tensor, offsets: Tensor) -> Tensor:
+    return value.new_empty(len(value), offsets.shape[1], value.shape[2] * value.shape[3])
+
+
+def _sizes(value: Tensor, offsets: Tensor, reference: Tensor) -> list:
+    """B, S, Q, heads, d, levels, points, clips of the reference and the number of threads, as C numbers."""
+    batch, tokens, heads, channels = value.shape
+    _, queries, _, levels, points, _ = offsets.shape
+    sizes = (batch, tokens, queries, heads, channels, levels, points, len(reference))
+    return [*map(c_int64, sizes), c_int(torch.get_num_threads())]
