@@ -73,8 +73,10 @@ def _frames(item: Mapping[str, Any], video: str) -> Tensor:
         if isinstance(frames, list | tuple):
             frames = _stacked(frames, video)
     elif item.get("image") is not None:
-        image = item["image"]
-        frames = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
+        frames = item["image"]
+        if isinstance(frames, Tensor) and frames.ndim != 3:
+            raise ValueError(f'"image" of {video} is {tuple(frames.shape)}; expected [3, H, W], or give "frames"')
+        frames = frames[None] if isinstance(frames, Tensor) else frames
     else:
         raise ValueError(f'{video} has neither "frames" [T, 3, H, W] nor "image" [3, H, W]; keys: {", ".join(item)}')
     if not isinstance(frames, Tensor):

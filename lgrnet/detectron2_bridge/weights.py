@@ -16,13 +16,15 @@ from pickle import UnpicklingError
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from lgrnet.checkpoint.checkpointer import CheckpointError, load_state
 from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import ConfigError, builds, to_json
 from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
-from lgrnet.detectron2_bridge.meta_arch import construct, describe_model
+from lgrnet.detectron2_bridge.meta_arch import describe_model
 from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
 
 
@@ -37,14 +39,16 @@ def convert(file: str | Path, target: str | Path, cfg: CfgNode) -> bool:
     """
     state = _read_checkpoint(Path(file))
     _check_statistics(cfg)
-    node = describe_model(cfg, builds)
-    if node is None:
-        save_weights(target, state, None)
-        return False
-    model = describe_model(cfg, construct)
+    model, node = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).from_config(cfg)["model"], description(cfg)
     load_state(model, state, str(file))
-    save_weights(target, model.state_dict(), to_json(node), {"input_size": list(cfg.INPUT.CLIP.SIZE)})
-    return True
+    save_weights(target, model.state_dict(), node, {"input_size": list(cfg.INPUT.CLIP.SIZE)})
+    return node is not None
+
+
+def description(cfg: CfgNode) -> str | None:
+    """The model of a config as a weights file describes it, JSON; None for a backbone that is not ours."""
+    node = describe_model(cfg, builds)
+    return None if node is None else to_json(OmegaConf.structured(node))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -55,8 +59,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("file", help="model_final.pth or another checkpoint of detectron2")
     parser.add_argument("target", help="the .safetensors file to write")
     parser.add_argument("--config-file", "--config", required=True, help="the yaml file it was trained with")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ..., as in the training")
-    given = parser.parse_args(words)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="as in the training")
+    given = parser.parse_intermixed_args(words)
     try:
         if Path(given.target).suffix != ".safetensors":
             raise CheckpointError(f"the target {given.target} must end in .safetensors")
