@@ -10,7 +10,7 @@ import difflib
 import json
 import runpy
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,27 @@ class ConfigError(ValueError):
     """A config file or an override is not usable; the message says which key and what to do."""
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The six sections of a config file as Python objects, so that another file can vary them.
-
-    Raises ConfigError when the file is missing, fails to run (with the line), or does not define the six sections.
-    """
+def run_file(path: str | Path) -> dict[str, Any]:
+    """What a Python file defines, by name. Raises ConfigError when it is missing or fails to run (with the line)."""
     path = Path(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = f"; that folder holds {', '.join(near)}" if near else ""
         raise ConfigError(f"config file {path} does not exist{hint}")
     try:
-        names = runpy.run_path(str(path))
+        return runpy.run_path(str(path))
     except ConfigError:  # of a file that this one reads
         raise
     except _MISTAKES as error:
         raise ConfigError(f"config file {path} does not build: {_mistake(error, path)}") from error
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The six sections of a config file as Python objects, so that another file can vary them.
+
+    Raises ConfigError when the file is missing, fails to run (with the line), or does not define the six sections.
+    """
+    names = run_file(path)
     missing = [s for s in SECTIONS if s not in names]
     if missing:
         raise ConfigError(
@@ -79,11 +84,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> DictConfig:
     Raises ConfigError for an unknown key (with the nearest known one), a value of the wrong type, or a
     malformed override.
     """
-    sections = read_config(path)
+    return compose(read_config(path), overrides, f"config file {path}")
+
+
+def compose(sections: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "config") -> DictConfig:
+    """The config of six sections with `key=value` overrides applied; `source` names it in errors, as of load_config."""
     try:
         config = OmegaConf.create({k: OmegaConf.structured(v) for k, v in sections.items()})
     except OmegaConfBaseException as error:
-        raise ConfigError(f"config file {path} does not build: {error}") from error
+        raise ConfigError(f"{source} does not build: {error}") from error
     for override in overrides:
         _apply(config, override)
     return config

@@ -5,10 +5,12 @@ All images are uint8 [H, W, 3] in RGB order, all masks are [H, W] with any non-z
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 RIGHT = (60, 220, 90)  # found and there
 INVENTED = (240, 70, 60)  # found, but not there
@@ -16,6 +18,7 @@ MISSED = (70, 140, 255)  # there, but not found
 # Okabe and Ito's palette (2008): told apart by colour-blind readers too.
 LINE_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+_INK, _HEAD_INK = (20, 20, 20), (0, 60, 120)
 
 
 def overlay(frame: np.ndarray, mask: np.ndarray, truth: np.ndarray | None = None, alpha: float = 0.35) -> np.ndarray:
@@ -137,6 +140,47 @@ def curves(
         _draw_line(chart, places, LINE_COLOURS[number % len(LINE_COLOURS)])
     _draw_legend(chart, box, list(lines))
     return chart
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    column_tints: Mapping[int, tuple[int, int, int]] | None = None,
+    text_tints: Mapping[str, tuple[int, int, int]] | None = None,
+    title: str = "",
+    wrap: int = 18,
+) -> np.ndarray:
+    """A table as a picture.
+
+    rows          texts, the head first, all of one length; letters beyond Latin-1 may show as boxes
+    column_tints  background of columns, by their index
+    text_tints    background of cells that hold this text, before that of their column
+    title         stands above, in as many lines as it needs
+    wrap          words of the head go to a new line after so many letters
+
+    Returns uint8 [H, W, 3]. Raises ValueError for rows of different lengths, and without a row or a column.
+    """
+    if len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise ValueError(f"a table of rows of {sorted({len(row) for row in rows})} cells; expected one length, above 0")
+    head = ["\n".join(textwrap.wrap(text, wrap)) for text in rows[0]]
+    font, pad = ImageFont.load_default(15), 8
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [[measure.multiline_textbbox((0, 0), text, font) for text in row] for row in (head, *rows[1:])]
+    widths = [int(max(row[i][2] for row in boxes)) + 2 * pad for i in range(len(head))]
+    heights = [int(max(max(box[3] for box in row), 15)) + 2 * pad for row in boxes]
+    above = "\n".join(textwrap.wrap(title, max(20, sum(widths) // 8)))
+    top = int(measure.multiline_textbbox((0, 0), above, font)[3]) + 2 * pad if above else 0
+    image = Image.new("RGB", (sum(widths) + 1, top + sum(heights) + 1), "white")
+    draw = ImageDraw.Draw(image)
+    draw.multiline_text((pad, pad), above, _INK, font)
+    for number, (row, height) in enumerate(zip((head, *rows[1:]), heights, strict=True)):
+        left = 0
+        for i, (text, width) in enumerate(zip(row, widths, strict=True)):
+            tint = (text_tints or {}).get(text) or (column_tints or {}).get(i, (255, 255, 255))
+            draw.rectangle((left, top, left + width, top + height), tint, (200, 200, 200), width=1)
+            draw.multiline_text((left + pad, top + pad), text, _INK if number else _HEAD_INK, font)
+            left += width
+        top += height
+    return np.asarray(image)
 
 
 def _check_image(image: np.ndarray) -> None:

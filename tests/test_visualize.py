@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, curves, overlay, with_legend
+from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, curves, overlay, table, with_legend
 
 
 def grey(height: int, width: int, value: int = 100) -> np.ndarray:
@@ -126,3 +126,24 @@ def test_many_and_long_names_fit_into_the_legend():
 def test_no_torch_is_imported():
     code = "import sys, lgrnet.visualize; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_table_has_a_place_for_every_text():
+    rows = [["size", "published mDice (protocol study)"], ["B0", "95.06 ± 0.11 (n=3)"], ["B1", "missing"]]
+    plain = table(rows)
+    tinted = table(rows, {1: (229, 238, 250)}, {"missing": (10, 20, 30)})
+    assert plain.dtype == np.uint8 and plain.shape == tinted.shape
+    assert plain.shape[1] > 150 and 90 < plain.shape[0] < 160
+    colours = {tuple(colour) for colour in tinted.reshape(-1, 3)}
+    assert {(229, 238, 250), (10, 20, 30)} <= colours and (10, 20, 30) not in {tuple(c) for c in plain.reshape(-1, 3)}
+    # More text makes more lines, and a title stands above.
+    assert table([["a" * 10 + " " + "b" * 10] * 2]).shape[0] > table([["a" * 10] * 2]).shape[0]
+    titled = table(rows, title="a title that needs more than the width of the table has, " * 3)
+    assert titled.shape[1] == plain.shape[1] and titled.shape[0] > plain.shape[0] + 40
+    np.testing.assert_array_equal(titled[-plain.shape[0] :], plain)
+
+
+@pytest.mark.parametrize("rows", [[], [[]], [["a", "b"], ["c"]]])
+def test_table_of_no_shape_is_refused(rows):
+    with pytest.raises(ValueError, match="expected one length"):
+        table(rows)

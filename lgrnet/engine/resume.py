@@ -36,14 +36,7 @@ def changed_settings(folder: Path, config: DictConfig) -> Changes:
     and when the run's config.yaml is not there or cannot be read.
     """
     file = folder / CONFIG_FILE
-    then, now = _begun_with(file), _flat(_plain(config))
-    root = then.get("data.root", _ABSENT)
-    if root != _ABSENT and "data.root" in now:
-        there = copy.deepcopy(config)
-        there.data.root = root
-        now = _flat(_plain(there)) | {"data.root": now["data.root"]}
-    pairs = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in {**then, **now}}
-    changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    changes = differences(file, config)
     refused = {key: pair for key, pair in changes.items() if _decides(key)}
     if refused:
         raise ConfigError(_refusal(file, refused, changes))
@@ -53,6 +46,31 @@ def changed_settings(folder: Path, config: DictConfig) -> Changes:
 def _decides(key: str) -> bool:
     """Whether a setting decides what a step does."""
     return f"{key}.".startswith(tuple(f"{name}." for name in FIXED)) and key.rpartition(".")[2] not in BACKENDS
+
+
+def differences(file: Path, config: DictConfig) -> Changes:
+    """Every setting in which the config differs from a run's config.yaml; paths below data.root as `changed_settings`.
+
+    Raises ConfigError when the file is not there or cannot be read.
+    """
+    then, now = _begun_with(file), flat_settings(config)
+    root = then.get("data.root", _ABSENT)
+    if root != _ABSENT and "data.root" in now:
+        now = flat_settings(with_root(config, root)) | {"data.root": now["data.root"]}
+    pairs = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in {**then, **now}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def flat_settings(config: DictConfig) -> dict[str, Any]:
+    """Dotted key -> value of the resolved config, as they come back from its file."""
+    return _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+
+
+def with_root(config: DictConfig, root: str) -> DictConfig:
+    """A copy of the config whose data lie elsewhere."""
+    there = copy.deepcopy(config)
+    there.data.root = root
+    return there
 
 
 def in_words(changes: Mapping[str, tuple[Any, Any]]) -> str:
@@ -69,11 +87,6 @@ def _begun_with(file: Path) -> dict[str, Any]:
             "it, or start a new run with train.init_weights"
         ) from error
     return _flat(content)
-
-
-def _plain(config: DictConfig) -> Any:
-    """The config as it comes back from its file."""
-    return OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
 
 
 def _flat(node: Any, key: str = "") -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""Runs the runs of a grid, each in a process of its own, so that a crash ends one run and not the grid."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lgrnet
+from lgrnet import distributed
+from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer
+from lgrnet.checkpoint.disk import write_atomic
+from lgrnet.config import ConfigError
+from lgrnet.engine.grid import FAILURE_FILE, GRID_FILE, OUTPUT_FILE, RESULT_FILE, GridRun, fingerprint
+from lgrnet.engine.run import CHECKPOINTS, evaluate, settings_of, train
+from lgrnet.engine.signals import StopRequest
+
+_LOCK = ".lock"
+_PATIENCE = 0.1
+
+
+class BusyError(RuntimeError):
+    """Another process trains this run."""
+
+
+def run_one(run: GridRun, context: distributed.Context) -> bool:
+    """Trains (or resumes) and evaluates a run in this process; True when it is finished, False when asked to stop.
+
+    Raises BusyError when another process is at it, and what `lgrnet.engine.run.train` raises.
+    """
+    with held(run.folder):
+        if distributed.is_main():
+            (run.folder / FAILURE_FILE).unlink(missing_ok=True)
+        resume = distributed.agree(run.step() > 0)
+        steps = train(run.config, run.folder, context, resume)
+        if steps < run.config.train.steps:
+            return False
+        checkpoint = _chosen(run)
+        report = run.folder / "eval" / checkpoint.path.name / "report.json"
+        if distributed.agree(not (checkpoint.metrics and report.is_file())):
+            evaluate(run.config, checkpoint.path, run.folder, context)
+        if distributed.is_main():
+            write_atomic(run.folder / RESULT_FILE, json.dumps(_result(run, checkpoint, report), indent=1).encode())
+    return True
+
+
+def run_all(
+    runs: Sequence[GridRun],
+    out: Path,
+    command: Callable[[GridRun], Sequence[str]],
+    overrides: Sequence[str] = (),
+    after: Callable[[], None] = lambda: None,
+) -> bool:
+    """Runs what is not finished, one after the other; a failure is noted and the rest goes on. True when none failed.
+
+    command    that does one run by `run_one`
+    overrides  of this call, kept for the words of errors
+    after      called after every run
+
+    Ctrl-C, SIGTERM or SIGUSR1 end the run of the moment at its next step, with a checkpoint, and no other is begun.
+    """
+    write_atomic(out / GRID_FILE, json.dumps({"overrides": list(overrides)}, indent=1).encode())
+    good, open_runs = True, [run for run in runs if run.result() is None]
+    print(f"{len(runs)} runs, {len(runs) - len(open_runs)} finished", flush=True)
+    with StopRequest() as stop:
+        for number, run in enumerate(open_runs, start=1):
+            if run.result() is not None or is_held(run.folder):  # by another call, meanwhile
+                print(f"[{number}/{len(open_runs)}] {run.name}: left to another call", flush=True)
+                continue
+            print(f"[{number}/{len(open_runs)}] {run.name}, seed {run.seed}: {run.state()}", flush=True)
+            begun = time.monotonic()
+            status = _watch(command(run), run.folder / OUTPUT_FILE, stop)
+            good &= stop.requested() or _conclude(run, status)
+            print(f"[{number}/{len(open_runs)}] {run.name}: {run.state()}, {_minutes(begun)}", flush=True)
+            after()
+            if stop.requested():
+                print(f"stopped ({stop.name}); the same command goes on", flush=True)
+                break
+    return good
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes off a run, for as long as this one lives; nothing where files cannot be locked (Windows).
+
+    Raises BusyError when another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        fcntl = None
+    if fcntl is None or not distributed.is_main():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "a") as file:
+        try:
+            # lockf, not flock: the lock must not live on in loader workers after this process was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = (folder / _LOCK).read_text(encoding="utf-8").strip() or "unknown"
+            raise BusyError(f"another process ({holder}) trains {folder}") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process trains this run."""
+    try:
+        with held(folder):
+            return False
+    except BusyError:
+        return True
+
+
+def _chosen(run: GridRun) -> Checkpoint:
+    """The checkpoint whose numbers count. Raises ConfigError when it is not there."""
+    keeper = Checkpointer(run.folder / CHECKPOINTS, metric=run.config.train.metric)
+    if run.checkpoint == "last":
+        chosen = next((c for c in keeper.all() if c.step == run.config.train.steps and c.damage() is None), None)
+    else:
+        chosen = keeper.best()
+    if chosen is None:
+        raise ConfigError(
+            f"{keeper.folder} has no whole checkpoint that is {run.checkpoint}"
+            + (f" by {keeper.metric}: no evaluation gave it" if run.checkpoint == "best" else "")
+        )
+    return chosen
+
+
+def _result(run: GridRun, checkpoint: Checkpoint, report: Path) -> dict[str, Any]:
+    """What is kept of a finished run: where it stands in the grid, and every number with its stamp."""
+    sets = json.loads(report.read_text(encoding="utf-8"))["sets"]
+    scores = [
+        {
+            "protocol": protocol,
+            "meaning": result["meaning"][protocol],
+            "set": result["set"],
+            "frames": result["frames"],
+            "metric": metric,
+            "value": value,
+        }
+        for result in sets
+        for protocol, metrics in result["scores"].items()
+        for metric, value in metrics.items()
+    ]
+    settings = settings_of(run.config)
+    return {
+        "run": run.name,
+        "seed": run.seed,
+        "config": fingerprint(run.config),
+        "checkpoint": checkpoint.path.name,
+        "chosen": run.checkpoint if run.checkpoint == "last" else f"best by {settings.metric}",
+        "steps": settings.steps,
+        "version": lgrnet.__version__,
+        "scores": scores,
+    }
+
+
+def _watch(command: Sequence[str], output: Path, stop: StopRequest) -> int:
+    """Runs a command, its words in a file and on this terminal; hands a request to stop on. Returns its status."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with open(output, "ab") as sink, open(output, "rb") as source:
+        source.seek(0, 2)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+        told = False
+        while (status := process.poll()) is None:
+            if stop.requested() and not told:
+                process.terminate()
+                told = True
+            _show(source.read())
+            time.sleep(_PATIENCE)
+        _show(source.read())
+    return status
+
+
+def _show(data: bytes) -> None:
+    if data:
+        sys.stdout.write(data.decode(errors="replace"))
+        sys.stdout.flush()
+
+
+def _conclude(run: GridRun, status: int) -> bool:
+    """Notes how a run ended; False for a failure."""
+    if run.result() is not None or is_held(run.folder):  # by another call that was faster
+        return True
+    write_atomic(run.folder / FAILURE_FILE, json.dumps(_failure(run, status), indent=1).encode())
+    return False
+
+
+def _failure(run: GridRun, status: int) -> Mapping[str, Any]:
+    lines = (run.folder / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    ended = f"killed by signal {-status}" if status < 0 else last.removeprefix("error: ")
+    return {"status": status, "step": run.step(), "reason": ended[:500]}
+
+
+def _minutes(begun: float) -> str:
+    return f"{(time.monotonic() - begun) / 60:.1f} minutes"
