@@ -138,7 +138,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 "no config file was given; add --config-file lgrnet/detectron2_bridge/configs/phantom.yaml"
             )
-        setup(options.config_file, options.opts)  # mistakes are told once, before there are several processes
+        cfg = setup(options.config_file, options.opts)  # mistakes are told once, before there are several processes
+        if options.num_gpus > 1 and cfg.MODEL.DEVICE == "cpu" and not options.eval_only:
+            raise ConfigError(
+                f"--num-gpus {options.num_gpus} with MODEL.DEVICE cpu: detectron2 trains one process there"
+            )
         launch(
             main,
             options.num_gpus,
