@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.config import SECTIONS, ConfigError, compose, read_config, run_file
 from lgrnet.engine.resume import BACKENDS, CONFIG_FILE, differences, flat_settings, in_words, with_root
-from lgrnet.engine.run import CHECKPOINTS
+from lgrnet.engine.run import CHECKPOINTS, evaluation_protocols
 
 RUNS, RESULT_FILE, FAILURE_FILE, OUTPUT_FILE, GRID_FILE = (
     "runs",
@@ -230,15 +230,16 @@ def plan(grid: Grid, out: str | Path, overrides: Sequence[str] = ()) -> list[Gri
 
     overrides  `key=value` for all cells
 
-    Raises ConfigError for an override that does not fit a cell, an evaluation set that a cell has not, names that
-    share a folder, and for a run that was begun with other settings: it says which.
+    Raises ConfigError for an override that does not fit a cell, an evaluation set, protocol or metric that a cell has
+    not, names that share a folder, and for a run that was begun with other settings: it says which.
     """
     runs = []
     for repeat in range(1, grid.repeats + 1):
         for key, cell in grid.cells.items():
             source = f"cell {'/'.join(key)}"
             plain = cell.config(overrides, source)
-            _check_sets(grid, plain, source)
+            if repeat == 1:
+                _check_metrics(grid, plain, source)
             for fold, changes in _folds(grid, plain).items():
                 seed = f"train.seed={plain.train.seed + repeat - 1}"
                 config = cell.config((*overrides, *changes, seed), source)
@@ -298,9 +299,14 @@ def _folds(grid: Grid, config: DictConfig) -> Mapping[str | None, Sequence[str]]
     return folds or {None: ()}
 
 
-def _check_sets(grid: Grid, config: DictConfig, source: str) -> None:
-    wanted = [metric.set for metric in grid.metrics if isinstance(metric, Metric)]
-    _known(f"{source}: data.eval", wanted, list(config.data.get("eval") or {}))
+def _check_metrics(grid: Grid, config: DictConfig, source: str) -> None:
+    """Raises ConfigError for a set, protocol or metric that the cell's evaluation will not give."""
+    protocols = {protocol.id: protocol.metrics for protocol in evaluation_protocols(config)}
+    for metric in grid.metrics:
+        if isinstance(metric, Metric):
+            _known(f"{source}: data.eval", [metric.set], list(config.data.get("eval") or {}))
+            _known(f"{source}: data.protocols", [metric.protocol], list(protocols))
+            _known(f"{source}: protocol {metric.protocol}", [metric.metric], protocols[metric.protocol])
 
 
 def _known(what: str, given: Iterable[str], known: Sequence[str]) -> None:

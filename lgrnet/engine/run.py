@@ -36,6 +36,7 @@ from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_word
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
+from lgrnet.evaluation import LGRNetProtocol, Protocol
 from lgrnet.ops.backends import BackendError
 from lgrnet.records import DataError, VideoRecord
 
@@ -131,9 +132,15 @@ def settings_of(config: DictConfig) -> TrainSettings:
 
 
 def evaluation_sets(config: DictConfig) -> dict[str, Sequence[VideoRecord]]:
-    """The videos of every entry of data.eval; data.protocols has how they are scored (none: LGRNet's way)."""
+    """The videos of every entry of data.eval."""
     nodes = config.data.get("eval") or {}
     return {name: build_part(config, f"data.eval.{name}") for name in nodes}
+
+
+def evaluation_protocols(config: DictConfig) -> list[Protocol]:
+    """What scores the evaluation sets: every entry of data.protocols, LGRNet's protocol where there is none."""
+    nodes = config.data.get("protocols") or {}
+    return [build_part(config, f"data.protocols.{name}") for name in nodes] or [LGRNetProtocol()]
 
 
 def run_folder(config_file: str | Path) -> Path:
@@ -302,7 +309,7 @@ def _evaluate(
     facts = {"weights": None if weights is None else str(weights), "size": list(size)}
     options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
     options["resize"] = config.data.get("resize", "bilinear")
-    options["protocols"] = [build_part(config, f"data.protocols.{name}") for name in config.data.get("protocols") or {}]
+    options["protocols"] = evaluation_protocols(config)
     # A progress bar that is on the terminal puts printed lines above itself.
     return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
 

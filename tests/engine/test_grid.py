@@ -98,6 +98,10 @@ def test_cells_take_sections_and_overrides(base):
         plan(Grid("t", ("m",), {("a",): cell}, (DICE,)), "out", ["train.stepps=1"])
     with pytest.raises(ConfigError, match="cell a: data.eval: there is no 'tyo'; did you mean toy"):
         plan(Grid("t", ("m",), {("a",): cell}, (Metric("D", "dice", "lgrnet", "tyo"),)), "out")
+    with pytest.raises(ConfigError, match="data.protocols: there is no 'study'; did you mean lgrnet"):
+        plan(Grid("t", ("m",), {("a",): cell}, (Metric("D", "dice", "study", "toy"),)), "out")
+    with pytest.raises(ConfigError, match="protocol lgrnet: there is no 'dise'; did you mean dice"):
+        plan(Grid("t", ("m",), {("a",): cell}, (Metric("D", "dise", "lgrnet", "toy"),)), "out")
     with pytest.raises(ConfigError, match="share the folder"):
         plan(Grid("t", ("m",), {("a b",): cell, ("a_b",): cell}, (DICE,)), "out")
 
