@@ -17,6 +17,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from lgrnet import distributed
+from lgrnet.config import ConfigError
 from lgrnet.data.loader import collate
 from lgrnet.data.transforms import draw_size
 from lgrnet.detectron2_bridge.backbones import build_levels, describe_levels
@@ -253,8 +254,15 @@ def encoder_of(**given: Any) -> Callable[..., LGREncoder]:
     return partial(LGREncoder, **given)
 
 
+def model_class(cfg: CfgNode) -> type[ClipMetaArch]:
+    """The registered class of MODEL.META_ARCHITECTURE. Raises ConfigError, with those there are, for none of ours."""
+    ours = {k: kind for k, kind in META_ARCH_REGISTRY if isinstance(kind, type) and issubclass(kind, ClipMetaArch)}
+    if cfg.MODEL.META_ARCHITECTURE not in ours:
+        raise ConfigError(f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}; lgrnet has {', '.join(ours)}")
+    return ours[cfg.MODEL.META_ARCHITECTURE]
+
+
 def describe_model(cfg: CfgNode, make: Make) -> Any | None:
     """The model of a config, put together by `make` with our own backbones; None for a backbone that is not ours."""
     backbone = describe_levels(cfg, make)
-    kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    return None if backbone is None else kind.describe(cfg, backbone, make)
+    return None if backbone is None else model_class(cfg).describe(cfg, backbone, make)

@@ -16,7 +16,6 @@ from pickle import UnpicklingError
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from lgrnet.checkpoint.checkpointer import CheckpointError, load_state
 from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import ConfigError, builds, to_json
 from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
-from lgrnet.detectron2_bridge.meta_arch import describe_model
+from lgrnet.detectron2_bridge.meta_arch import describe_model, model_class
 from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
 
 
@@ -39,7 +38,7 @@ def convert(file: str | Path, target: str | Path, cfg: CfgNode) -> bool:
     """
     state = _read_checkpoint(Path(file))
     _check_statistics(cfg)
-    model, node = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).from_config(cfg)["model"], description(cfg)
+    model, node = model_class(cfg).from_config(cfg)["model"], description(cfg)
     load_state(model, state, str(file))
     save_weights(target, model.state_dict(), node, {"input_size": list(cfg.INPUT.CLIP.SIZE)})
     return node is not None

@@ -79,14 +79,14 @@ def get_cfg() -> CfgNode:
     )
 
 
-def configurable(init: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
+def configurable(init_func: Callable | None = None, *, from_config: Callable | None = None) -> Callable:
     """On `__init__`: the class may be called with a config; with from_config=f: a function may."""
-    if init is None:
+    if init_func is None:
         return functools.partial(_configurable_function, from_config) if from_config else configurable
 
-    @functools.wraps(init)
+    @functools.wraps(init_func)
     def wrapped(self, *args, **kwargs):
-        init(self, **_explicit(type(self).from_config, args, kwargs)) if _has_cfg(args, kwargs) else init(
+        init_func(self, **_explicit(type(self).from_config, args, kwargs)) if _has_cfg(args, kwargs) else init_func(
             self, *args, **kwargs
         )
 

@@ -97,7 +97,7 @@ def _official(name: str) -> str:
     [
         (
             ["MODEL.META_ARCHITECTURE", "PlainHead"],
-            ["PerFrame", "0 of its", "of another shape: net.backbone", "not part of it: backbone"],
+            ["PerFrame", "0 of its", "shape: net.backbone", "of it: backbone"],
         ),
         (["MODEL.LGRNET.ENCODER.DEPTH", 2], ["encoder.layers.1."]),
         (["MODEL.LGRNET.DECODER.DEPTH", 2], ["not part of it: decoder.layers.2."]),
@@ -149,6 +149,9 @@ def test_what_cannot_be_converted(cfg, tmp_path):
         convert(tmp_path / "none.pth", target, cfg)
     merge_config(cfg, None, ["MODEL.LGRNET.DECODER.NUM_QUERIES", 9])
     with pytest.raises(CheckpointError, match="decoder.queries"):
+        convert(file, target, cfg)
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    with pytest.raises(ConfigError, match="'RetinaNet'; lgrnet has LGRNet, PlainHead"):
         convert(file, target, cfg)
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
     with pytest.raises(ConfigError, match="PIXEL_STD"):
