@@ -28,6 +28,9 @@ ALLOWED = (
     "lgrnet.models.still_decoders.MultiLevelAggregationDecoder",
     "lgrnet.models.still_decoders.ProgressiveUpsamplingDecoder",
     "lgrnet.models.still_decoders.ParallelFusionHead",
+    "lgrnet.models.svanet.SvANet",
+    "lgrnet.models.deeplabv3.DeepLabV3",
+    "lgrnet.models.resnet.ResNetBackbone",
 )
 """What the metadata of a weights file may build."""
 
