@@ -14,7 +14,7 @@ from lgrnet.engine.settings import TrainSettings
 from lgrnet.records import DataError
 
 ROOT = Path(__file__).resolve().parents[1] / "configs"
-# configs/grids holds grids of configs, tests/engine/test_grids.py has them
+# configs/grids holds grids of configs, tests/engine/test_shipped_grids.py has them
 PATHS = [path for path in sorted(ROOT.rglob("*.py")) if path.parent.name != "grids"]
 FILES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in PATHS}
 PARAMETERS = {
