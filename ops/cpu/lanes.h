@@ -36,25 +36,70 @@ LGRNET_INLINE void store(float *place, Lanes lanes) { std::memcpy(place, &lanes,
 
 // The first `count` floats; the other lanes are 0.
 LGRNET_INLINE Lanes load_part(const float *place, int count) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), place);
+#else
   if (count == LANES) return load(place);
   Lanes lanes{};
   std::memcpy(&lanes, place, count * sizeof(float));
   return lanes;
+#endif
+}
+
+// The first `count` lanes, then those of `others`.
+LGRNET_INLINE Lanes first_lanes(Lanes lanes, int count, Lanes others = Lanes{}) {
+#if defined(__AVX512F__)
+  return _mm512_mask_mov_ps(others, static_cast<__mmask16>((1u << count) - 1), lanes);
+#else
+  if (count == LANES) return lanes;
+  std::memcpy(&others, &lanes, count * sizeof(float));
+  return others;
+#endif
+}
+
+LGRNET_INLINE Lanes load_part_or(const float *place, int count, Lanes others) {
+#if defined(__AVX512F__)
+  return _mm512_mask_loadu_ps(others, static_cast<__mmask16>((1u << count) - 1), place);
+#else
+  if (count == LANES) return load(place);
+  std::memcpy(&others, place, count * sizeof(float));
+  return others;
+#endif
 }
 
 LGRNET_INLINE void store_part(float *place, Lanes lanes, int count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(place, static_cast<__mmask16>((1u << count) - 1), lanes);
+#else
   if (count == LANES)
     store(place, lanes);
   else
     std::memcpy(place, &lanes, count * sizeof(float));
+#endif
 }
 
 LGRNET_INLINE float sum(Lanes lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(lanes);
+#else
   float half[LANES];
   store(half, lanes);
   for (int width = LANES / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) half[i] += half[i + width];
   return half[0];
+#endif
+}
+
+LGRNET_INLINE float largest(Lanes lanes) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(lanes);
+#else
+  float half[LANES];
+  store(half, lanes);
+  for (int width = LANES / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) half[i] = half[i] > half[i + width] ? half[i] : half[i + width];
+  return half[0];
+#endif
 }
 
 LGRNET_INLINE Lanes bits_as_float(IntLanes bits) {
