@@ -194,6 +194,54 @@ def plrd(
     return LambdaLR(optimizer, [partial(factor, rate=rate) for rate in rates])
 
 
+def restarted_cosine(
+    optimizer: Optimizer,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: int | None = None,
+    restart: bool = True,
+    first: float = 0.1,
+    final: float = 0.002,
+) -> LRScheduler:
+    """SvANet's learning rate: a short course while the backbone is frozen, then the whole one; constant in each epoch.
+
+    Epoch 0 runs at `final`. With restart the rate then rises over half of warmup_epochs from `first` to 1 and follows
+    a cosine, falling to `final` at warmup_epochs, where the backbone joins; from there it rises again and follows the
+    cosine of all epochs. Without restart (no ImageNet weights) it rises once, over warmup_epochs.
+
+    epochs           of the whole training
+    steps_per_epoch  iterations in each
+    warmup_epochs    None: a tenth of the epochs, rounded up
+    first, final     shares of the optimizer's learning rate (published: 5e-5 and 1e-6 of 5e-4)
+
+    Raises ValueError when the warm-up is not shorter than the whole, or an epoch has no step.
+    """
+    warmup = -(-epochs // 10) if warmup_epochs is None else warmup_epochs
+    if not 0 < warmup < epochs or steps_per_epoch < 1:
+        raise ValueError(
+            f"warmup_epochs is {warmup} of {epochs} epochs of {steps_per_epoch} steps; expected 1 to {epochs - 1}, and "
+            "at least one step"
+        )
+    rise = warmup // 2 if restart else warmup
+
+    def factor(step: int) -> float:
+        # The release sets the rate after each epoch, for the next one.
+        past = step // steps_per_epoch - 1
+        if past < 0:
+            return final
+        if restart and past >= warmup:
+            begun, risen, end = warmup - 1, warmup + rise, epochs
+        else:
+            begun, risen, end = 0, rise, warmup if restart else epochs
+        if past < risen:
+            return first + (past - begun) * (1 - first) / rise
+        if past + 1 >= end:
+            return final
+        return final + 0.5 * (1 - final) * (1 + math.cos(math.pi * past / end))
+
+    return LambdaLR(optimizer, factor)
+
+
 def _decay(
     optimizer: Optimizer,
     total_steps: int,

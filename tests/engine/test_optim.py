@@ -17,6 +17,7 @@ from lgrnet.engine.optim import (
     parameter_groups,
     parameter_settings,
     poly,
+    restarted_cosine,
 )
 from tests.losses.golden import SUBSET, load
 from tests.models.golden import build, seed_weights
@@ -179,6 +180,24 @@ def test_warmup_rises_then_decays_to_the_final_share(make, half):
     assert values[24:] == pytest.approx([0.1] * 6)
 
 
+@pytest.mark.parametrize("case", ["main_100_pretrained", "100_scratch", "70_pretrained", "10_pretrained"])
+def test_restarted_cosine_gives_the_published_rate_of_every_epoch(golden, case):
+    published = json.loads((golden / "svanet/lr_schedule.json").read_text())[case]
+    expected, optimizer = published["lr_in_effect_during_epoch"], optimizer_of(5e-4)
+    given = case == "main_100_pretrained"  # the others take the default, a tenth
+    schedule = restarted_cosine(
+        optimizer,
+        len(expected),
+        steps_per_epoch=3,
+        warmup_epochs=published["milestones"] if given else None,
+        restart=case != "100_scratch",
+    )
+    values = rates(schedule, optimizer, 3 * len(expected))
+    assert values == pytest.approx([rate for rate in expected for _ in range(3)], rel=1e-12)
+    assert len(rates(schedule, optimizer, 6)) == 6, "steps after the last epoch have a rate, too"
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-6)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -186,6 +205,7 @@ def test_warmup_rises_then_decays_to_the_final_share(make, half):
         lambda o: multi_step(o, [3, 5]),
         lambda o: cosine(o, 10, 2),
         lambda o: poly(o, 10, 2),
+        lambda o: restarted_cosine(o, 9, 1, 4),
     ],
 )
 def test_a_schedule_resumes_from_json_where_it_stopped(make):
@@ -220,6 +240,8 @@ def test_clipping_scales_all_gradients_together():
         (lambda: multi_step(optimizer_of(), [5, 3]), r"milestones are \[5, 3\]"),
         (lambda: cosine(optimizer_of(), 10, 10), "warmup_steps is 10 of total_steps 10"),
         (lambda: poly(optimizer_of(), 10, -1), "expected 0 to 9"),
+        (lambda: restarted_cosine(optimizer_of(), 10, 5, 10), "warmup_epochs is 10 of 10 epochs of 5 steps"),
+        (lambda: restarted_cosine(optimizer_of(), 10, 0), "at least one step"),
         (lambda: clip_gradients([], 0.0), "max_norm is 0.0"),
     ],
 )
