@@ -108,6 +108,7 @@ _WHERE_FROM = {
     "mit_": "the ImageNet weights of github.com/NVlabs/SegFormer (file {name}.pth)",
     "pvt_v2": "the release page of github.com/whai362/PVT (file {name}.pth)",
     "res2net": "the Res2Net-PretrainedModels project page (file res2net50_v1b_26w_4s-3cf99910.pth)",
+    "resne": "torchvision's models (SvANet: resnet50-11ad3fa6.pth, the IMAGENET1K_V2 weights of resnet50)",
 }
 
 
