@@ -56,6 +56,7 @@ def add_lgrnet_config(cfg: CfgNode) -> CfgNode:
             "ANCHOR_STEP": 6,
             "AUGMENTATION": ["Resize", "RandomFlip", "RandomRotate90"],
             "REQUIRE_FOREGROUND": True,
+            "RESIZE": "bilinear",  # in evaluation
             "SIZES": [256, 288, 320, 352, 384, 416, 448],  # of which each step draws one; empty: INPUT.CLIP.SIZE
         }
     )

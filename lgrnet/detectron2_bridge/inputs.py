@@ -51,6 +51,7 @@ def read_targets(item: Mapping[str, Any], clip: Clip) -> Targets:
                        clip, gt_ids [N]; without gt_ids all of a class is one object, as published; or
     item["sem_seg"]    [T, H, W], or [H, W] for an image, integers: 0 background, k class k - 1, 255 is ignored
     item["annotated"]  [T] bool, optional: a frame that is False takes part in no loss
+    item["valid"]      [T, H, W] bool, optional beside "instances": a pixel that is False takes part in no loss
 
     Objects are in order of their identity; one without a pixel is left out, as lgrnet.data leaves it out. Raises
     ValueError, naming the video, for what does not fit the clip.
@@ -60,7 +61,10 @@ def read_targets(item: Mapping[str, Any], clip: Clip) -> Targets:
     if tuple(annotated.shape) != size[:1]:
         raise ValueError(f"{video} has {size[0]} frames but annotated {tuple(annotated.shape)}; expected one each")
     if item.get("instances") is not None:
-        return _targets(_objects(item["instances"], size, video), size, annotated)
+        valid = torch.as_tensor(item.get("valid", torch.ones(size)), dtype=torch.bool)
+        if tuple(valid.shape) != size:
+            raise ValueError(f"{video} has pixels {size} but valid {tuple(valid.shape)}; expected one each")
+        return _targets(_objects(item["instances"], size, video), size, annotated, valid)
     if item.get("sem_seg") is not None:
         return _from_classes(torch.as_tensor(item["sem_seg"]), size, annotated, video)
     raise ValueError(f'{video} has neither "instances" nor "sem_seg"; training needs one of them')

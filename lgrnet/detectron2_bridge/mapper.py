@@ -16,7 +16,15 @@ from torch.utils.data import get_worker_info
 from lgrnet.data import samplers, transforms
 from lgrnet.data.datasets import ClipDataset
 from lgrnet.data.samplers import Sampler
-from lgrnet.data.transforms import Resize, Size, Transform, as_size, published_training, resize_for_eval
+from lgrnet.data.transforms import (
+    Resize,
+    Size,
+    Transform,
+    as_size,
+    check_eval_rule,
+    published_training,
+    resize_for_eval,
+)
 from lgrnet.detectron2_bridge.catalog import record_of
 from lgrnet.draws import python_generator
 from lgrnet.records import check_sizes, read_frame
@@ -54,6 +62,7 @@ class ClipMapper:
                         process, worker and a count of the calls
     require_foreground  draw again while a clip shows no foreground, see `lgrnet.data.datasets.ClipDataset`
     input_format        "RGB" or "BGR", the order of the channels that the model is told
+    resize              how videos come to `size` in evaluation, see `lgrnet.data.transforms.resize_for_eval`
     """
 
     @configurable
@@ -67,13 +76,14 @@ class ClipMapper:
         seed: int = 2024,
         require_foreground: bool = True,
         input_format: str = "RGB",
+        resize: str = "bilinear",
     ):
         if input_format not in ("RGB", "BGR"):
             raise ValueError(f'input_format is {input_format!r}; expected "RGB" or "BGR"')
         self.is_train, self.size, self.seed, self.input_format = is_train, as_size(size), seed, input_format
         self.sampler = samplers.LocalGlobal() if sampler is None else sampler
         self.transforms = published_training(self.size) if transforms is None else tuple(transforms)
-        self.require_foreground = require_foreground
+        self.require_foreground, self.resize = require_foreground, check_eval_rule(resize)
         self._datasets: dict[tuple[str, str], ClipDataset] = {}
         self._calls = 0
 
@@ -91,14 +101,16 @@ class ClipMapper:
             "seed": cfg.SEED,
             "require_foreground": clip.REQUIRE_FOREGROUND,
             "input_format": cfg.INPUT.FORMAT,
+            "resize": clip.RESIZE,
         }
 
     def __call__(self, video: Mapping) -> dict:
         """The dict with "frames" uint8 [T, 3, H, W] and the names "frame_names"; "height" and "width" on disk.
 
         In training also "instances" (T of them: gt_classes [N], gt_masks, gt_ids [N], the same N objects in all),
-        "annotated" bool [T], and "position" as it came. gt_masks are BitMasks, or a float tensor [N, H, W] in 0..1
-        where masks are soft. Raises DataError, naming the files, where they cannot be used.
+        "annotated" bool [T], "valid" bool [T, H, W] (False: ignored), and "position" as it came. gt_masks are BitMasks,
+        or a float tensor [N, H, W] in 0..1 where masks are soft. Raises DataError, naming the files, where these cannot
+        be used.
         """
         return self._clip(video) if self.is_train else self._video(video)
 
@@ -114,6 +126,7 @@ class ClipMapper:
             "frame_names": clip.info.frame_names,
             "instances": _instances(clip),
             "annotated": clip.targets.annotated,
+            "valid": clip.targets.valid,
         }
 
     def _video(self, video: Mapping) -> dict:
@@ -122,7 +135,7 @@ class ClipMapper:
         for index, path in enumerate(record.frames):
             frame = read_frame(path)
             sizes[index] = frame.shape[:2], None
-            small.append(resize_for_eval(frame, self.size))
+            small.append(resize_for_eval(frame, self.size, self.resize))
         check_sizes(record, sizes)
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).contiguous()  # [T, 3, H, W]
         return {**_kept(video), "frames": self._ordered(pixels), "frame_names": record.frame_names}

@@ -18,9 +18,10 @@ from lgrnet.data.samplers import Dense, LocalGlobal, Single, Window
 from lgrnet.data.transforms import Resize, published_training, resize_for_eval
 from lgrnet.detectron2_bridge import add_lgrnet_config
 from lgrnet.detectron2_bridge.catalog import anchors, clip_dicts, register_folder, register_records
+from lgrnet.detectron2_bridge.inputs import read_clip, read_targets
 from lgrnet.detectron2_bridge.loaders import StreamSampler, build_test_loader, build_train_loader
 from lgrnet.detectron2_bridge.mapper import ClipMapper
-from lgrnet.records import DataError, VideoRecord, read_frame, write_frame, write_image, write_mask
+from lgrnet.records import IGNORE, DataError, VideoRecord, read_frame, write_frame, write_image, write_mask
 
 SIZE = (64, 64)
 
@@ -57,15 +58,12 @@ def test_batches_are_those_of_our_own_loader(folder, dicts):
         assert tuple(clip["position"] for clip in batch) == expected.positions
         for clip, frames, targets, info in zip(batch, expected.frames, expected.targets, expected.infos, strict=True):
             assert clip["frames"].dtype == torch.uint8
-            assert torch.equal(clip["frames"].float().div(255), frames)
-            assert (clip["video_name"], clip["frame_names"]) == (info.video, info.frame_names)
             assert (clip["height"], clip["width"]) == info.disk_size
-            assert torch.equal(clip["annotated"], targets.annotated)
-            for t, instances in enumerate(clip["instances"]):
-                assert instances.image_size == SIZE and isinstance(instances.gt_masks, BitMasks)
-                assert torch.equal(instances.gt_masks.tensor.float(), targets.masks[:, t])
-                assert torch.equal(instances.gt_classes, targets.labels)
-                assert instances.gt_ids.tolist() == list(range(len(targets.labels)))
+            assert all(isinstance(instances.gt_masks, BitMasks) for instances in clip["instances"])
+            read = read_clip(clip)
+            assert read.info == info and torch.equal(read.frames, frames)
+            for name, found in vars(read_targets(clip, read)).items():
+                assert torch.equal(found, getattr(targets, name)), name
 
 
 def test_a_resumed_training_goes_on_in_the_stream(dicts):
@@ -123,6 +121,28 @@ def test_soft_masks_and_frames_without_annotation(tmp_path):
     assert clip["annotated"].tolist() == [True, False]
     first, second = (instances.gt_masks for instances in clip["instances"])
     assert torch.allclose(first, torch.full((1, *SIZE), 0.2)) and not second.any()
+
+
+def test_ignored_pixels_stay_ignored(tmp_path):
+    frame, mask = tmp_path / "0.png", tmp_path / "m.png"
+    write_frame(frame, np.zeros((64, 64, 3), np.uint8))
+    raw = np.zeros((64, 64), np.uint8)
+    raw[:10], raw[20:40] = 255, 1
+    write_image(mask, Image.fromarray(raw))
+    register_records("mapper_ignored", lambda: [VideoRecord("v", (frame,), (mask,), {1: 1, 255: IGNORE})])
+    clip = ClipMapper(True, size=SIZE, sampler=Single(), transforms=[])(anchors(clip_dicts("mapper_ignored"))[0])
+    targets = read_targets(clip, read_clip(clip))
+    assert torch.equal(targets.valid[0], torch.from_numpy(raw != 255))
+    assert torch.equal(targets.masks[0, 0].bool(), torch.from_numpy(raw == 1))
+
+
+def test_other_rules_of_evaluation(dicts):
+    bilinear, bicubic = (
+        ClipMapper(False, size=SIZE, resize=rule)(dicts[0])["frames"] for rule in ("bilinear", "bicubic")
+    )
+    assert bilinear.shape == bicubic.shape and not torch.equal(bilinear, bicubic)
+    with pytest.raises(ValueError, match="nearest"):
+        ClipMapper(False, resize="nearest")
 
 
 def test_still_images_are_clips_of_one_frame(dicts):
