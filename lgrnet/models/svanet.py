@@ -88,12 +88,8 @@ class SvANet(nn.Module):
         )
         self.backbone, self.first_stage, self.output_size = backbone, first_stage, output_size
         self.context = AtrousPyramid(deepest)
-        if bottleneck:
-            depths = branch_depths[first_stage - 1 :]
-            parts = (Branch(c, inner, d, former) for c, d in zip(widths, depths, strict=True))
-        else:
-            parts = (nn.Identity() for _ in widths)
-        self.branches = nn.ModuleList(parts)
+        refined = zip(widths, branch_depths[first_stage - 1 :], strict=True)
+        self.branches = nn.ModuleList(Branch(c, inner, d, former) if bottleneck else nn.Identity() for c, d in refined)
         grids = [attention_grid(image_size, stage) for stage in range(first_stage, STAGES + 1)]
         self.guidance = CrossScaleGuidance(widths, grids, gate, mask_seed) if guidance else None
         self.decoder = None if link == "none" else LinkDecoder(channels, link, link_depth, linked)
