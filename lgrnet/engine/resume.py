@@ -15,7 +15,8 @@ from lgrnet.config import ConfigError, to_yaml
 
 CONFIG_FILE = "config.yaml"
 FIXED = ("model", "criterion", "optimizer", "schedule", "data.train") + tuple(
-    f"train.{name}" for name in ("seed", "batch_size", "sizes", "clip_norm", "precision", "accumulate", "ema")
+    f"train.{name}"
+    for name in ("seed", "batch_size", "sizes", "clip_norm", "precision", "freeze_steps", "accumulate", "ema")
 )
 """What decides a step: a resumed run must have it as the run that was begun."""
 

@@ -26,6 +26,8 @@ class TrainSettings:
     clip_norm         limit of the global L2 norm of the gradient, 0: none
     precision         fp32, or bf16 | fp16 autocast of the model (the loss stays in fp32); fp64 to check that two ways
                       of training are one, free of rounding
+    freeze_steps      first steps that leave the weights of the model's backbone as they are (SvANet: 10 epochs); its
+                      batch norms follow the data all the same, as published. 0: none
     accumulate        parts into which a process splits its clips of a step, to save memory; the loss is that of the
                       whole step, but drop path draws for each part and batch norm sees only a part
     ema               decay of a moving average of the weights, which is then evaluated and kept; 0: none
@@ -55,6 +57,7 @@ class TrainSettings:
     sizes: tuple[int, ...] = (256, 288, 320, 352, 384, 416, 448)
     clip_norm: float = 0.01
     precision: str = "fp32"
+    freeze_steps: int = 0
     accumulate: int = 1
     ema: float = 0.0
     compile: bool = False
@@ -78,5 +81,6 @@ class TrainSettings:
             raise ConfigError(f"train.precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"train.ema is {self.ema}; it must be in 0..1, for example 0.999 (0: none)")
-        if self.clip_norm < 0 or self.eval_every < 0:
-            raise ConfigError("train.clip_norm and train.eval_every must not be negative (0: none)")
+        for name in ("clip_norm", "eval_every", "freeze_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; it must not be negative (0: none)")

@@ -102,7 +102,9 @@ class Trainer:
         self.clock = TrainingClock()
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self._averages = _copy(model.state_dict()) if settings.ema else None
-        self._wrapped = self._wrap(model)
+        self._freezable = _backbone_parameters(model, settings.freeze_steps)
+        self._frozen, self._wrapped = False, None
+        self._freeze()
 
     def run(self, hooks: Sequence[Hook] = ()) -> None:
         """Trains until `settings.steps` steps are done, or `stop` says so.
@@ -123,6 +125,7 @@ class Trainer:
     def train_step(self, batch: ClipBatch) -> StepRecord:
         """One optimizer step on this rank's clips of step `self.step`."""
         self.model.train()
+        self._freeze()
         size = self._draw_size()
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         lr = max(group["lr"] for group in self.optimizer.param_groups)
@@ -207,6 +210,17 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
+
+    def _freeze(self) -> None:
+        """Frees the backbone once `freeze_steps` are done, and keeps it as it is before."""
+        frozen = self.step < self.settings.freeze_steps
+        if self._wrapped is not None and frozen == self._frozen:
+            return
+        for parameter in self._freezable:
+            parameter.requires_grad_(not frozen)
+        # DDP learns only when it is made which gradients there are; the old one must be gone by then.
+        self._frozen, self._wrapped = frozen, None
+        self._wrapped = self._wrap(self.model)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         module = torch.compile(model) if self.settings.compile else model
@@ -294,6 +308,15 @@ class Trainer:
                 f"(loss {record.total}, gradient norm {record.grad_norm}); the weights are those of step "
                 f"{record.step - self.skipped_in_a_row}. Lower optimizer.lr, or use train.precision=fp32 or bf16"
             )
+
+
+def _backbone_parameters(model: nn.Module, freeze_steps: int) -> list[nn.Parameter]:
+    """What is trained only after `freeze_steps`; nothing when there are none."""
+    if freeze_steps == 0:
+        return []
+    if not hasattr(model, "backbone"):
+        raise TrainingError(f"train.freeze_steps={freeze_steps}: {type(model).__name__} has no backbone; use 0")
+    return [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,6 +38,14 @@ class ToyModel(nn.Module):
         return Prediction(info.video, info.frame_names, np.ones(1, np.float32), probability, (logits > 0).numpy())
 
 
+class ToyWithBackbone(ToyModel):
+    """The toy whose convolution and batch norm are its backbone."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        return nn.ModuleDict({"first": self.first, "norm": self.norm})
+
+
 class ToyCriterion:
     """Cross-entropy at the model's own resolution, on pixels that `draws` chooses; and a small class term."""
 
