@@ -1,6 +1,6 @@
 """LGRNet's ablation on SUN-SEG: local propagation, global exchange, scan order, frame queries; three repeats.
 
-    python tools/run_grid.py configs/grids/lgrnet_ablation.py --out runs/grids/lgrnet_ablation data.root=/path/to/SUN-SEG
+    python tools/run_grid.py configs/grids/lgrnet_ablation.py --out runs/grids/lgrnet_ablation data.root=/data/SUN-SEG
 
 Every cell is configs/sunseg/lgrnet_pvtv2_b2.py with one thing changed, and needs what that needs. To try it on the
 phantom clips instead: configs/grids/phantom.py. The published ablation is not known to us; what is published of the

@@ -52,6 +52,7 @@ class Metric:
     metric    as the protocol calls it
     protocol  id of the protocol, see `lgrnet.evaluation.protocols`
     set       evaluation set, an entry of the configs' data.eval
+    slice     part of the set, as the protocol names it; None: all frames
     scale     the table shows scale x value: 100 for percent
     digits    behind the point
     """
@@ -60,13 +61,17 @@ class Metric:
     metric: str
     protocol: str
     set: str
+    slice: str | None = None
     scale: float = 1.0
     digits: int = 4
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size of every cell's model: "parameters", or "state_bytes", the bytes of all tensors of its state dict."""
+    """A size of every cell's model; see `Metric` for the rest.
+
+    of  "parameters"; "state_bytes": all tensors of its state dict; "file_bytes": its state dict as torch.save writes it
+    """
 
     label: str
     of: str = "parameters"

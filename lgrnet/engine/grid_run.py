@@ -139,19 +139,7 @@ def _chosen(run: GridRun) -> Checkpoint:
 def _result(run: GridRun, checkpoint: Checkpoint, report: Path) -> dict[str, Any]:
     """What is kept of a finished run: where it stands in the grid, and every number with its stamp."""
     sets = json.loads(report.read_text(encoding="utf-8"))["sets"]
-    scores = [
-        {
-            "protocol": protocol,
-            "meaning": result["meaning"][protocol],
-            "set": result["set"],
-            "frames": result["frames"],
-            "metric": metric,
-            "value": value,
-        }
-        for result in sets
-        for protocol, metrics in result["scores"].items()
-        for metric, value in metrics.items()
-    ]
+    scores = [score for result in sets for protocol in result["scores"] for score in _stamped(result, protocol)]
     settings = settings_of(run.config)
     return {
         "run": run.name,
@@ -163,6 +151,15 @@ def _result(run: GridRun, checkpoint: Checkpoint, report: Path) -> dict[str, Any
         "version": lgrnet.__version__,
         "scores": scores,
     }
+
+
+def _stamped(result: Mapping[str, Any], protocol: str) -> Iterator[dict[str, Any]]:
+    """Every number of a set and of its slices by one protocol."""
+    whole = {"frames": result["frames"], "scores": result["scores"][protocol]}
+    for part, found in {None: whole, **result["slices"].get(protocol, {})}.items():
+        stamp = {"protocol": protocol, "meaning": result["meaning"][protocol], "set": result["set"], "slice": part}
+        for metric, value in (found["scores"] or {}).items():
+            yield {**stamp, "frames": found["frames"], "metric": metric, "value": value}
 
 
 def _watch(command: Sequence[str], output: Path, stop: StopRequest) -> int:

@@ -17,21 +17,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.config import ConfigError, to_json
 from lgrnet.engine.grid import Grid, GridRun, Key, Metric, Published, Size, is_harmless
-from lgrnet.engine.run import USER_ERRORS, build_part
+from lgrnet.engine.run import USER_ERRORS, build_part, evaluation_protocols
 from lgrnet.records import write_frame
 from lgrnet.visualize import table
 
 SIZES_FILE = "sizes.json"
+SIZES = {
+    "parameters": "all parameters of the model",
+    "state_bytes": "bytes of all tensors of the state dict",
+    "file_bytes": "bytes of the state dict as torch.save writes it, which depend a little on the names of tensors",
+}
 MISSING = "missing"
 _NO_MODEL = (*USER_ERRORS, RuntimeError, LookupError, AttributeError, ArithmeticError)
 PUBLISHED_TINT, MISSING_TINT = (229, 238, 250), (240, 240, 240)
 COLUMNS = (
-    *("metric", "protocol", "set", "frames", "mean", "deviation", "n", "planned", "values", "seeds", "checkpoint"),
+    *(
+        "metric",
+        "protocol",
+        "set",
+        "slice",
+        "frames",
+        "mean",
+        "deviation",
+        "n",
+        "planned",
+        "values",
+        "seeds",
+        "checkpoint",
+    ),
     *("published", "published_protocol", "source"),
 )
 
@@ -41,7 +60,7 @@ class Number:
     """One place of the table, in the unit of the table.
 
     values      of the finished runs, in order of `seeds`; a line of means has those of its cells
-    planned     how many runs it takes
+    planned     how many runs it takes; 0: there is no such number
     frames      the scored frames that they come from, None without a run
     checkpoint  whose numbers they are
     failed      how many of the runs failed
@@ -66,6 +85,8 @@ class Number:
 
     def words(self, digits: int) -> str:
         """As the table shows it."""
+        if self.planned == 0:
+            return ""
         if self.mean is None:
             return "failed" if self.failed else MISSING
         text = f"{self.mean:,.{digits}f}"
@@ -121,7 +142,7 @@ def collect(grid: Grid, runs: Sequence[GridRun], out: Path) -> Table:
 
 def layout(grid: Grid, numbers: Table) -> tuple[list[str], list[list[str]]]:
     """Head and lines of the table as text."""
-    sets = list(dict.fromkeys(metric.set for metric in grid.metrics if isinstance(metric, Metric)))
+    sets = list(dict.fromkeys(_place(metric) for metric in grid.metrics if isinstance(metric, Metric)))
     sources = _sources(grid)
     header = [*grid.axes]
     for metric in grid.metrics:
@@ -149,12 +170,12 @@ def markdown(
         if run.result() is None and run.failure() is not None:
             text.append(f"- failed: {run.name}: {run.failure()['reason']}")
     text.append("")
-    meanings = {score["protocol"]: score["meaning"] for result in results for score in result["scores"]}
+    meanings = {protocol.id: protocol.meaning for protocol in evaluation_protocols(runs[0].config)}
+    meanings |= {score["protocol"]: score["meaning"] for result in results for score in result["scores"]}
     for protocol in dict.fromkeys(metric.protocol for metric in grid.metrics if isinstance(metric, Metric)):
-        text.append(f"- protocol `{protocol}`: {meanings.get(protocol, 'no run is finished that says what it means')}")
+        text.append(f"- protocol `{protocol}`: {meanings[protocol]}")
     text += [f"- [{number}] {source}" for source, number in _sources(grid).items()]
-    if any(isinstance(metric, Size) and metric.of == "state_bytes" for metric in grid.metrics):
-        text.append("- A size in bytes is that of all tensors of the state dict; a file adds some kB of names")
+    text += [f"- {metric.label}: {SIZES[metric.of]}" for metric in grid.metrics if isinstance(metric, Size)]
     text += [f"- **{words}**" for words in _foreign(overrides)]
     versions = sorted({result["version"] for result in results})
     return "\n".join([*text, "", f"lgrnet {', '.join(versions)}" if versions else "", ""])
@@ -169,7 +190,7 @@ def as_csv(grid: Grid, numbers: Table) -> str:
         for metric in grid.metrics:
             number = cell[metric.label]
             scored = isinstance(metric, Metric)
-            stamp = [metric.protocol, metric.set] if scored else ["", ""]
+            stamp = [metric.protocol, metric.set, metric.slice] if scored else [None] * 3
             found = [number.frames, number.mean, number.deviation, len(number.values), number.planned]
             origin = [" ".join(map(repr, number.values)), " ".join(map(str, number.seeds)), number.checkpoint]
             for published in _beside(grid, metric) or [None]:
@@ -180,12 +201,28 @@ def as_csv(grid: Grid, numbers: Table) -> str:
 
 
 def model_size(config: DictConfig) -> dict[str, int]:
-    """Parameters, and bytes of all tensors of the state dict, of the config's model; it is built for that."""
-    model = build_part(config, "model")
+    """The `SIZES` of the config's model; it is built for that."""
+    model, counter = build_part(config, "model"), _Counter()
+    state = model.state_dict()
+    torch.save(state, counter)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_bytes": sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()),
+        "state_bytes": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
+        "file_bytes": counter.total,
     }
+
+
+class _Counter(io.RawIOBase):
+    """A file that keeps nothing but its size."""
+
+    total = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.total += len(data)
+        return len(data)
 
 
 def _score(metric: Metric, done: Sequence[tuple[GridRun, Mapping[str, Any]]], planned: int, failed: int) -> Number:
@@ -201,15 +238,13 @@ def _score(metric: Metric, done: Sequence[tuple[GridRun, Mapping[str, Any]]], pl
 
 
 def _entry(metric: Metric, run: GridRun, result: Mapping[str, Any]) -> Mapping[str, Any]:
-    wanted = {"protocol": metric.protocol, "set": metric.set, "metric": metric.metric}
+    wanted = {name: getattr(metric, name) for name in ("protocol", "set", "slice", "metric")}
     for score in result["scores"]:
         if all(score[name] == value for name, value in wanted.items()):
             return score
-    there = sorted({f"{score['metric']} ({score['protocol']}, {score['set']})" for score in result["scores"]})
-    raise ConfigError(
-        f"run {run.name} has no {metric.metric} by protocol {metric.protocol} on {metric.set}; "
-        f"it has {', '.join(there)}"
-    )
+    there = [{name: score[name] for name in wanted if score[name] is not None} for score in result["scores"]]
+    names = sorted({" of ".join(reversed(score.values())) for score in there})
+    raise ConfigError(f"run {run.name} has no {metric.metric} of {_head(metric)}; it has {', '.join(names)}")
 
 
 def _check_meanings(grid: Grid, runs: Sequence[GridRun]) -> None:
@@ -255,7 +290,7 @@ def _means(grid: Grid, numbers: Table, axis: str) -> Table:
             parts = [numbers[key][metric.label] for key in keys]
             means = [part.mean for part in parts if part.mean is not None]
             mean = (statistics.fmean(means),) if len(means) == len(keys) else ()
-            lines[name][metric.label] = Number(mean, (), 1, None, "")
+            lines[name][metric.label] = Number(mean, (), int(isinstance(metric, Metric)), None, "")
     return lines
 
 
@@ -270,7 +305,14 @@ def _sources(grid: Grid) -> dict[str, int]:
 
 
 def _head(metric: Metric | Size) -> str:
-    return f"{metric.label} (protocol {metric.protocol}, {metric.set})" if isinstance(metric, Metric) else metric.label
+    return (
+        f"{metric.label} (protocol {metric.protocol}, {_place(metric)})" if isinstance(metric, Metric) else metric.label
+    )
+
+
+def _place(metric: Metric) -> str:
+    """The frames that a number comes from, in words."""
+    return metric.set if metric.slice is None else f"{metric.set} {metric.slice}"
 
 
 def _published_head(published: Published, sources: Mapping[str, int]) -> str:
@@ -279,7 +321,7 @@ def _published_head(published: Published, sources: Mapping[str, int]) -> str:
 
 
 def _frames(grid: Grid, cell: Mapping[str, Number], name: str) -> str:
-    metrics = (metric for metric in grid.metrics if isinstance(metric, Metric) and metric.set == name)
+    metrics = (metric for metric in grid.metrics if isinstance(metric, Metric) and _place(metric) == name)
     found = [number for metric in metrics if (number := cell[metric.label].frames) is not None]
     return str(found[0]) if found else ""
 

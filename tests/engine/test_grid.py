@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from lgrnet import distributed
-from lgrnet.config import ConfigError, read_config, to_yaml
+from lgrnet.config import ConfigError, builds, read_config, to_yaml
 from lgrnet.engine.grid import RESULT_FILE, Cell, Grid, Metric, Published, Size, fingerprint, plan, read_grid, selected
 from lgrnet.engine.grid_run import BusyError, held, is_held, run_one
 from lgrnet.engine.grid_table import collect, layout, write_table
+from lgrnet.evaluation import SvANetSizeProtocol
 from lgrnet.records import read_frame
 from tests.engine import runs as helpers
 from tests.engine.runs import CONFIG, kill, log_text, same_run, write_videos
@@ -33,9 +34,10 @@ def data(tmp_path_factory):
     return write_videos(tmp_path_factory.mktemp("data"), "abc")
 
 
-def write_result(run, dice, frames=6, meaning="a mean", protocol="lgrnet", **changes):
+def write_result(run, dice, frames=6, meaning="a mean", protocol="lgrnet", part=None, **changes):
     """What a finished run leaves, with a number of the test's own."""
-    score = {"protocol": protocol, "meaning": meaning, "set": "toy", "frames": frames, "metric": "dice", "value": dice}
+    score = {"protocol": protocol, "meaning": meaning, "set": "toy", "slice": part, "frames": frames}
+    score |= {"metric": "dice", "value": dice}
     result = {"config": fingerprint(run.config), "checkpoint": "step_00000008", "chosen": "last", "version": "0"}
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / RESULT_FILE).write_text(json.dumps(result | {"scores": [score]} | changes))
@@ -231,7 +233,7 @@ def test_means_and_deviations_over_repeats(heads):
     ]
     size = f"{lines[0][4]}"
     assert lines[0] == ["B0", "PLD", "93.00 ± 3.61 (n=3)", "95.06", size, "15.463000", "6"]
-    assert lines[5] == ["mean", "SeD", "missing", "95.54", size, "", ""]
+    assert lines[5] == ["mean", "SeD", "missing", "95.54", "", "", ""]
     # 4 channels of 3 x 9 weights and a bias, norm: 2 x 4, its buffers: 2 x 4 and a counter of 8 bytes, head: 4 and 1
     assert float(size) == pytest.approx((112 + 16 + 5) * 4e-6 + 8e-6)
 
@@ -267,12 +269,30 @@ def test_two_protocols_never_share_a_column(heads):
     with pytest.raises(ConfigError, match="protocol lgrnet meant something else when B0-PLD/repeat_1 and B0-SeD"):
         write_table(grid, runs, out)
     write_result(runs[1], 0.9, protocol="study")
-    with pytest.raises(ConfigError, match=r"has no dice by protocol lgrnet on toy; it has dice \(study, toy\)"):
+    with pytest.raises(
+        ConfigError, match=r"has no dice of mDice \(protocol lgrnet, toy\); it has dice of toy of study"
+    ):
         write_table(grid, runs, out)
     write_result(runs[1], 0.9)
     write_result(runs[4], 0.9, frames=7)
     with pytest.raises(ConfigError, match=r"scored on \[6, 7\] frames"):
         write_table(grid, runs, out)
+
+
+def test_a_slice_of_a_set_has_a_column_of_its_own(base, tmp_path):
+    """Evaluated by a protocol with slices: the small ones are told from all."""
+    sizes = dict(base["data"], protocols={"size": builds(SvANetSizeProtocol, limits=(5.0, 100.0))})
+    metrics = [Metric(f"Dice {part}", "dice", "svanet-size", "toy", slice=part) for part in (None, "< 100 %")]
+    grid = Grid("t", ("m",), {("a",): Cell(base, data=sizes)}, tuple(metrics))
+    data = write_videos(tmp_path / "data")
+    (only,) = plan(grid, tmp_path, [f"data.root={data}", "train.steps=2"])
+    with distributed.init("cpu") as context:
+        assert run_one(only, context)
+    numbers = collect(grid, [only], tmp_path)[("a",)]
+    assert numbers["Dice None"].mean == numbers["Dice < 100 %"].mean and numbers["Dice None"].frames == 6
+    header, (line,) = layout(grid, {("a",): numbers})
+    assert header[2:] == ["Dice < 100 % (protocol svanet-size, toy < 100 %)", "frames of toy", "frames of toy < 100 %"]
+    assert line[3:] == ["6", "6"]
 
 
 def test_folds_are_counted_together(base, tmp_path):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from lgrnet import distributed
 from lgrnet.config import build
 from lgrnet.engine.grid import Size, plan, read_grid
+from lgrnet.engine.grid_run import run_one
+from lgrnet.engine.grid_table import collect, layout, model_size
 from lgrnet.engine.run import settings_of
+from lgrnet.records import write_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "configs/grids").glob("*.py"))}
@@ -51,3 +58,62 @@ def test_every_cell_of_lgrnets_ablation_encodes_a_clip(tmp_path):
         if layer.propagation is not None:
             assert f"window {layer.propagation.attention.window}" in local
             assert layer.propagation.cyclic == local.startswith("cyclic")
+
+
+STUDY = {  # parameters and MB of the files, from the study's table of model sizes
+    ("MiT-B0", "study's PLD"): (3_846_770, 15.462749),
+    ("MiT-B0", "SeD"): (3_714_658, 14.926081),
+    ("MiT-B2", "study's PLD"): (28_530_898, 114.261413),
+    ("MiT-B2", "SeD"): (27_348_162, 109.518217),
+}
+
+
+def test_the_study_has_its_tables(tmp_path):
+    grid = read_grid(FILES["ssformer_study"])
+    assert len(grid.cells) == 2 * 3 * 6 and grid.checkpoint == "best"
+    for (backbone, head), (parameters, megabytes) in STUDY.items():
+        cell = grid.cells["Kvasir-SEG", head, backbone]
+        size = model_size(cell.config())
+        assert size["parameters"] == parameters
+        assert size["file_bytes"] / 1e6 == pytest.approx(megabytes, rel=5e-4)
+    tables = {published.label: published.values for published in grid.published}
+    assert tables["mIoU, %"]["CVC-ClinicDB", "SeD", "MiT-B5"] == 92.35
+    assert tables["mDice, %"]["Kvasir-SEG", "study's PLD", "mean"] == 92.13
+    for label in ("mIoU, %", "mDice, %"):
+        for place in {key[:2] for key in tables[label]}:
+            numbers = [tables[label][(*place, f"MiT-B{number}")] for number in range(6)]
+            assert sum(numbers) / 6 == pytest.approx(tables[label][(*place, "mean")], abs=0.011)
+
+
+def write_stills(root, images="images", masks="masks", count=20, values=(0, 255), size=(40, 48)):
+    """Images of noise with a rectangle, and its masks."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        top, left = rng.integers(2, 12, 2)
+        mask = np.full(size, values[0], np.uint8)
+        mask[top : top + 20, left : left + 24] = values[1 + number % (len(values) - 1)]
+        write_frame(root / images / f"{number}.png", rng.integers(0, 200, (*size, 3), np.uint8))
+        (root / masks).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(root / masks / f"{number}.png")
+
+
+TINY = ["train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu", "train.precision=fp32"]
+TINY += ["train.eval_every=0", "train.save_every=2", "train.backbone_weights=null"]
+
+
+def train_first(name, tmp_path, data, *overrides):
+    """Trains and evaluates the first cell of a shipped grid for two steps; its table's first line."""
+    grid = read_grid(FILES[name])
+    runs = plan(grid, tmp_path, [f"data.root={data}", *TINY, *overrides])
+    with distributed.init("cpu") as context:
+        assert run_one(runs[0], context)
+    one = replace(grid, cells=dict([next(iter(grid.cells.items()))]), published=())
+    header, lines = layout(one, collect(one, runs[:1], tmp_path))
+    return dict(zip(header, lines[0], strict=True))
+
+
+def test_the_study_trains_and_is_scored(tmp_path):
+    write_stills(tmp_path / "data/CVC-ClinicDB")
+    with pytest.warns(UserWarning, match="612"):
+        line = train_first("ssformer_study", tmp_path, tmp_path / "data", "data.size=[64,64]")
+    assert line["frames of val"] == "2" and 0 <= float(line["mDice, % (protocol study, val)"]) <= 100
