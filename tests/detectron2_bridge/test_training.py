@@ -110,7 +110,7 @@ def test_the_lazy_script_trains_the_same_and_goes_on(data, trained):
     ours, theirs = curve(trained), curve(data / "lazy")
     for step in (19, 39, 49):
         for name in ("total_loss", "loss_mask_dice", "lr"):
-            assert theirs[step][name] == pytest.approx(ours[step][name], rel=1e-4), (step, name)
+            assert theirs[step][name] == pytest.approx(ours[step][name], rel=1e-6), (step, name)
     said = by_lazy(data, "--resume", "train.max_iter=60", "train.output_dir=lazy")
     assert "Starting training from iteration 50" in said and 59 in curve(data / "lazy")
     said = by_lazy(data, "--eval-only", "train.init_checkpoint=lazy/model_final.pth", "train.output_dir=lazy")
@@ -148,8 +148,7 @@ def test_steps_are_those_of_our_own_trainer(data, cfg, tmp_path):
 
     theirs.train()
     found = [value for value, _ in theirs.storage.history("total_loss").values()]
-    assert found[0] == pytest.approx(losses.totals[0], rel=1e-6)
-    assert found == pytest.approx(losses.totals, rel=1e-4)
+    assert found == pytest.approx(losses.totals, rel=1e-6)
     assert len(set(found)) == 5
 
 

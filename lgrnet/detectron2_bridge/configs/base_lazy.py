@@ -18,7 +18,7 @@ from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
 
 train = dict(
-    output_dir="./output",
+    output_dir="runs/detectron2/lgrnet",
     init_checkpoint="",
     max_iter=15 * 823,
     amp=dict(enabled=False),

@@ -15,7 +15,7 @@ from lgrnet.data.transforms import ColorJitter, RandomFlip, RandomRotate90, Resi
 
 from .base_lazy import dataloader, model, optimizer, train
 
-train.update(output_dir="output/phantom_lazy", max_iter=600, device="cpu")
+train.update(output_dir="runs/detectron2/phantom_lazy", max_iter=600, device="cpu")
 train.checkpointer.period = 300
 train.eval_period = 300
 

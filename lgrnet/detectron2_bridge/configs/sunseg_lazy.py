@@ -8,4 +8,4 @@ Needs SUN-SEG in data/SUN-SEG (DATA.md) and weights/pvt_v2_b2.pth (INSTALL.md). 
 
 from .base_lazy import dataloader, lr_multiplier, model, optimizer, train  # noqa: F401  (the script reads all of them)
 
-train.init_checkpoint = "lgrnet://weights/pvt_v2_b2.pth"
+train.update(output_dir="runs/detectron2/sunseg_lazy", init_checkpoint="lgrnet://weights/pvt_v2_b2.pth")
