@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -69,11 +72,33 @@ class HungarianMatcher:
 
         Returns (queries, objects), [min(Q, N)] int64 each on the costs' device, in ascending order of queries.
         """
-        num_queries, num_objects = cost.shape
-        if num_objects == 1 and num_queries > 0:
-            # The usual clip has one object: its cheapest query needs no trip to the host.
-            return cost[:, 0].argmin(0, keepdim=True), cost.new_zeros(1, dtype=torch.int64)
-        # Logits that are not finite must reach the loss, where the trainer sees and skips them.
-        finite = cost.nan_to_num(_WORST_COST, _WORST_COST, -_WORST_COST)
-        queries, objects = linear_sum_assignment(finite.cpu().numpy())
-        return torch.as_tensor(queries, device=cost.device), torch.as_tensor(objects, device=cost.device)
+        return self.assign_all([cost])[0]
+
+    def assign_all(self, costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """`assign` for many costs [Q_i, N_i] of one device, with at most one copy to the host and one back."""
+        matches: dict[int, tuple[Tensor, Tensor]] = {}
+        open_ = []
+        for index, cost in enumerate(costs):
+            num_queries, num_objects = cost.shape
+            if num_objects == 1 and num_queries > 0:
+                # The usual clip has one object: its cheapest query needs no trip to the host.
+                matches[index] = cost[:, 0].argmin(0, keepdim=True), cost.new_zeros(1, dtype=torch.int64)
+            elif min(cost.shape) == 0:
+                matches[index] = (cost.new_zeros(0, dtype=torch.int64),) * 2
+            else:
+                open_.append(index)
+        if open_:
+            solved = _solve([costs[index] for index in open_])
+            matches.update(zip(open_, solved, strict=True))
+        return [matches[index] for index in range(len(costs))]
+
+
+def _solve(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The cheapest assignments on the host."""
+    # Logits that are not finite must reach the loss, where the trainer sees and skips them.
+    flat = torch.cat([cost.flatten() for cost in costs]).nan_to_num(_WORST_COST, _WORST_COST, -_WORST_COST)
+    parts = flat.cpu().split([cost.numel() for cost in costs])
+    solved = [linear_sum_assignment(part.view(cost.shape)) for part, cost in zip(parts, costs, strict=True)]
+    both = torch.from_numpy(np.concatenate([np.stack(pair) for pair in solved], axis=1)).to(flat.device)
+    sizes = [len(queries) for queries, _ in solved]
+    return list(zip(both[0].split(sizes), both[1].split(sizes), strict=True))

@@ -91,13 +91,17 @@ class SetCriterion:
         with torch.autocast(output.mask_logits.device.type, enabled=False):
             counted = clips if whole is None else _annotated_parts(output, whole)
             mask_divisor, class_divisor = self._divisors(output, counted) * (len(clips) / len(counted))
+            weights = [1.0 if layer is output else self.aux_weight for layer in output.layers]
+            counted_layers = [index for index, weight in enumerate(weights) if weight != 0]
+            points = {index: self._draw(output.layers[index], clips, draws, index) for index in counted_layers}
+            costs = {index: self._costs(output.layers[index], clips, points[index]) for index in counted_layers}
+            # All layers and clips together, so that there is one copy to the host at most.
+            pairs = iter(self.matcher.assign_all([cost for index in counted_layers for cost in costs[index]]))
             terms: dict[str, Tensor] = {}
-            for index, layer in enumerate(output.layers):
-                weight = 1.0 if layer is output else self.aux_weight
-                if weight == 0:
-                    continue
-                matches = self._match(layer, clips, draws, index)
-                bce, dice = self._mask_terms(layer, clips, matches, draws, index)
+            for index in counted_layers:
+                layer, weight = output.layers[index], weights[index]
+                matches = [next(pairs) for _ in clips]
+                bce, dice = self._mask_terms(layer, clips, matches, points[index])
                 classes = self._class_term(layer.class_logits, clips, matches)
                 values = {"mask_bce": bce / mask_divisor, "mask_dice": dice / mask_divisor}
                 values["class_ce"] = classes / class_divisor
@@ -123,52 +127,49 @@ class SetCriterion:
         # At least one object among all ranks together, so that the loss does not depend on their number.
         return share.maximum(share.new_tensor([1 / world_size(), 1e-6]))
 
-    def _match(self, layer: SegOutput, clips: Sequence[_AnnotatedClip], draws: Draws, index: int) -> list[Match]:
-        """For each clip the matched (queries, objects), int64 and equally many."""
-        matches = []
-        for number, clip in enumerate(clips):
-            points = draws.sample(f"matching/{index}", number, (1, self.num_points, 2), layer.mask_logits.device)
-            if len(clip.labels) == 0:
-                none = clip.labels.new_zeros(0)
-                matches.append((none, none))
-                continue
-            cost = self.matcher.cost(
+    def _draw(self, layer: SegOutput, clips: Sequence[_AnnotatedClip], draws: Draws, index: int) -> _Points:
+        """The points of one layer, in the published order of draws."""
+        device, num_queries = layer.mask_logits.device, layer.mask_logits.shape[1]
+        shape = (1, self.num_points, 2)
+        matching = [draws.sample(f"matching/{index}", number, shape, device) for number in range(len(clips))]
+        counts = [min(num_queries, len(clip.labels)) * clip.num_frames for clip in clips]
+        candidates = draws.rows(f"candidates/{index}", counts, (self.num_candidates, 2), device)
+        fresh = draws.rows(f"fresh/{index}", counts, (self.num_points - self.num_uncertain, 2), device)
+        return _Points(matching, candidates, fresh, counts)
+
+    def _costs(self, layer: SegOutput, clips: Sequence[_AnnotatedClip], points: _Points) -> list[Tensor]:
+        """What each query of a clip would cost for each of its objects: [Q, N] for each clip."""
+        return [
+            self.matcher.cost(
                 clip.of(layer.mask_logits[number]),
                 layer.class_logits[number],
                 clip.masks,
                 clip.labels,
-                points,
+                points.matching[number],
                 self.logit_scale,
                 clip.invalid,
             )
-            matches.append(self.matcher.assign(cost))
-        return matches
+            if len(clip.labels)
+            else layer.mask_logits.new_zeros(layer.mask_logits.shape[1], 0)
+            for number, clip in enumerate(clips)
+        ]
 
     def _mask_terms(
-        self,
-        layer: SegOutput,
-        clips: Sequence[_AnnotatedClip],
-        matches: Sequence[Match],
-        draws: Draws,
-        index: int,
+        self, layer: SegOutput, clips: Sequence[_AnnotatedClip], matches: Sequence[Match], points: _Points
     ) -> tuple[Tensor, Tensor]:
         """Sums of BCE and Dice over all maps of matched pairs: one map per object and annotated frame."""
         queries = [clip.of(layer.mask_logits[i]).index_select(0, matches[i][0]) for i, clip in enumerate(clips)]
         logits = torch.cat([rows.flatten(0, 1) for rows in queries])  # [M, h, w]
-        counts = [rows.shape[0] * rows.shape[1] for rows in queries]
-        device = logits.device
-        candidates = draws.rows(f"candidates/{index}", counts, (self.num_candidates, 2), device)
-        fresh = draws.rows(f"fresh/{index}", counts, (self.num_points - self.num_uncertain, 2), device)
-        usable = _usable(clips, candidates, counts)
-        uncertain = uncertain_points(logits, candidates, self.num_uncertain, self.logit_scale, usable)
-        points = torch.cat((uncertain, fresh), 1)  # [M, P, 2]
+        usable = _usable(clips, points.candidates, points.counts)
+        uncertain = uncertain_points(logits, points.candidates, self.num_uncertain, self.logit_scale, usable)
+        places = torch.cat((uncertain, points.fresh), 1)  # [M, P, 2]
 
         objects = [clip.masks.index_select(0, match[1]) for clip, match in zip(clips, matches, strict=True)]
-        parts = zip(objects, points.split(counts), strict=True)
+        parts = zip(objects, places.split(points.counts), strict=True)
         truth = torch.cat([sample_points(masks.flatten(0, 1), at) for masks, at in parts])
-        values = sample_upsampled(logits, points, self.logit_scale)
+        values = sample_upsampled(logits, places, self.logit_scale)
         truth = truth.to(values.dtype)
-        usable = _usable(clips, points, counts)
+        usable = _usable(clips, places, points.counts)
         weights = None if usable is None else usable.to(values.dtype)
         return point_bce(values, truth, weights).sum(), point_dice(values, truth, weights).sum()
 
@@ -182,6 +183,21 @@ class SetCriterion:
         weight = torch.where(wanted == no_object, self.no_object_weight, 1.0) * counted[:, None]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none") * weight.flatten()).sum()
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Where one layer is looked at; M maps, counts[i] of them of clip i.
+
+    matching    [1, P, 2] of each clip
+    candidates  [M, candidates, 2], of which the uncertain ones are kept
+    fresh       [M, P - uncertain, 2]
+    """
+
+    matching: list[Tensor]
+    candidates: Tensor
+    fresh: Tensor
+    counts: list[int]
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ class WatchedMatcher(HungarianMatcher):
         super().__init__()
         self.costs, self.assignments = [], []
 
-    def assign(self, cost):
-        self.costs.append(cost)
-        self.assignments.append(super().assign(cost))
-        return self.assignments[-1]
+    def assign_all(self, costs):
+        matches = super().assign_all(costs)
+        shown = [(cost, match) for cost, match in zip(costs, matches, strict=True) if cost.shape[1]]
+        self.costs += [cost for cost, _ in shown]
+        self.assignments += [match for _, match in shown]
+        return matches
 
 
 def check(golden, kind, num_points, scale):

@@ -75,3 +75,24 @@ def test_what_stands_on_ignored_pixels_does_not_change_the_cost():
     inputs["masks"][:, 0, :, 16:] = 1 - inputs["masks"][:, 0, :, 16:]
     assert torch.equal(before, HungarianMatcher().cost(**inputs, invalid=invalid))
     assert not torch.equal(before, HungarianMatcher().cost(**inputs))
+
+
+def test_all_costs_at_once_are_solved_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(5, 2), (5, 1), (3, 0), (2, 4), (5, 3), (4, 1)]
+    costs = [torch.rand(size, generator=generator) for size in sizes]
+    costs[4][1, 1] = float("nan")
+    for (queries, objects), cost in zip(HungarianMatcher().assign_all(costs), costs, strict=True):
+        alone = HungarianMatcher().assign(cost)
+        assert torch.equal(queries, alone[0]) and torch.equal(objects, alone[1])
+        assert len(queries) == len(objects) == min(cost.shape)
+    assert HungarianMatcher().assign_all([]) == []
+
+
+def test_one_copy_to_the_host_for_all_costs(monkeypatch):
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self.shape) or self)
+    HungarianMatcher().assign_all([torch.rand(5, 2), torch.rand(5, 1), torch.rand(5, 3)])
+    assert copies == [(25,)]
+    HungarianMatcher().assign_all([torch.rand(5, 1)] * 40)
+    assert len(copies) == 1

@@ -229,7 +229,9 @@ def test_several_classes():
     logits = torch.full_like(output.class_logits, -30.0)
     logits[..., 3] = 30
     parts = set_criterion._annotated_parts(output, targets)
-    matches = SetCriterion(num_points=POINTS)._match(output, parts, KeyedDraws(2024, (10, 11)), 0)
+    criterion = SetCriterion(num_points=POINTS)
+    points = criterion._draw(output, parts, KeyedDraws(2024, (10, 11)), 0)
+    matches = criterion.matcher.assign_all(criterion._costs(output, parts, points))
     for row, target, (queries, objects) in zip(logits, targets, matches, strict=True):
         row[queries] = -30
         row[queries, target.labels[objects]] = 30
