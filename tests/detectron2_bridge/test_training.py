@@ -152,6 +152,52 @@ def test_steps_are_those_of_our_own_trainer(data, cfg, tmp_path):
     assert len(set(found)) == 5
 
 
+def test_the_published_settings_are_the_same_three_times():
+    from detectron2.config import LazyConfig, instantiate
+
+    from lgrnet.config import build, load_config
+    from lgrnet.detectron2_bridge.train_net import ClipTrainer, setup
+
+    cfg = setup(str(CONFIGS / "sunseg_lgrnet_pvtv2_b2.yaml"), ["MODEL.DEVICE", "cpu"])
+    lazy, own = (
+        LazyConfig.load(str(CONFIGS / "sunseg_lazy.py")),
+        load_config(ROOT / "configs/sunseg/lgrnet_pvtv2_b2.py"),
+    )
+    models = [ClipTrainer.build_model(cfg), instantiate(lazy.model), build(own.model)]
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in models]
+    assert shapes[0] == shapes[1] == shapes[2]
+    losses = [models[0].criterion, models[1].criterion, build(own.criterion)]
+    settings = [{k: v for k, v in vars(loss).items() if k != "matcher"} for loss in losses]
+    assert settings[0] == settings[1] == settings[2]
+    assert vars(losses[0].matcher) == vars(losses[1].matcher) == vars(losses[2].matcher)
+
+    lazy.optimizer.params.model = models[1]
+    optimizers = [
+        ClipTrainer.build_optimizer(cfg, models[0]),
+        instantiate(lazy.optimizer),
+        build(own.optimizer, models[2]),
+    ]
+    groups = [[(g["lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups] for made in optimizers]
+    assert groups[0] == groups[1] == groups[2]
+    assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE == lazy.optimizer.max_norm == own.train.clip_norm
+    assert list(cfg.SOLVER.STEPS) == list(lazy.lr_multiplier.milestones) == list(own.schedule.milestones)
+    assert cfg.SOLVER.MAX_ITER == lazy.train.max_iter == own.train.steps
+    assert models[0].sizes == models[1].sizes == tuple(own.train.sizes)
+    steps = cfg.INPUT.CLIP.ANCHOR_STEP, lazy.dataloader.train.anchor_step, own.data.train.anchor_step
+    assert set(steps) == {6} and cfg.SOLVER.IMS_PER_BATCH == lazy.dataloader.train.batch_size == own.train.batch_size
+
+
+def test_a_lazy_config_knows_its_keys():
+    from detectron2.config import LazyConfig
+
+    for name in ("phantom_lazy.py", "sunseg_lazy.py"):
+        cfg = LazyConfig.load(str(CONFIGS / name))
+        LazyConfig.apply_overrides(cfg, ["train.max_iter=3", "model.sizes=[64]"])
+        for wrong in ("train.max_iters", "model.criterion.num_point", "dataloader.train.mapper.sise"):
+            with pytest.raises(AttributeError, match=wrong.rpartition(".")[2]):
+                LazyConfig.apply_overrides(cfg, [f"{wrong}=3"])
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

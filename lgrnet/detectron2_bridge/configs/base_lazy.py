@@ -5,6 +5,7 @@ A config takes these, changes what is its own, and is run by detectron2's tools/
 
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import MultiStepParamScheduler
+from omegaconf import DictConfig, OmegaConf
 
 from lgrnet.detectron2_bridge.evaluator import ClipEvaluator
 from lgrnet.detectron2_bridge.loaders import build_test_loader, build_train_loader
@@ -16,6 +17,13 @@ from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
+
+
+def lock(*nodes: DictConfig) -> None:
+    """Makes a key that a finished config does not have an error on the command line, instead of a new key."""
+    for node in nodes:
+        OmegaConf.set_struct(node, True)
+
 
 train = dict(
     output_dir="runs/detectron2/lgrnet",
@@ -59,7 +67,7 @@ dataloader = dict(
     evaluator=L(ClipEvaluator)(dataset_name="${dataloader.test.names}", output_dir="${train.output_dir}/inference"),
 )
 optimizer = L(adamw)(
-    params=L(parameter_groups)(lr="${optimizer.lr}", backbone_lr_scale=0.1, weight_decay=1e-4),
+    params=L(parameter_groups)(model=None, lr="${optimizer.lr}", backbone_lr_scale=0.1, weight_decay=1e-4),
     lr=1e-3,
     max_norm=0.01,
 )

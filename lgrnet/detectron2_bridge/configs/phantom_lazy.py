@@ -13,7 +13,7 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from lgrnet.data.samplers import Window
 from lgrnet.data.transforms import ColorJitter, RandomFlip, RandomRotate90, Resize
 
-from .base_lazy import dataloader, model, optimizer, train
+from .base_lazy import dataloader, lock, model, optimizer, train
 
 train.update(output_dir="runs/detectron2/phantom_lazy", max_iter=600, device="cpu")
 train.checkpointer.period = 300
@@ -41,3 +41,4 @@ lr_multiplier = L(WarmupParamScheduler)(
     warmup_factor=0.05,
     warmup_length=20 / 600,
 )
+lock(train, model, dataloader, optimizer, lr_multiplier)

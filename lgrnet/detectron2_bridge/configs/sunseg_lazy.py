@@ -6,6 +6,7 @@
 Needs SUN-SEG in data/SUN-SEG (DATA.md) and weights/pvt_v2_b2.pth (INSTALL.md). As configs/sunseg/lgrnet_pvtv2_b2.py.
 """
 
-from .base_lazy import dataloader, lr_multiplier, model, optimizer, train  # noqa: F401  (the script reads all of them)
+from .base_lazy import dataloader, lock, lr_multiplier, model, optimizer, train
 
 train.update(output_dir="runs/detectron2/sunseg_lazy", init_checkpoint="lgrnet://weights/pvt_v2_b2.pth")
+lock(train, model, dataloader, optimizer, lr_multiplier)
