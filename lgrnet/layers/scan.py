@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,15 @@ from lgrnet.layers.position import sine_time
 from lgrnet.ops import selective_scan
 
 ORDERS = {"hilbert": hilbert_order, "zigzag": zigzag_order}
+
+
+@lru_cache(maxsize=64)
+def _there_and_back(name: str, frames: int, queries: int, device: torch.device) -> Tensor:
+    """The curve and its reverse, [2, frames * queries] int32; kept, so that layers and steps share one copy."""
+    # A tensor of inference mode could not be kept for a training step.
+    with torch.inference_mode(False):
+        curve = torch.from_numpy(ORDERS[name](frames, queries).copy())
+        return torch.stack((curve, curve.flip(0))).to(device)
 
 
 class GridScan(nn.Module):
@@ -65,8 +75,7 @@ class GridScan(nn.Module):
         mixed = torch.einsum("bld,grd->blgr", x, self.input_weight)
         dt, weights_in, weights_out = mixed.split((self.rank, self.states, self.states), dim=-1)
         decay = -torch.exp(self.log_decay.float()).unflatten(0, (directions, inner))
-        curve = torch.from_numpy(ORDERS[self.order](frames, queries).copy()).to(x.device, non_blocking=True)
-        orders = torch.stack((curve, curve.flip(0)))
+        orders = _there_and_back(self.order, frames, queries, x.device)
         skip = self.skip.unflatten(0, (directions, inner))
         weights = (self.dt_weight, self.dt_bias, decay, skip)
         y = selective_scan(x, dt, weights_in, weights_out, *weights, orders, backend=self.backend)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.target_maps import check_activation, frame_mean, membership_maps, pixel_mean
 from lgrnet.structures import SegOutput, Targets
 
@@ -165,3 +166,17 @@ def _border_weights(truth: Tensor) -> Tensor:
     flat = truth.flatten(0, 2)[:, None]  # [B*K*T, 1, h, w]
     mean = F.avg_pool2d(flat, _WINDOW, stride=1, padding=_WINDOW // 2)
     return (1 + 5 * (mean - flat).abs()).view_as(truth)
+
+
+def ssformer_criterion(loss: str = "bce_dice") -> DenseCriterion | SSFormerCriterion:
+    """The loss of an SSFormer training, by name.
+
+    loss  "bce_dice": binary cross-entropy and soft Dice, `DenseCriterion`, for new trainings; "published": the double
+          sigmoid that SSFormer was trained with, `SSFormerCriterion`
+
+    Raises ValueError for another name.
+    """
+    choices = {"bce_dice": DenseCriterion, "published": SSFormerCriterion}
+    if loss not in choices:
+        raise ValueError(f"loss is {loss!r}, expected one of {', '.join(choices)}")
+    return choices[loss]()

@@ -229,11 +229,21 @@ def _annotated_parts(output: SegOutput, targets: Sequence[Targets]) -> list[_Ann
     if output.class_logits is None or output.activation != "sigmoid":
         raise ValueError("the set criterion needs class logits and sigmoid masks; use a dense criterion for this model")
     num_frames, num_classes = output.mask_logits.shape[2], output.class_logits.shape[-1] - 1
-    return [_annotated_part(target, num_frames, num_classes) for target in targets]
+    for target in targets:
+        _check_shapes(target, num_frames)
+    facts = [_facts(target) for target in targets]
+    # One copy from the device for all clips.
+    numbers = torch.stack(facts).tolist() if facts else []
+    return [_annotated_part(target, *facts, num_classes) for target, facts in zip(targets, numbers, strict=True)]
 
 
-def _annotated_part(target: Targets, num_frames: int, num_classes: int) -> _AnnotatedClip:
-    """The annotated frames of one clip; raises ValueError when it does not fit the output's frames or classes."""
+def _facts(target: Targets) -> Tensor:
+    """What decides about a clip: whether all frames are annotated, all pixels valid; smallest and largest label."""
+    labels = target.labels if len(target.labels) else target.labels.new_zeros(1)
+    return torch.stack((target.annotated.all().long(), target.valid.all().long(), labels.min(), labels.max()))
+
+
+def _check_shapes(target: Targets, num_frames: int) -> None:
     labels, masks, valid, annotated = target.labels, target.masks, target.valid, target.annotated
     fits = masks.dim() == 4 and masks.shape[1] == num_frames and tuple(valid.shape) == tuple(masks.shape[1:])
     if not fits or len(annotated) != num_frames or len(labels) != len(masks):
@@ -242,15 +252,23 @@ def _annotated_part(target: Targets, num_frames: int, num_classes: int) -> _Anno
             f"annotated {tuple(annotated.shape)} do not fit an output of {num_frames} frames; "
             "expected [N], [N, T, H, W], [T, H, W] and [T]"
         )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+
+
+def _annotated_part(
+    target: Targets, all_annotated: int, all_valid: int, lowest: int, highest: int, num_classes: int
+) -> _AnnotatedClip:
+    """The annotated frames of one clip; raises ValueError when it has a class that the output has not."""
+    labels, masks, valid = target.labels, target.masks, target.valid
+    if not 0 <= lowest <= highest < num_classes:
         raise ValueError(f"targets have labels {labels.tolist()}, but the model has classes 0 to {num_classes - 1}")
     frames = None
-    if not bool(annotated.all()):
-        frames = annotated.nonzero()[:, 0]
+    if not all_annotated:
+        frames = target.annotated.nonzero()[:, 0]
         masks, valid = masks.index_select(1, frames), valid.index_select(0, frames)
         if len(frames) == 0:
             labels, masks = labels[:0], masks[:0]
-    if bool(valid.all()):
+        all_valid = bool(valid.all())
+    if all_valid:
         return _AnnotatedClip(frames, labels, masks, None)
     return _AnnotatedClip(frames, labels, masks * valid, (~valid).float())
 
