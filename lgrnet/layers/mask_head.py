@@ -28,21 +28,24 @@ def published_masks(
     return masks
 
 
-def probability_maps(
+def decided_by_logit(
     mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int = 4
-) -> Tensor:
-    """Foreground probability 0..255 at disk size; arguments as in `published_masks`.
+) -> tuple[Tensor, Tensor]:
+    """Probabilities 0..255 and `published_masks`, from one enlargement; arguments as there.
 
-    Returns uint8 [Q, T, H0, W0] on the CPU: the sigmoid of the logits enlarged and brought to disk size, both
-    bilinear with align_corners=False, times 255 and rounded. Exactly 0.5 rounds down, so that a value above 127
-    means a logit above 0, as in the published masks.
+    The probability is the sigmoid of the logits enlarged and brought to disk size, both bilinear with
+    align_corners=False, times 255 and rounded. Exactly 0.5 rounds down, so that a value above 127 means a logit above
+    0, as in the published masks.
+
+    Returns uint8 and bool, both [Q, T, H0, W0] on the CPU.
     """
-    maps = _empty(mask_logits, disk_size, torch.uint8)
+    maps, masks = _empty(mask_logits, disk_size, torch.uint8), _empty(mask_logits, disk_size, torch.bool)
     for index, logits in enumerate(_enlarged(mask_logits, valid_size, scale)):
+        masks[:, index] = F.interpolate((logits > 0).float(), size=disk_size, mode="nearest")[0].bool()
         if logits.shape[-2:] != tuple(disk_size):
             logits = F.interpolate(logits, size=disk_size, mode="bilinear", align_corners=False)
         maps[:, index] = _grey(logits[0].sigmoid())
-    return maps
+    return maps, masks
 
 
 def decided_by_probability(
@@ -52,7 +55,7 @@ def decided_by_probability(
     scale: int = 4,
     activation: str = "sigmoid",
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities 0..255 and masks, decided at disk size; sizes and rounding as in `probability_maps`.
+    """Probabilities 0..255 and masks, decided at disk size; sizes and rounding as in `decided_by_logit`.
 
     activation  "sigmoid": mask_logits [K, T, h, w], a mask is where the probability is above 0.5;
                 "softmax": mask_logits [K + 1, T, h, w] with background first, a mask is where its class is the largest

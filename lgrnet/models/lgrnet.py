@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lgrnet.layers.mask_head import probability_maps, published_masks
+from lgrnet.layers.mask_head import decided_by_logit, published_masks
 from lgrnet.models.backbones import LEVELS, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.segmenter import Segmenter
@@ -78,7 +78,7 @@ class LGRNet(Segmenter):
         best = scores.argmax(0)  # [K]
         logits = output.mask_logits[0, :, :frames]
         sizes = ((height, width), info.disk_size, MASK_STRIDE)
-        chosen = logits[best]
+        maps, masks = decided_by_logit(logits[best], *sizes)
         kept = None
         if candidates:
             kept = Candidates(masks=published_masks(logits, *sizes).numpy(), scores=scores.cpu().numpy())
@@ -86,7 +86,7 @@ class LGRNet(Segmenter):
             video=info.video,
             frame_names=info.frame_names,
             scores=scores.amax(0).cpu().numpy(),
-            probability=probability_maps(chosen, *sizes).numpy(),
-            mask=published_masks(chosen, *sizes).numpy(),
+            probability=maps.numpy(),
+            mask=masks.numpy(),
             candidates=kept,
         )

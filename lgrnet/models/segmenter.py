@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lgrnet.layers.mask_head import decided_by_probability, probability_maps, published_masks
+from lgrnet.layers.mask_head import decided_by_logit, decided_by_probability
 from lgrnet.records import Prediction
 from lgrnet.structures import ClipInfo, SegOutput
 
@@ -102,7 +102,7 @@ class PerFrame(Segmenter):
         share = seen.softmax(0)[1:] if output.activation == "softmax" else seen.sigmoid()
         sizes = ((height, width), info.disk_size, stride)
         if self.decision == "logit":
-            maps, masks = probability_maps(logits, *sizes), published_masks(logits, *sizes)
+            maps, masks = decided_by_logit(logits, *sizes)
         else:
             maps, masks = decided_by_probability(logits, *sizes, output.activation)
         return Prediction(

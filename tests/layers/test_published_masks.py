@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lgrnet.layers.mask_head import probability_maps, published_masks
+from lgrnet.layers.mask_head import decided_by_logit, published_masks
 
 
 def _logits(queries=3, frames=4, height=12, width=9):
@@ -38,21 +38,22 @@ def test_padding_is_cut_before_the_way_to_disk():
 
 def test_zero_is_background():
     assert not published_masks(torch.zeros(1, 2, 4, 4), (16, 16), (16, 16)).any()
-    assert probability_maps(torch.zeros(1, 2, 4, 4), (16, 16), (16, 16)).unique().tolist() == [127]
+    assert decided_by_logit(torch.zeros(1, 2, 4, 4), (16, 16), (16, 16))[0].unique().tolist() == [127]
 
 
 def test_maps_agree_with_masks_where_no_second_resize_is_needed():
     logits = _logits() * 4
-    maps = probability_maps(logits, (48, 36), (48, 36))
+    maps = decided_by_logit(logits, (48, 36), (48, 36))[0]
     assert maps.dtype == torch.uint8
     assert torch.equal(maps > 127, published_masks(logits, (48, 36), (48, 36)))
+    assert torch.equal(maps > 127, decided_by_logit(logits, (48, 36), (48, 36))[1])
 
 
 def test_maps_are_the_sigmoid_at_disk_size():
     logits = _logits(1, 2, 4, 4)
     large = F.interpolate(logits, size=(16, 16), mode="bilinear")
     expected = F.interpolate(large, size=(23, 9), mode="bilinear").sigmoid() * 255
-    assert (probability_maps(logits, (16, 16), (23, 9)).float() - expected).abs().max() <= 0.501
+    assert (decided_by_logit(logits, (16, 16), (23, 9))[0].float() - expected).abs().max() <= 0.501
 
 
 def test_half_precision_logits_are_enlarged_in_single_precision():
@@ -64,4 +65,4 @@ def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="cover only 16 x 16"):
         published_masks(torch.zeros(1, 1, 4, 4), (17, 16), (10, 10))
     with pytest.raises(ValueError, match=r"expected \[Q, T, h, w\]"):
-        probability_maps(torch.zeros(1, 4, 4), (16, 16), (10, 10))
+        decided_by_logit(torch.zeros(1, 4, 4), (16, 16), (10, 10))[0]
