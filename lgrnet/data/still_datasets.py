@@ -172,6 +172,17 @@ def svanet_set(
     return _paired(_listed(place / part), _listed(masks), stems, label_map, require_masks, meta)
 
 
+def svanet_folds(root: str | Path, name: str) -> list[int]:
+    """The cross-validation folders split1, split2, ... that a data set of SvANet has in place of train, val and test.
+
+    root, name  as in `svanet_set`; a data set that is not there has none
+    """
+    known = next((key for key in SVANET_CLASSES if key.lower() == name.lower()), name)
+    folders = [Path(root) / folder for folder in (name, *_FOLDER_NAMES.get(known, (known,)))] + [Path(root)]
+    base = next((folder for folder in folders if (folder / "mask").is_dir() or _folds(folder)), None)
+    return [] if base is None or any((base / part).is_dir() for part in THREE_WAY) else list(_folds(base))
+
+
 def _listed(folder: Path, order: str = "natural") -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"folder {folder} does not exist; expected images in it")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lgrnet import distributed
 from lgrnet.config import build
+from lgrnet.data.still_datasets import POLYP_SPLITS
 from lgrnet.engine.grid import Size, plan, read_grid
 from lgrnet.engine.grid_run import run_one
 from lgrnet.engine.grid_table import collect, layout, model_size
@@ -29,8 +30,8 @@ def test_it_loads_and_its_header_gives_the_command(name, tmp_path):
     grid = read_grid(FILES[name])
     header = ast.get_docstring(ast.parse(FILES[name].read_text(encoding="utf-8")))
     assert f"tools/run_grid.py configs/grids/{name}.py --out" in header
-    runs = plan(grid, tmp_path, [f"data.root={tmp_path}"])
-    assert len(runs) >= len(grid.cells) * grid.repeats
+    runs = plan(replace(grid, repeats=1), tmp_path, [f"data.root={tmp_path}"])
+    assert len(runs) == len(grid.cells)
     for run in runs:
         settings = settings_of(run.config)
         assert settings.steps > 1 and run.config.data.root == str(tmp_path)
@@ -98,7 +99,7 @@ def write_stills(root, images="images", masks="masks", count=20, values=(0, 255)
 
 
 TINY = ["train.steps=2", "train.batch_size=2", "train.workers=0", "train.device=cpu", "train.precision=fp32"]
-TINY += ["train.eval_every=0", "train.save_every=2", "train.backbone_weights=null"]
+TINY += ["train.eval_every=2", "train.save_every=2", "train.backbone_weights=null"]
 
 
 def train_first(name, tmp_path, data, *overrides):
@@ -117,3 +118,76 @@ def test_the_study_trains_and_is_scored(tmp_path):
     with pytest.warns(UserWarning, match="612"):
         line = train_first("ssformer_study", tmp_path, tmp_path / "data", "data.size=[64,64]")
     assert line["frames of val"] == "2" and 0 <= float(line["mDice, % (protocol study, val)"]) <= 100
+
+
+def test_ssformers_decoders_are_those_of_the_release(tmp_path):
+    """They differ from the release's models by the layers that those never use."""
+    grid = read_grid(FILES["ssformer_decoders"])
+    fusion = 1024 * 256 + 2 * 256
+    unused = (fusion, fusion, 3 * (2 * 768 * 768 + 2 * 768), 0, 512 * 9 + 1)
+    published = next(p.values for p in grid.published if p.label == "parameters")
+    for (key, cell), surplus in zip(grid.cells.items(), unused, strict=True):
+        assert model_size(cell.config())["parameters"] == published[key] - surplus
+
+
+def test_ssformers_decoders_train_and_are_scored(tmp_path):
+    for number, part in enumerate(("TrainDataset", *(f"TestDataset/{name}" for name in list(POLYP_SPLITS)[1:]))):
+        write_stills(tmp_path / part, count=2 + number)
+    small = ["data.size=[64,64]", "model.net.backbone.name=mit_b0"]
+    with pytest.warns(UserWarning, match="the published one"):
+        line = train_first("ssformer_decoders", tmp_path / "out", tmp_path, *small)
+    assert line["frames of CVC-300"] == "3" and line["frames of Kvasir"] == "7"
+    assert 0 <= float(line["mean Dice Kvasir (protocol ssformer-test, Kvasir)"]) <= 1
+
+
+SVANET = {  # parameters of the release's models with two classes
+    "SvANet": 202_434_290,
+    "DeepLabV3": 55_234_626,
+    "no bottlenecks": 125_081_674,
+    "no Monte Carlo attention": 199_668_946,
+    "no AssembleFormer in branches": 178_228_002,
+    "no AssembleFormer in the decoder": 183_079_658,
+    "no AssembleFormer": 163_725_026,
+    "no guidance": 159_199_266,
+    "guidance without scale-variant attention": 197_228_274,
+    "no link decoder": 151_619_690,
+    "squeeze attention in bottlenecks": 202_434_290,
+    "Monte Carlo attention in AssembleFormers": 203_823_410,
+    "guidance by the source alone": 198_264_818,
+    "guidance by average pooling": 202_434_290,
+    "guidance by max pooling": 202_434_290,
+    "sums in the link decoder": 176_200_178,
+    "branches from the second stage on": 197_808_590,
+    "AssembleFormers deep only": 205_720_787,
+    "ResNet-18": 30_028_050,
+    "ResNeXt-50 32x4d": 201_906_162,
+}
+
+
+def test_svanets_variants_are_those_of_the_release(tmp_path):
+    cells = {**read_grid(FILES["svanet_ablation_extra"]).cells, **read_grid(FILES["svanet_ablation"]).cells}
+    assert {key[0] for key in cells} >= set(SVANET)
+    for (name,), cell in cells.items():
+        config = cell.config(["model.net.num_classes=2"])
+        with torch.device("meta"):
+            model = build(config.model)
+        assert sum(p.numel() for p in model.parameters()) == SVANET.get(name, SVANET["SvANet"]), name
+
+
+def test_svanets_grids_find_folds_and_train(tmp_path):
+    """Cross-validation folders in place of train and test; epochs of the schedule follow train.eval_every."""
+    small = ["data.size=[64,64]", "train.freeze_steps=1", "model.net.backbone.name=resnet18"]
+    small += ["model.net.bottleneck=false", "model.net.link=none"]
+    for fold in (1, 2):
+        for part in ("train", "test"):
+            write_stills(tmp_path / f"SpermHealth/split{fold}/{part}", ".", "../mask", 2 + fold, (0, 1, 2), (64, 64))
+    runs = plan(read_grid(FILES["svanet_ablation"]), tmp_path, [f"data.root={tmp_path}", "train.eval_every=7"])
+    assert [run.name for run in runs[:3]] == [
+        "SvANet/split1/repeat_1",
+        "SvANet/split2/repeat_1",
+        "DeepLabV3/split1/repeat_1",
+    ]
+    assert len(runs) == 10 * 2 * 3 and [run.config.data.fold for run in runs[:2]] == [1, 2]
+    assert runs[0].config.schedule.steps_per_epoch == runs[0].config.train.save_every == 7
+    line = train_first("svanet_ablation", tmp_path / "out", tmp_path, *small, "train.eval_every=2")
+    assert line["frames of test"] == "3" and 0 <= float(line["mDice, % (protocol svanet-size, test)"].split()[0]) <= 100
