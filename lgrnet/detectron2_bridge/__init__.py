@@ -44,6 +44,7 @@ from lgrnet.detectron2_bridge.backbones import FeatureLevels, MiT, PVTv2
 from lgrnet.detectron2_bridge.catalog import clip_dicts, register_folder, register_layouts, register_records
 from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
 from lgrnet.detectron2_bridge.evaluator import ClipEvaluator
+from lgrnet.detectron2_bridge.frames import FrameEvaluator, register_frames
 from lgrnet.detectron2_bridge.loaders import build_test_loader, build_train_loader
 from lgrnet.detectron2_bridge.mapper import ClipMapper
 from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch, LGRNet, PlainHead, encoder_of
@@ -54,6 +55,7 @@ __all__ = [
     "ClipMapper",
     "ClipMetaArch",
     "FeatureLevels",
+    "FrameEvaluator",
     "LGRNet",
     "MiT",
     "PVTv2",
@@ -67,6 +69,7 @@ __all__ = [
     "merge_config",
     "paths",
     "register_folder",
+    "register_frames",
     "register_layouts",
     "register_records",
 ]

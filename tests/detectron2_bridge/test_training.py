@@ -175,7 +175,7 @@ def test_the_published_settings_are_the_same_three_times():
     optimizers = [
         ClipTrainer.build_optimizer(cfg, models[0]),
         instantiate(lazy.optimizer),
-        build(own.optimizer, models[2]),
+        build(own.optimizer)(models[2]),
     ]
     groups = [[(g["lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups] for made in optimizers]
     assert groups[0] == groups[1] == groups[2]
