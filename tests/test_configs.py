@@ -9,8 +9,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lgrnet.config import SECTIONS, ConfigError, build, load_config, to_json
+from lgrnet.checkpoint import ALLOWED
+from lgrnet.config import SECTIONS, ConfigError, build, build_json, load_config, to_json
+from lgrnet.data.still_datasets import SVANET_CLASSES
+from lgrnet.engine.run import evaluation_protocols
 from lgrnet.engine.settings import TrainSettings
+from lgrnet.losses.dense_criterion import DenseCriterion
+from lgrnet.losses.published_criteria import SSFormerCriterion
 from lgrnet.records import DataError
 
 ROOT = Path(__file__).resolve().parents[1] / "configs"
@@ -23,12 +28,22 @@ PARAMETERS = {
     "ufuv/lgrnet_pvtv2_b2": 27_655_266,
     "sunseg/lgrnet_res2net50": 30_742_602,
 }
+STILL_PARAMETERS = {
+    "polyp_images/ssformer_s": 29_572_545 - 262_656,  # the release's files hold a layer that is never used
+    "polyp_images/ssformer_l": 66_218_945 - 262_656,
+    "ssformer_study/mit_b0_kvasir_pld": 3_846_770,
+    "ssformer_study/mit_b0_kvasir_sed": 3_714_658,
+    "svanet/svanet_r50": 202_434_290,
+    "svanet/deeplabv3_r50": 55_234_626,
+}
+CLASSES = {"fives": 4, "isic2018": 1, "polypgen": 1, "atlas": 2, "kits23": 3, "tissuenet": 2, "spermhealth": 2}
 EPOCHS = {"sunseg/lgrnet_pvtv2_b2": 823, "sunseg/lgrnet_res2net50": 823, "cvc/lgrnet_pvtv2_b2": 1260}
 EPOCHS["ufuv/lgrnet_pvtv2_b2"] = 186
 
 
 def test_the_promised_files_are_there():
-    assert {*PARAMETERS, "vocalfolds/lgrnet_pvtv2_b0", "demo/phantom"} <= set(FILES)
+    sets = {f"svanet/{name}" for name in CLASSES}
+    assert {*PARAMETERS, *STILL_PARAMETERS, *sets, "vocalfolds/lgrnet_pvtv2_b0", "demo/phantom"} <= set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -75,6 +90,58 @@ def test_the_published_models(name):
     assert layer.propagation.attention.dilation == (2 if fibroid else 1)
     assert layer.gather_mask is fibroid
     assert "LGRNet" in to_json(config.model)
+
+
+@pytest.mark.parametrize("name", STILL_PARAMETERS)
+def test_the_published_still_models(name):
+    model = build_json(to_json(load_config(FILES[name]).model), ALLOWED)
+    assert sum(p.numel() for p in model.parameters()) == STILL_PARAMETERS[name]
+    assert model.decision == ("sigmoid" if name.startswith("polyp_images") else "softmax")
+    assert model.pixel_mean.any() != name.startswith("svanet")
+
+
+@pytest.mark.parametrize("name, backbone", [("ssformer_s", "mit_b2"), ("ssformer_l", "mit_b4")])
+def test_ssformer_as_it_was_run(name, backbone):
+    config = load_config(FILES[f"polyp_images/{name}"])
+    settings = build(config.train)
+    assert (settings.steps, settings.batch_size, settings.seed, settings.clip_norm) == (2000 * 46, 32, 1, 0)
+    assert settings.backbone_weights == f"weights/{backbone}.pth" and config.model.net.backbone.name == backbone
+    assert (config.schedule.steps_per_epoch, config.schedule.decay_epochs) == (46, 200)
+    assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.backbone_lr_scale) == (1e-4, 0.01, 1)
+    assert config.optimizer.decay_norms and config.optimizer.decay_biases and config.data.resize == "bilinear"
+    assert type(build(config.criterion)) is DenseCriterion
+    published = load_config(FILES[f"polyp_images/{name}"], ["criterion.loss=published"])
+    assert type(build(published.criterion)) is SSFormerCriterion
+    with pytest.raises(ValueError, match="expected one of bce_dice, published"):
+        build(load_config(FILES[f"polyp_images/{name}"], ["criterion.loss=dice"]).criterion)
+    assert next(iter(evaluation_protocols(config))).id == "ssformer-test"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_svanet_as_it_was_run(name):
+    config = load_config(FILES[f"svanet/{name}"])
+    settings = build(config.train)
+    epoch = settings.eval_every
+    assert (settings.steps, settings.freeze_steps, settings.save_every) == (100 * epoch, 10 * epoch, epoch)
+    assert (config.schedule.epochs, config.schedule.steps_per_epoch, config.schedule.restart) == (100, epoch, True)
+    assert (settings.batch_size, settings.metric) == (4, "published_iou")
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (5e-4, 0.03)
+    assert config.model.net.num_classes == 1 + CLASSES[name] == 1 + len(SVANET_CLASSES[config.data.name])
+    assert config.model.net.image_size == 512 and config.data.resize == "bicubic"
+    assert [protocol.id for protocol in evaluation_protocols(config)] == ["svanet-size"]
+    other = load_config(FILES[f"svanet/{name}"], ["train.eval_every=7", "data.size=[256, 256]"])
+    assert (other.train.save_every, other.schedule.steps_per_epoch, other.model.net.image_size) == (7, 7, 256)
+
+
+def test_heads_on_polypgen_stills_share_all_but_the_head():
+    names = [name for name in FILES if name.startswith("polypgen_stills/")]
+    configs = [load_config(FILES[name]) for name in names]
+    assert len(configs) == 4
+    for part in ("data", "optimizer"):
+        assert len({to_json(config[part]) for config in configs}) == 1
+    same = {(c.train.seed, c.train.batch_size, c.train.clip_norm, c.schedule.warmup_steps) for c in configs}
+    assert len(same) == 1
+    assert all(c.schedule.total_steps == c.train.steps for c in configs)
 
 
 @pytest.mark.parametrize("name", EPOCHS)

@@ -1,0 +1,17 @@
+"""SvANet with ResNet-50 on TissueNet: cells and nuclei.
+
+    python main.py --config_file configs/svanet/tissuenet.py --trainer_mode train data.root=/data/svanet
+
+As svanet_r50.py, which says what it needs and how. Its epoch is made for 1000 images; how
+many the published split has is not known.
+Expected mDice of objects below 1 % of the image (abstract of arXiv 2407.07720v4; protocol svanet-size, published_dice):
+80.25.
+"""
+
+from pathlib import Path
+
+from lgrnet.config import run_file
+
+base = run_file(Path(__file__).with_name("svanet_r50.py"))
+
+model, criterion, data, optimizer, schedule, train = base["on"]("TissueNet", images=1000).values()
