@@ -1,0 +1,44 @@
+"""What the Triton kernels of all ops share: when they can run, and how they are compiled without a GPU.
+
+Importing this imports no triton; the files named triton_kernels.py do, and they are loaded when a kernel is first
+asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def cannot_run(like: Tensor) -> str | None:
+    """Why Triton's kernels cannot work on a tensor like this one, None when they can.
+
+    They work on CUDA tensors, and on CPU tensors where Triton interprets its kernels (for tests: very slow).
+    """
+    if like.device.type not in ("cuda", "cpu"):
+        return f"it works on CUDA tensors, not on {like.device.type}"
+    if like.dtype not in DTYPES:
+        return f"it computes in float32, not in {like.dtype}"
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return "an exported graph cannot hold it"
+    if missing() is not None:
+        return missing()
+    if like.device.type == "cpu" and not importlib.import_module("lgrnet.ops.gpu.triton_kernels").interpreting():
+        return "it works on CUDA tensors, not on cpu (only in Triton's interpreter, with TRITON_INTERPRET=1)"
+    return None
+
+
+@cache
+def missing() -> str | None:
+    """Why triton cannot be imported, None when it can."""
+    try:
+        importlib.import_module("lgrnet.ops.gpu.triton_kernels")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        return f"triton cannot be imported ({type(error).__name__}: {reason}); install it with pip install triton"
+    return None
