@@ -49,6 +49,7 @@ from lgrnet.detectron2_bridge.loaders import build_test_loader, build_train_load
 from lgrnet.detectron2_bridge.mapper import ClipMapper
 from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch, LGRNet, PlainHead, encoder_of
 from lgrnet.detectron2_bridge.solver import build_optimizer
+from lgrnet.detectron2_bridge.still_archs import SSFormer, SvANet
 
 __all__ = [
     "ClipEvaluator",
@@ -60,6 +61,8 @@ __all__ = [
     "MiT",
     "PVTv2",
     "PlainHead",
+    "SSFormer",
+    "SvANet",
     "add_lgrnet_config",
     "build_optimizer",
     "build_test_loader",

@@ -16,10 +16,12 @@ from lgrnet.config import ConfigError
 from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.matcher import HungarianMatcher
 from lgrnet.losses.set_criterion import SetCriterion
+from lgrnet.losses.softmax_criterion import SoftmaxCriterion
 from lgrnet.models.backbones import LEVELS, MixTransformer, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.plain_head import PlainHead
 from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
+from lgrnet.models.svanet import SvANet
 from lgrnet.models.video_decoder import VideoDecoder
 
 _EPOCH = 823  # steps: 3292 clips (every 6th frame of the 112 training videos of SUN-SEG) / 4 clips per step
@@ -38,9 +40,9 @@ def add_lgrnet_config(cfg: CfgNode) -> CfgNode:
     """Adds our keys to a config of detectron2 and gives it, too; both get the published settings of SUN-SEG.
 
     Ours are MODEL.NUM_CLASSES (background not counted), MODEL.FRAME_CHUNK, MODEL.LGRNET, MODEL.PLAIN_HEAD,
-    MODEL.CRITERION, MODEL.DENSE_CRITERION, MODEL.PVTV2, MODEL.MIT, INPUT.CLIP, DATASETS.ROOT,
-    SOLVER.BACKBONE_MULTIPLIER, TEST.SEMANTIC_ON and TEST.INSTANCE_ON. The keys of a class are the names of its
-    arguments in capitals, with their defaults.
+    MODEL.SSFORMER, MODEL.SVANET, MODEL.CRITERION, MODEL.DENSE_CRITERION, MODEL.SOFTMAX_CRITERION, MODEL.PVTV2,
+    MODEL.MIT, INPUT.CLIP, DATASETS.ROOT, SOLVER.BACKBONE_MULTIPLIER, TEST.SEMANTIC_ON and TEST.INSTANCE_ON. The keys
+    of a class are the names of its arguments in capitals, with their defaults.
 
     Of detectron2's own keys these change, so that they mean what they mean there: MODEL.META_ARCHITECTURE,
     MODEL.BACKBONE, MODEL.PIXEL_MEAN and PIXEL_STD (0..255, in the order of INPUT.FORMAT, which is RGB), SOLVER,
@@ -109,6 +111,10 @@ def _add_model(model: CfgNode) -> None:
     model.CRITERION = _section(SetCriterion)
     model.CRITERION.MATCHER = _section(HungarianMatcher)
     model.DENSE_CRITERION = _section(DenseCriterion)
+    model.SOFTMAX_CRITERION = _section(SoftmaxCriterion)
+    model.SSFORMER = CfgNode({"DECODER": "ProgressiveLocalityDecoder", "ENLARGE": "corners"})
+    model.SVANET = _section(SvANet, "num_classes")
+    model.SVANET.RESNET = "resnet50"
     for name, kind in (("PVTV2", TimmBackbone), ("MIT", MixTransformer)):
         model[name] = _section(kind)
         model[name].OUT_FEATURES = list(LEVELS)

@@ -96,7 +96,7 @@ class ClipMetaArch(nn.Module):
         A subclass adds `criterion`.
         """
         return {
-            "model": cls.describe(cfg, build_levels(cfg), construct),
+            "model": cls.describe(cfg, cls.levels(cfg), construct),
             "seed": cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
             "sizes": cfg.INPUT.CLIP.SIZES,
             "input_format": cfg.INPUT.FORMAT,
@@ -106,6 +106,16 @@ class ClipMetaArch(nn.Module):
             "semantic_on": cfg.TEST.SEMANTIC_ON,
             "instance_on": cfg.TEST.INSTANCE_ON,
         }
+
+    @classmethod
+    def levels(cls, cfg: CfgNode) -> nn.Module:
+        """The backbone of a config."""
+        return build_levels(cfg)
+
+    @classmethod
+    def describe_levels(cls, cfg: CfgNode, make: Make) -> Any | None:
+        """What stands for that backbone outside detectron2, made by `make`; None: nothing does."""
+        return describe_levels(cfg, make)
 
     @classmethod
     def describe(cls, cfg: CfgNode, backbone: Any, make: Make) -> Any:
@@ -264,5 +274,6 @@ def model_class(cfg: CfgNode) -> type[ClipMetaArch]:
 
 def describe_model(cfg: CfgNode, make: Make) -> Any | None:
     """The model of a config, put together by `make` with our own backbones; None for a backbone that is not ours."""
-    backbone = describe_levels(cfg, make)
-    return None if backbone is None else model_class(cfg).describe(cfg, backbone, make)
+    kind = model_class(cfg)
+    backbone = kind.describe_levels(cfg, make)
+    return None if backbone is None else kind.describe(cfg, backbone, make)

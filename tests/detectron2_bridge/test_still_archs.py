@@ -1,0 +1,81 @@
+"""SSFormer and SvANet as detectron2's: an image is a clip of one frame, with the losses and masks of our own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+
+from lgrnet.config import ConfigError, build, builds
+from lgrnet.data.loader import collate
+from lgrnet.detectron2_bridge.meta_arch import describe_model
+from lgrnet.inference.predictor import Predictor
+from tests.detectron2_bridge.test_meta_arch import clip, item
+
+
+@pytest.fixture(params=["SSFormer", "SvANet"])
+def small(request, cfg):
+    """A small config of each still model."""
+    cfg.MODEL.META_ARCHITECTURE, cfg.INPUT.CLIP.SIZES, cfg.MODEL.DEVICE = request.param, [], "cpu"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.MIT.NAME, cfg.MODEL.MIT.DROP_PATH = "MiT", "mit_b0", 0.0
+    cfg.MODEL.SVANET.RESNET, cfg.MODEL.SVANET.IMAGE_SIZE, cfg.MODEL.SVANET.LINK_DEPTH = "resnet18", 64, 1
+    if request.param == "SvANet":
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0, 0.0, 0.0], [255.0, 255.0, 255.0]
+    return cfg
+
+
+def test_it_is_registered_and_gives_weighted_losses(small):
+    model = build_model(small).train()
+    assert type(model) is META_ARCH_REGISTRY.get(small.MODEL.META_ARCHITECTURE)
+    clips = [clip(0, (1, 64, 64)), clip(1, (1, 64, 64), seed=1)]
+    losses = model([item(one) for one in clips])
+    assert set(losses) == {f"loss_{name}" for name in model.criterion.weights}
+    total = sum(losses.values())
+    total.backward()
+    assert total.isfinite() and all(p.grad is not None for p in model.model.net.backbone.parameters() if p.ndim > 3)
+
+    frozen = build_model(small).eval()
+    batch = collate(clips, frozen.model.stride)
+    with torch.no_grad():
+        output = frozen.model(batch.frames)
+        terms = frozen.criterion(output, batch.targets)
+        # In training mode only the model differs: the terms of one output are the criterion's own.
+        frozen.training = True
+        bridged = frozen([item(one) for one in clips])
+    for name, term in terms.items():
+        assert bridged[f"loss_{name}"].item() == pytest.approx(frozen.criterion.weights[name] * term.item(), rel=1e-6)
+
+
+def test_an_image_and_a_video_are_predicted_as_by_our_predictor(small):
+    model = build_model(small).eval()
+    made = clip(0)
+    frames = (made.frames * 255).round().to(torch.uint8)
+    ours = Predictor(model.model, size=frames.shape[-2:]).predict_frames(frames.permute(0, 2, 3, 1).numpy())
+    (video,) = model([{"frames": frames}])
+    assert (video["prediction"].mask == ours.mask).all() and len(video["instances"]) == 3
+    assert (video["prediction"].probability == ours.probability).all()
+    (image,) = model([{"image": frames[1]}])
+    assert image["sem_seg"].shape == (2, 64, 64)
+    assert (image["prediction"].mask[:, 0] == ours.mask[:, 1]).all()
+
+
+def test_the_model_can_be_described_without_detectron2(small):
+    state = build_model(small).state_dict()
+    described = build(describe_model(small, builds))
+    described.load_state_dict(state)
+    decision = {"SSFormer": "sigmoid", "SvANet": "softmax"}[small.MODEL.META_ARCHITECTURE]
+    assert described.decision == decision
+
+
+@pytest.mark.parametrize("decoder", ["SegFormerDecoder", "MultiLevelAggregationDecoder"])
+def test_decoders_of_the_ablation(cfg, decoder):
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.DEVICE = "SSFormer", "MiT", "cpu"
+    cfg.MODEL.MIT.NAME, cfg.MODEL.SSFORMER.DECODER, cfg.MODEL.SSFORMER.ENLARGE = "mit_b0", decoder, "input"
+    assert type(build_model(cfg).model.net.decoder).__name__ == decoder
+
+
+def test_an_unknown_decoder_is_told(cfg):
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME = "SSFormer", "MiT"
+    cfg.MODEL.SSFORMER.DECODER = "PLD"
+    with pytest.raises(ConfigError, match="'PLD'; expected one of ProgressiveLocalityDecoder"):
+        build_model(cfg)
