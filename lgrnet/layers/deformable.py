@@ -22,11 +22,14 @@ def token_centres(shapes: Sequence[tuple[int, int]], device: torch.device | None
 
 
 class DeformableAttention(nn.Module):
-    """Every token samples `points` places of each of `levels` levels."""
+    """Every token samples `points` places of each of `levels` levels.
 
-    def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4):
+    backend  of `lgrnet.ops.ms_deform_attn`
+    """
+
+    def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4, backend: str = "auto"):
         super().__init__()
-        self.heads, self.levels, self.points = heads, levels, points
+        self.heads, self.levels, self.points, self.backend = heads, levels, points, backend
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
@@ -55,15 +58,19 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))
         weights = self.attention_weights(query).unflatten(-1, (self.heads, -1))
         reference = token_centres(shapes, query.device)[None, :, None].expand(-1, -1, self.levels, -1)
-        return self.output_proj(ms_deform_attn(value, offsets, weights, reference, shapes))
+        sampled = ms_deform_attn(value, offsets, weights, reference, shapes, backend=self.backend)
+        return self.output_proj(sampled)
 
 
 class DeformableBlock(nn.Module):
-    """LayerNorm(tokens + deformable attention)."""
+    """LayerNorm(tokens + deformable attention).
 
-    def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4):
+    backend  of `lgrnet.ops.ms_deform_attn`
+    """
+
+    def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4, backend: str = "auto"):
         super().__init__()
-        self.attention = DeformableAttention(dim, heads, levels, points)
+        self.attention = DeformableAttention(dim, heads, levels, points, backend)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, position: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:

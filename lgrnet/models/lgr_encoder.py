@@ -122,6 +122,7 @@ def _layer(
     has_queries: bool,
     scan: tuple | None,
     gather_mask: bool,
+    deform_backend: str,
 ) -> EncoderLayer:
     """A layer of the encoder; propagation, scan: what these parts take after dim, None leaves the part out."""
     return EncoderLayer(
@@ -129,7 +130,7 @@ def _layer(
         AttentionBlock(dim, heads) if has_queries else None,
         None if scan is None else FrameQueryMixer(dim, *scan),
         AttentionBlock(dim, heads) if has_queries else None,
-        DeformableBlock(dim, heads, len(TOKEN_LEVELS), points),
+        DeformableBlock(dim, heads, len(TOKEN_LEVELS), points, deform_backend),
         FeedForward(dim, hidden),
         gather_mask,
     )
@@ -165,6 +166,7 @@ class LGREncoder(nn.Module):
     norm_per_clip      see `ClipProjection`: published, the statistics of the projections run over the whole clip
     scan_backend          which `lgrnet.ops.selective_scan`: "auto", or a name, as "mamba_ssm"
     neighborhood_backend  which `lgrnet.ops.neighborhood_attention`: "auto", or a name, as "natten"
+    deform_backend        which `lgrnet.ops.ms_deform_attn`: "auto", or a name, as "reference"
 
     All layers start as copies of one, as published: their matrices are then drawn anew, their biases stay equal.
     Raises ValueError for an unknown scan_init or scan_order and for numbers out of range.
@@ -194,6 +196,7 @@ class LGREncoder(nn.Module):
         norm_per_clip: bool = True,
         scan_backend: str = "auto",
         neighborhood_backend: str = "auto",
+        deform_backend: str = "auto",
     ):
         super().__init__()
         self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim, 32, norm_per_clip) for k in TOKEN_LEVELS})
@@ -202,7 +205,9 @@ class LGREncoder(nn.Module):
         mixes = num_frame_queries and global_mixing
         propagation = (heads, window, dilation, propagation_steps, cyclic, neighborhood_backend) if local else None
         scan = (scan_depth, scan_states, scan_order, scan_hidden, scan_backend) if mixes else None
-        layer = _layer(dim, heads, hidden, points, propagation, num_frame_queries > 0, scan, gather_mask)
+        layer = _layer(
+            dim, heads, hidden, points, propagation, num_frame_queries > 0, scan, gather_mask, deform_backend
+        )
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(depth))
         self.fpn = FeaturePyramid(channels["res2"], dim)
         self._initialise(scan_init)

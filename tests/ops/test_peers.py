@@ -205,6 +205,15 @@ def test_a_model_by_both_peers_is_the_same(mamba_ssm, natten):
     model_agrees()
 
 
+def test_a_model_takes_our_own_backends_by_name():
+    names = {f"{op}_backend": "reference" for op in ("scan", "neighborhood", "deform")}
+    for level, value in encoded(**names).items():
+        close(value, encoded()[level], 1e-5)
+    for name in names:
+        with pytest.raises(BackendError, match="backend is 'abacus'"):
+            encoded(**{name: "abacus"})
+
+
 def test_auto_never_takes_a_peer():
     ours, like = {"reference": Backend(min)}, torch.zeros(1)
     assert choose(ours, "auto", like, {"peer": max}) is min
