@@ -1,91 +1,29 @@
 """SvANet's ablation on SpermHealth: what each of its parts gives; three repeats, averaged as published.
 
-    python tools/run_grid.py configs/grids/svanet_ablation.py --out runs/grids/svanet_ablation data.root=/data \\
+    python tools/run_grid.py configs/grids/svanet_ablation.py --out runs/grids/svanet_ablation data.root=/data/svanet \\
         train.eval_every=E train.steps=100E train.freeze_steps=10E
 
-E is the steps of an epoch, a quarter of the training images: how many SpermHealth has is not published, and without
-these three changes an epoch is 250 steps. data.name=PolypGen (or another of its seven sets) takes other images; then
-set model.net.num_classes, too. Where the folder of the data set holds split1, split2, ... in place of train and test,
-every cell is trained on each (cross-validation). Needs weights/resnet50-11ad3fa6.pth (INSTALL.md).
+Settings are those of configs/svanet/spermhealth.py, which says what it needs. E is the steps of an epoch, a quarter of
+the training images: how many SpermHealth has is not published; without these three changes it is 250 steps. For another
+of SvANet's sets data.name=PolypGen model.net.num_classes=2. Where the folder of the data set holds split1, split2, ...
+in place of train and test, every cell is trained on each (cross-validation).
 
 The numbers are SvANet's, means over classes with background, at the epoch that is best by mIoU on the test split
 itself, as published. The last one is the Dice without background. Of the published ablation no number is known to us;
 Table III has the whole model.
 """
 
+from functools import partial
 from pathlib import Path
 
-from lgrnet.config import builds
-from lgrnet.data.datasets import ClipDataset
-from lgrnet.data.samplers import Single
-from lgrnet.data.still_datasets import svanet_folds, svanet_set
-from lgrnet.data.still_training import svanet_training
+from lgrnet.config import read_config, run_file
+from lgrnet.data.still_datasets import svanet_folds
 from lgrnet.engine.grid import Cell, Metric, Published, Size
-from lgrnet.engine.optim import adamw, restarted_cosine
-from lgrnet.engine.settings import TrainSettings
-from lgrnet.evaluation import SvANetSizeProtocol
-from lgrnet.losses.softmax_criterion import SoftmaxCriterion
-from lgrnet.models.deeplabv3 import DeepLabV3
-from lgrnet.models.resnet import ResNetBackbone
-from lgrnet.models.segmenter import PerFrame
-from lgrnet.models.svanet import SvANet
 
-EPOCH, EPOCHS = 250, 100
-CLASSES = 3  # of SpermHealth, with background
+configs = Path(__file__).parents[1] / "svanet"
+base, svanet = read_config(configs / "spermhealth.py"), run_file(configs / "svanet_r50.py")
+model = partial(svanet["svanet"], "SpermHealth")
 NO_FORMERS = [None, None, None, None]
-
-
-def still(net):
-    """A network on frames in 0..1 as they are, softmax over background and classes."""
-    return builds(PerFrame, net=net, decision="softmax", pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0))
-
-
-def model(backbone: str = "resnet50", **settings):
-    """The published model with other settings."""
-    encoder = builds(ResNetBackbone, name=backbone)
-    return still(builds(SvANet, backbone=encoder, num_classes=CLASSES, image_size="${data.size[0]}", **settings))
-
-
-def split(name: str):
-    """Images of one of SvANet's sets."""
-    return builds(svanet_set, root="${data.root}", name="${data.name}", split=name, fold="${data.fold}")
-
-
-base = dict(
-    model=model(),
-    criterion=builds(SoftmaxCriterion),
-    data=dict(
-        root="data",
-        name="SpermHealth",
-        fold=None,
-        size=[512, 512],
-        resize="bicubic",
-        protocols=dict(size=builds(SvANetSizeProtocol)),
-        train=builds(
-            ClipDataset,
-            records=split("train"),
-            sampler=builds(Single),
-            transforms=builds(svanet_training, size="${data.size[0]}"),
-            require_foreground=False,
-        ),
-        eval=dict(test=split("test")),
-    ),
-    optimizer=builds(adamw, lr=5e-4, backbone_lr_scale=1.0, weight_decay=0.03, decay_norms=True, zen_partial=True),
-    schedule=builds(restarted_cosine, epochs=EPOCHS, steps_per_epoch="${train.eval_every}", zen_partial=True),
-    train=builds(
-        TrainSettings,
-        steps=EPOCHS * EPOCH,
-        batch_size=4,
-        save_every="${train.eval_every}",
-        eval_every=EPOCH,
-        freeze_steps=10 * EPOCH,
-        keep=1,
-        metric="published_iou",
-        sizes=(),
-        clip_norm=0.0,
-        backbone_weights="weights/resnet50-11ad3fa6.pth",
-    ),
-)
 
 
 def folds(config) -> dict[str, list[str]]:
@@ -97,7 +35,7 @@ axes = ["model"]
 whole = "SvANet"
 cells = {
     whole: Cell(base),
-    "DeepLabV3": Cell(base, model=still(builds(DeepLabV3, backbone=builds(ResNetBackbone), num_classes=CLASSES))),
+    "DeepLabV3": Cell(base, model=svanet["deeplabv3"]("SpermHealth")),
     "no bottlenecks": Cell(base, model=model(bottleneck=False)),
     "no Monte Carlo attention": Cell(base, model=model(bottleneck_attention="none")),
     "no AssembleFormer in branches": Cell(base, model=model(branch_depths=NO_FORMERS, link_depth=0)),

@@ -1,7 +1,7 @@
 """SvANet's further ablation on SpermHealth: the choices inside its parts; three repeats, averaged as published.
 
     python tools/run_grid.py configs/grids/svanet_ablation_extra.py --out runs/grids/svanet_ablation_extra \\
-        data.root=/data train.eval_every=E train.steps=100E train.freeze_steps=10E
+        data.root=/data/svanet train.eval_every=E train.steps=100E train.freeze_steps=10E
 
 Data, training, numbers, folds and the epoch E are those of svanet_ablation.py, which says what they mean. Choices
 that the release names but cannot build (a third and a fourth attention of the bottleneck, "nostage5", separable
@@ -20,7 +20,7 @@ base, model, whole = first["base"], first["model"], first["whole"]
 
 def backbone(name: str, weights: str):
     """Another encoder with its ImageNet weights."""
-    return Cell(base, f"train.backbone_weights=weights/{weights}", model=model(name))
+    return Cell(base, f"train.backbone_weights=weights/{weights}", model=model(backbone=name))
 
 
 axes = ["model"]
