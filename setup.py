@@ -30,6 +30,13 @@ class BuildKernels(build_ext):
     def get_export_symbols(self, ext):
         return []
 
+    def copy_extensions_to_source(self):
+        for ext in self.extensions:
+            # Written anew instead of over: a process that runs the old library keeps it. One that does not compile
+            # any more does not stay behind.
+            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+
     def get_ext_filename(self, fullname):
         # The dot keeps Python from taking a library for a module.
         *folder, name = fullname.split(".")
