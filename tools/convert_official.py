@@ -23,7 +23,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lgrnet.checkpoint import official_stills, official_svanet  # noqa: E402
+from lgrnet.checkpoint import input_facts, official_stills, official_svanet  # noqa: E402
 from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
 from lgrnet.checkpoint.official import (  # noqa: E402
     OfficialWeightsError,
@@ -52,9 +52,7 @@ def convert(source: Path, destination: Path, config_file: Path, backbone: bool =
         result = _translated(state, model.state_dict())
     if result.complete:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        meta = {"source": source.name}
-        if not backbone and config.data.get("size"):
-            meta["input_size"] = list(config.data.size)
+        meta = {"source": source.name} | ({} if backbone else input_facts(config))
         save_weights(destination, result.state, None if backbone else to_json(config.model), meta)
     return result
 

@@ -28,12 +28,18 @@ from lgrnet.records import DataError  # noqa: E402
 
 
 def predict_video(
-    source: Path, out: Path, weights: str, size: Sequence[int] | None, device: str | None = None
+    source: Path,
+    out: Path,
+    weights: str,
+    size: Sequence[int] | None = None,
+    device: str | None = None,
+    chunk: int | None = None,
 ) -> list[str]:
     """Runs the whole walk and returns what to tell the user, line by line.
 
     size    (height, width) that frames are resized to; None: what the model was trained at
     device  where the model runs; None: a GPU where there is one
+    chunk   frames that go through the backbone at once; None: what the model says
 
     Raises DataError, CheckpointError, ConfigError or MemoryError.
     """
@@ -41,7 +47,8 @@ def predict_video(
     model = lgrnet.load(weights)
     size = tuple(size or getattr(model, "input_size", (352, 352)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prediction = Predictor(model, size, device).predict_stream(frames, frames.name)
+    resize = getattr(model, "input_resize", "bilinear")
+    prediction = Predictor(model, size, device, chunk, resize).predict_stream(frames, frames.name)
     lost = list(frames.damage)
     masks = save_masks(prediction, out / "masks")
     pictures = save_video_overlays(frames, prediction, out / "overlays")
@@ -68,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: what the model was trained at")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
+    parser.add_argument("--chunk", type=int, help="frames that go through the backbone at once; fewer need less memory")
     options = parser.parse_args(arguments)
     try:
-        lines = predict_video(options.input, options.out, options.weights, options.size, options.device)
+        lines = predict_video(options.input, options.out, options.weights, options.size, options.device, options.chunk)
     except (DataError, CheckpointError, ConfigError, MemoryError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -38,8 +38,9 @@ EPOCHS, BATCH = 100, 4
 
 
 def still(net):
-    """A network on frames in 0..1 as they are, softmax over background and classes."""
-    return builds(PerFrame, net=net, decision="softmax", pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0))
+    """A network on frames in 0..1 as they are, softmax over background and classes; one frame of a video at a time."""
+    as_they_are = dict(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0))
+    return builds(PerFrame, net=net, chunk=1, decision="softmax", **as_they_are)
 
 
 def svanet(name: str, backbone: str = "resnet50", **settings):

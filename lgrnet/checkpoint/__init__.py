@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from lgrnet import __version__
@@ -34,6 +36,9 @@ ALLOWED = (
 )
 """What the metadata of a weights file may build."""
 
+INPUT_FACTS = ("input_size", "input_resize")
+"""Metadata that become attributes of a loaded model."""
+
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError)
 """What a class may raise for arguments that it does not know or that mean nothing."""
 
@@ -45,7 +50,8 @@ def load(weights: str | Path) -> nn.Module:
     """A model with its weights, in eval mode, built from the description in the file; no config is needed.
 
     weights  a .safetensors file, a checkpoint's folder, or "phantom", the small model that comes with the package.
-    The model's `input_size` is the (height, width) that it was trained at, where the file says so.
+    The model's `input_size` is the (height, width) that it was trained at, and its `input_resize` the rule by which
+    frames come to that size (see `lgrnet.data.transforms.resize_for_eval`), where the file says so.
 
     Raises CheckpointError when the file does not fit or does not describe a model, ConfigError when it asks for
     anything but the package's models, or for one that this version of the package cannot build.
@@ -58,7 +64,7 @@ def load(weights: str | Path) -> nn.Module:
         )
     model = _described(path, metadata)
     load_state(model, state, str(path), metadata)
-    return _ready(model, metadata.get("input_size"))
+    return _ready(model, {key: json.loads(metadata[key]) for key in INPUT_FACTS if key in metadata})
 
 
 def load_model(config_file: str | Path, weights: str | Path | None = None, overrides: Iterable[str] = ()) -> nn.Module:
@@ -73,8 +79,13 @@ def load_model(config_file: str | Path, weights: str | Path | None = None, overr
     model = build(config.model)
     if weights is not None:
         load_weights(model, resolve(weights))
-    size = config.data.get("size")
-    return _ready(model, None if size is None else json.dumps(list(size)))
+    return _ready(model, input_facts(config))
+
+
+def input_facts(config: DictConfig) -> dict[str, Any]:
+    """What a weights file keeps of a config's data section: the size of the model's input and how frames come to it."""
+    facts = {key: config.data.get(key.removeprefix("input_")) for key in INPUT_FACTS}
+    return {key: value if isinstance(value, str) else list(value) for key, value in facts.items() if value is not None}
 
 
 def resolve(weights: str | Path) -> Path:
@@ -103,7 +114,7 @@ def _words(path: Path, metadata: Mapping[str, str], reason: str) -> str:
     )
 
 
-def _ready(model: nn.Module, input_size: str | None) -> nn.Module:
-    if input_size is not None:
-        model.input_size = tuple(json.loads(input_size))
+def _ready(model: nn.Module, facts: Mapping[str, Any]) -> nn.Module:
+    for key, value in facts.items():
+        setattr(model, key, value if isinstance(value, str) else tuple(value))
     return model.eval()

@@ -14,6 +14,7 @@ from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer
 from lgrnet.engine.log import RunLog, Terminal, tensorboard_sink
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import Hook, StepRecord, Trainer
+from lgrnet.evaluation.protocols import mean_score
 
 SetScores = Mapping[str, Mapping[str, float]]
 """Evaluation set -> metric -> value."""
@@ -26,11 +27,17 @@ def evaluation_due(settings: TrainSettings, step: int) -> bool:
 
 
 def mean_scores(sets: SetScores) -> dict[str, float]:
-    """The mean over the sets of every metric that all of them have."""
+    """The mean of every metric that all sets have, over the sets where it is defined; NaN where it is in none."""
     if not sets:
         return {}
     shared = [name for name in next(iter(sets.values())) if all(name in scores for scores in sets.values())]
-    return {name: math.fsum(scores[name] for scores in sets.values()) / len(sets) for name in shared}
+    return {name: mean_score(scores[name] for scores in sets.values()).value for name in shared}
+
+
+def score_words(scores: Mapping[str, float]) -> str:
+    """Scores for a line on the terminal; one that has no frame to be of is said to be not defined, not NaN."""
+    values = {name: "not defined" if math.isnan(value) else f"{value:.4f}" for name, value in scores.items()}
+    return "  ".join(f"{name} {value}" for name, value in values.items())
 
 
 class LogHook(Hook):
@@ -135,7 +142,8 @@ class EvaluateHook(Hook):
         self.log.evaluation(step, sets, mean)
         self.log.event("evaluated", step=step, seconds=round(time.monotonic() - begun, 3))
         for name, scores in sets.items():
-            self.say(f"step {step}  {name}: " + "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items()))
+            self.say(f"step {step}  {name}: {score_words(scores)}")
         if checkpoint is not None:
             per_set = {f"{metric}_{name}": value for name, scores in sets.items() for metric, value in scores.items()}
-            self.checkpointer.add_metrics(checkpoint, per_set | mean)
+            defined = {metric: value for metric, value in (per_set | mean).items() if not math.isnan(value)}
+            self.checkpointer.add_metrics(checkpoint, defined)

@@ -21,7 +21,7 @@ from torch import nn
 
 import lgrnet
 from lgrnet import distributed
-from lgrnet.checkpoint import load_weights, resolve
+from lgrnet.checkpoint import input_facts, load_weights, resolve
 from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointError, list_weights, weights_damage
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.checkpoint.official import OfficialWeightsError, load_backbone
@@ -29,14 +29,14 @@ from lgrnet.checkpoint.weights import WEIGHTS_FILE, weights_file, weights_metada
 from lgrnet.config import ConfigError, build, to_json, to_yaml
 from lgrnet.data.loader import ClipLoader
 from lgrnet.engine.evaluate import evaluate_sets
-from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due
+from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due, score_words
 from lgrnet.engine.log import RunLog, Terminal
 from lgrnet.engine.pictures import CURVES_FILE, PictureHook
 from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_words
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
-from lgrnet.evaluation import LGRNetProtocol, Protocol
+from lgrnet.evaluation import LGRNetProtocol, Protocol, plain_json
 from lgrnet.ops.backends import BackendError
 from lgrnet.records import DataError, VideoRecord
 
@@ -56,7 +56,7 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     Raises ConfigError, DataError, CheckpointError, OfficialWeightsError and TrainingError for what a user can mend.
     """
     folder, settings = Path(folder), settings_of(config)
-    metadata = weights_metadata(to_json(config.model), _facts(config))
+    metadata = weights_metadata(to_json(config.model), input_facts(config))
     checkpointer = Checkpointer(folder / CHECKPOINTS, settings.keep, settings.metric, metadata, warn=_say)
     start = _start(checkpointer, resume)
     changes = {} if start is None else changed_settings(folder, config)
@@ -102,7 +102,8 @@ def evaluate(
         results[name] = _evaluate(config, settings, sets, target, context.device, model.eval(), weights_file(path))
         if distributed.is_main():
             _print_scores(name, results[name], target)
-            write_atomic(Path(folder) / "eval" / "summary.json", json.dumps(results, indent=1).encode())
+            summary = json.dumps(plain_json(results), indent=1, allow_nan=False)
+            write_atomic(Path(folder) / "eval" / "summary.json", summary.encode())
     return results
 
 
@@ -308,7 +309,7 @@ def _evaluate(
     size = tuple(config.data.size)
     facts = {"weights": None if weights is None else str(weights), "size": list(size)}
     options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
-    options["resize"] = config.data.get("resize", "bilinear")
+    options["resize"] = config.data.get("resize") or "bilinear"
     options["protocols"] = evaluation_protocols(config)
     # A progress bar that is on the terminal puts printed lines above itself.
     return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
@@ -316,14 +317,8 @@ def _evaluate(
 
 def _print_scores(name: str, sets: SetScores, target: Path) -> None:
     for set_name, scores in sets.items():
-        words = "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
-        print(f"{name}  {set_name}: {words}", flush=True)
+        print(f"{name}  {set_name}: {score_words(scores)}", flush=True)
     print(f"report, masks and pictures: {target}", flush=True)
-
-
-def _facts(config: DictConfig) -> dict[str, Any]:
-    size = config.data.get("size")
-    return {} if size is None else {"input_size": list(size)}
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@ from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
-from lgrnet.evaluation.report import write_report
+from lgrnet.evaluation.report import plain_json, write_report
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
 from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
 
@@ -18,6 +18,7 @@ __all__ = [
     "Score",
     "StudyProtocol",
     "SvANetSizeProtocol",
+    "plain_json",
     "read_annotation",
     "write_report",
 ]

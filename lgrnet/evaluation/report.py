@@ -41,7 +41,7 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / name for name in ("report.json", "scores.csv", "frames.csv", "report.md")}
-    text = json.dumps(_plain({**(extra or {}), "sets": results}), indent=1, allow_nan=False)
+    text = json.dumps(plain_json({**(extra or {}), "sets": results}), indent=1, allow_nan=False)
     paths["report.json"].write_text(text + "\n", encoding="utf-8")
     _write_csv(paths["scores.csv"], NUMBER_COLUMNS, (number for result in results for number in result["numbers"]))
     _write_csv(paths["frames.csv"], FRAME_COLUMNS, _frame_numbers(evaluators, results))
@@ -126,12 +126,12 @@ def _undefined(value: object) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
-def _plain(value: object) -> object:
+def plain_json(value: object) -> object:
     """A tree that JSON can hold: numbers that are not finite become None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain_json(entry) for entry in value]
     return None if _undefined(value) else value
 
 

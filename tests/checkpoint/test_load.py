@@ -11,12 +11,13 @@ from torch import nn
 
 import lgrnet
 from lgrnet import checkpoint as room
-from lgrnet.checkpoint import ALLOWED
+from lgrnet.checkpoint import ALLOWED, input_facts
 from lgrnet.checkpoint.checkpointer import CheckpointError, save_weights
 from lgrnet.config import ConfigError, build, load_config, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
+# configs/grids holds grids of configs, tests/engine/test_shipped_grids.py has them
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.py")) if path.parent.name != "grids"]
 
 
 def targets(node) -> set[str]:
@@ -53,6 +54,19 @@ def test_load_builds_from_the_file_and_leaves_the_global_generator_alone(tmp_pat
     assert torch.equal(torch.get_rng_state(), state)
     assert model.input_size == (64, 96) and not model.training and model.weight.dtype == torch.float32
     assert torch.equal(model.weight, source.weight.half().float())
+
+
+def test_the_rule_of_resizing_travels_with_the_weights(tmp_path):
+    file = ROOT / "configs" / "ssformer_study" / "mit_b0_kvasir_sed.py"
+    config = load_config(file, ["data.size=[64,64]"])
+    facts = input_facts(config)
+    assert facts == {"input_size": [64, 64], "input_resize": "short_side"}
+    model = lgrnet.load_model(file, overrides=["data.size=[64,64]"])
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), to_json(config.model), facts)
+    again = lgrnet.load(tmp_path / "w.safetensors")
+    assert again.input_size == model.input_size == (64, 64)
+    assert again.input_resize == model.input_resize == "short_side"
+    assert input_facts(load_config(ROOT / "configs/demo/phantom.py")) == {"input_size": [96, 96]}
 
 
 def test_load_refuses_what_is_no_model(tmp_path):
