@@ -56,8 +56,8 @@ def choose(
 def triton_cannot_run(like: Tensor) -> str | None:
     """Why the Triton kernels cannot work on a tensor like this one, None when they can.
 
-    In Triton's interpreter they work on CPU tensors; it is on where `triton.knobs.runtime.interpret` was set, after
-    `import triton` and before the first kernel. Triton itself is not imported here.
+    In Triton's interpreter they work on CPU tensors: start Python with TRITON_INTERPRET=1 and `import triton` before
+    the first kernel. Triton is asked here, but not imported.
     """
     if not _is_installed("triton"):
         return "triton is not installed (on Linux it comes with torch; pip install triton)"
