@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 
 
@@ -51,35 +47,6 @@ def choose(
         others = " or ".join(name for name in ("auto", *backends) if name != wanted)
         raise BackendError(f"backend {wanted!r} cannot be used because {reason}; choose {others}")
     return backends[wanted].run
-
-
-def triton_cannot_run(like: Tensor) -> str | None:
-    """Why the Triton kernels cannot work on a tensor like this one, None when they can.
-
-    In Triton's interpreter they work on CPU tensors: start Python with TRITON_INTERPRET=1 and `import triton` before
-    the first kernel. Triton is asked here, but not imported.
-    """
-    if not _is_installed("triton"):
-        return "triton is not installed (on Linux it comes with torch; pip install triton)"
-    if not like.is_cuda and not _triton_interprets(like):
-        return f"it works on CUDA tensors, not on {like.device.type}"
-    if like.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"it computes in float32, not in {like.dtype}"
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-        return "an exported graph cannot hold it"
-    if like.is_cuda and torch.cuda.get_device_capability(like.device) < (8, 0):
-        return "its kernels need a GPU of compute capability 8.0 or newer"
-    return None
-
-
-@cache
-def _is_installed(package: str) -> bool:
-    return find_spec(package) is not None
-
-
-def _triton_interprets(like: Tensor) -> bool:
-    triton = sys.modules.get("triton")
-    return triton is not None and like.device.type == "cpu" and bool(triton.knobs.runtime.interpret)
 
 
 @contextmanager
