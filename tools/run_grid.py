@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry_run", action="store_true", help="list the runs, do nothing")
     what.add_argument("--table", action="store_true", help="write the table, train nothing")
-    what.add_argument("--run", metavar="NAME", help="do this one run in this process")
+    what.add_argument("--one", metavar="NAME", help="do this one run in this process")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of all configs")
     return parser.parse_intermixed_args(arguments)
 
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def command(options: argparse.Namespace, name: str) -> list[str]:
     """The command of one run."""
     many = ["-m", "torch.distributed.run", "--nproc_per_node", str(options.processes)] * (options.processes > 1)
-    place = [str(Path(__file__).resolve()), str(options.grid), "--out", str(options.out), "--run", name]
+    place = [str(Path(__file__).resolve()), str(options.grid), "--out", str(options.out), "--one", name]
     return [sys.executable, *many, *place, *options.overrides]
 
 
@@ -53,8 +53,8 @@ def work(options: argparse.Namespace) -> int:
 
     grid = read_grid(options.grid)
     runs = plan(grid, options.out, options.overrides)
-    if options.run is not None:
-        return work_on_one(next((run for run in runs if run.name == options.run), None), options.run)
+    if options.one is not None:
+        return work_on_one(next((run for run in runs if run.name == options.one), None), options.one)
     chosen = selected(runs, options.only)
     if options.dry_run:
         for run in chosen:

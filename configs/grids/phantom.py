@@ -1,4 +1,4 @@
-"""LGRNet's ablation on the embedded phantom clips: to try the grid tool in minutes, on two cores.
+"""LGRNet's ablation on the embedded phantom clips, to try the grid tool: half an hour on two cores, or minutes.
 
     python -m lgrnet.data.phantom --root data/phantom
     python tools/run_grid.py configs/grids/phantom.py --out runs/grids/phantom

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.config import SECTIONS, ConfigError, compose, read_config, run_file
-from lgrnet.engine.resume import BACKENDS, CONFIG_FILE, differences, flat_settings, in_words, with_root
+from lgrnet.engine.resume import ABSENT, BACKENDS, CONFIG_FILE, differences, flat_settings, in_words, with_root
 from lgrnet.engine.run import CHECKPOINTS, evaluation_protocols
 
 RUNS, RESULT_FILE, FAILURE_FILE, OUTPUT_FILE, GRID_FILE = (
@@ -266,15 +266,16 @@ def check_unchanged(run: GridRun, out: str | Path) -> None:
         return
     if result is not None and result["config"] == fingerprint(run.config):
         return
-    changes = differences(run.folder / CONFIG_FILE, run.config)
-    changes = {key: pair for key, pair in changes.items() if not is_harmless(key)}
-    if not changes and result is None:
+    file = run.folder / CONFIG_FILE
+    changes = {key: pair for key, pair in differences(file, run.config).items() if not is_harmless(key)}
+    if not changes:
         return
-    begun = (_read(Path(out, GRID_FILE)) or {}).get("overrides", [])
+    begun = " ".join((_read(Path(out, GRID_FILE)) or {}).get("overrides", []))
+    new = f" A key that was absent may be new in this version of lgrnet: add it to {file} to accept it."
     raise ConfigError(
-        f"run {run.name} was begun with other settings: {in_words(changes) or 'its result is of another config'}. Go "
-        f"on with the old ones (the last call had {' '.join(begun) or 'no overrides'}), give another --out, or remove "
-        f"{run.folder} to train it anew"
+        f"run {run.name} was begun with other settings: {in_words(changes)}. Go on with the old ones (the last call "
+        f"had {begun or 'no overrides'}), give another --out, or remove {run.folder} to train it anew."
+        + (new if ABSENT in [then for then, _ in changes.values()] else "")
     )
 
 

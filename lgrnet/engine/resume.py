@@ -23,7 +23,7 @@ FIXED = ("model", "criterion", "optimizer", "schedule", "data.train") + tuple(
 BACKENDS = ("scan_backend", "neighborhood_backend")
 """Keys, wherever they stand, that choose who computes a number, not which: a run may go on with another one."""
 
-_ABSENT = "absent"
+ABSENT = "absent"
 Changes = dict[str, tuple[Any, Any]]
 """Dotted key -> (value then, value now)."""
 
@@ -55,10 +55,10 @@ def differences(file: Path, config: DictConfig) -> Changes:
     Raises ConfigError when the file is not there or cannot be read.
     """
     then, now = _begun_with(file), flat_settings(config)
-    root = then.get("data.root", _ABSENT)
-    if root != _ABSENT and "data.root" in now:
+    root = then.get("data.root", ABSENT)
+    if root != ABSENT and "data.root" in now:
         now = flat_settings(with_root(config, root)) | {"data.root": now["data.root"]}
-    pairs = {key: (then.get(key, _ABSENT), now.get(key, _ABSENT)) for key in {**then, **now}}
+    pairs = {key: (then.get(key, ABSENT), now.get(key, ABSENT)) for key in {**then, **now}}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -108,7 +108,7 @@ def _refusal(file: Path, refused: Changes, changes: Changes) -> str:
     if following:
         kept = ", ".join(f"{key}={refused[key][0]}" for key in following)
         words.append(f"The schedule follows train.steps: {kept} lets more steps go on at its end")
-    if any(then == _ABSENT for then, _ in refused.values()):
+    if any(then == ABSENT for then, _ in refused.values()):
         words.append("A key that was absent may be new in this version of lgrnet: add it to that file to accept it")
     words.append(
         "Resume with the old values, or start a new run with --trainer_mode train, another --out_dir and "

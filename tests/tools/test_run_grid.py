@@ -97,12 +97,12 @@ def test_a_request_to_stop_reaches_the_cell(data, tmp_path, capfd):
 def test_mistakes_end_in_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "no.py"), "--out", str(tmp_path)]) == 2
     assert "no.py does not exist" in capsys.readouterr().err
-    assert main([str(GRID), "--out", str(tmp_path), "--run", "plain/repeat_9"]) == 2
+    assert main([str(GRID), "--out", str(tmp_path), "--one", "plain/repeat_9"]) == 2
     assert "no run 'plain/repeat_9'" in capsys.readouterr().err
 
 
 def test_several_processes_are_started_by_torchrun(tmp_path):
     one = parse([str(GRID), "--out", "o", "a=1"])
     two = parse([str(GRID), "--out", "o", "--processes", "2"])
-    assert command(one, "x")[1:] == [str(ROOT / "tools/run_grid.py"), str(GRID), "--out", "o", "--run", "x", "a=1"]
+    assert command(one, "x")[1:] == [str(ROOT / "tools/run_grid.py"), str(GRID), "--out", "o", "--one", "x", "a=1"]
     assert command(two, "x")[1:5] == ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
