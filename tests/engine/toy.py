@@ -117,3 +117,16 @@ def adamw(model: nn.Module, lr: float = 0.01) -> torch.optim.Optimizer:
 def halving(optimizer: torch.optim.Optimizer, every: int = 5) -> torch.optim.lr_scheduler.LRScheduler:
     """A schedule, as configs give it."""
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, [every, 2 * every], gamma=0.5)
+
+
+class ToyLevels(nn.Module):
+    """A backbone of two convolutions, with maps at strides 4 and 8."""
+
+    def __init__(self):
+        super().__init__()
+        self.channels = {"res2": 4, "res3": 4}
+        self.first, self.second = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 4, 2, 2)
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        first = self.first(frames)
+        return {"res2": first, "res3": self.second(first)}
