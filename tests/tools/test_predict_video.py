@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
@@ -13,9 +14,15 @@ from omegaconf import OmegaConf
 
 from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import build, builds, to_json
-from lgrnet.models.backbones import TimmBackbone
+from lgrnet.inference.predictor import Predictor
+from lgrnet.models.backbones import MixTransformer, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.lgrnet import LGRNet
+from lgrnet.models.resnet import ResNetBackbone
+from lgrnet.models.segmenter import PerFrame
+from lgrnet.models.ssformer import SSFormer
+from lgrnet.models.still_decoders import ProgressiveLocalityDecoder
+from lgrnet.models.svanet import SvANet
 from lgrnet.models.video_decoder import VideoDecoder
 from lgrnet.records import read_frame, read_mask, write_frame
 
@@ -97,6 +104,55 @@ def test_video_file_with_a_damaged_packet(tool, weights, tmp_path, capsys):
     written = sorted(p.name for p in (tmp_path / "out" / "masks" / "clip").iterdir())
     assert written == ["000000.png", "000001.png", "000003.png", "000004.png", "000005.png"]
     assert "damaged   packet 2 at 0.20 s" in capsys.readouterr().out
+
+
+def small_ssformer():
+    decoder = builds(ProgressiveLocalityDecoder, dim=16, zen_partial=True)
+    net = builds(SSFormer, backbone=builds(MixTransformer, name="mit_b0"), decoder=decoder)
+    return builds(PerFrame, net=net, decision="sigmoid")
+
+
+def small_svanet(classes):
+    statistics = dict(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0))
+    net = builds(SvANet, backbone=builds(ResNetBackbone, name="resnet18"), num_classes=1 + classes, image_size=64)
+    return builds(PerFrame, net=net, chunk=1, decision="softmax", **statistics)
+
+
+@pytest.mark.parametrize(
+    "model, resize, values",
+    [
+        (small_ssformer, "bilinear", {0, 255}),
+        (partial(small_svanet, 1), "bicubic", {0, 255}),
+        (partial(small_svanet, 2), "bicubic", {0, 1, 2}),
+    ],
+    ids=["SSFormer", "SvANet", "SvANet, two classes"],
+)
+def test_still_models_on_a_video(tool, model, resize, values, tmp_path, capsys, monkeypatch):
+    """Frames come to the model as its weights file says; frames by themselves give the same masks."""
+    node = OmegaConf.structured(model())
+    torch.manual_seed(0)
+    meta = {"input_size": [64, 64], "input_resize": resize}
+    save_weights(tmp_path / "w.safetensors", build(node).state_dict(), to_json(node), meta)
+    for index, frame in enumerate(FRAMES):
+        write_frame(tmp_path / "case" / f"f{index}.png", frame)
+    made = []
+
+    def spied(*arguments, **options):
+        made.append(Predictor(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(tool, "Predictor", spied)
+    out = tmp_path / "out"
+    command = [str(tmp_path / "case"), "--out", str(out), "--weights", str(tmp_path / "w.safetensors"), "--chunk", "2"]
+    assert tool.main(command) == 0
+    assert (made[0].size, made[0].resize, made[0].model.frame_chunk) == ((64, 64), resize, 2)
+    masks = np.stack([read_mask(out / "masks" / "case" / f"f{i}.png") for i in range(3)])
+    assert masks.shape == (3, 50, 70) and set(np.unique(masks)) <= values
+    alone = made[0].predict_frames(FRAMES[1])
+    assert ((masks[1] > 0) == alone.mask[:, 0].any(axis=0)).mean() > 0.999
+    assert "case: 3 frames of 50 x 70" in capsys.readouterr().out
+    assert tool.main([*command[:-1], "0"]) == 2
+    assert "chunk is 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given, message", [("nothing", "does not exist"), ("notes.mp4", "cannot be opened")])
