@@ -1,0 +1,228 @@
+// What the ways forward and back of deformable attention share: maps with a border of zeros, and the samples of LANES
+// queries of one head with the queries in the lanes, so that the softmax over the samples of a query needs no sum
+// across lanes.
+//
+// Letters as in ops/deform/__init__.py: B clips or frames, S tokens, Q queries, d channels of a head.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "../../cpu/lanes.h"
+#include "../../cpu/transpose.h"
+
+namespace deform {
+
+struct Problem {
+  const float *value, *offsets, *logits, *reference;
+  const int32_t *shapes;  // height and width of each level
+  int64_t clips, tokens, queries, heads, channels, levels, points, reference_clips;
+
+  int64_t samples() const { return levels * points; }
+  int height(int64_t level) const { return shapes[2 * level]; }
+  int width(int64_t level) const { return shapes[2 * level + 1]; }
+};
+
+// The reference points as places in the padded maps: [clips, levels, x or y, Q rounded up to whole vectors].
+struct Centers {
+  const Problem &p;
+  int64_t padded;
+  std::vector<float> places;
+
+  explicit Centers(const Problem &problem) : p(problem), padded((p.queries + LANES - 1) / LANES * LANES) {
+    places.assign(p.reference_clips * p.levels * 2 * padded, 0.0f);
+    for (int64_t clip = 0; clip < p.reference_clips; ++clip)
+      for (int64_t level = 0; level < p.levels; ++level)
+        for (int64_t axis = 0; axis < 2; ++axis) {
+          const float side = static_cast<float>(axis ? p.height(level) : p.width(level));
+          const float *from = p.reference + (clip * p.queries * p.levels + level) * 2 + axis;
+          float *to = &places[((clip * p.levels + level) * 2 + axis) * padded];
+          // Half a pixel back to the first pixel's centre, and one pixel on across the border.
+          for (int64_t q = 0; q < p.queries; ++q) to[q] = from[q * p.levels * 2] * side + 0.5f;
+        }
+  }
+
+  const float *of(int64_t clip, int64_t level) const {
+    return &places[((p.reference_clips == 1 ? 0 : clip) * p.levels + level) * 2 * padded];
+  }
+};
+
+// The maps of a few heads of one clip, each with one line of zeros before and two behind: a sample reads its four
+// corners without a question, and those of a row lie side by side.
+struct Planes {
+  static constexpr int BEFORE = 1, BORDER = 3;
+
+  const Problem &p;
+  int64_t clip, first_head, heads;
+  int64_t width;               // floats of a pixel
+  int64_t size;                // of one head's maps, in floats
+  std::vector<int32_t> first, row;  // of each level: its first float, and from one row to the next
+  std::vector<Lanes> floats;
+
+  // Group `task` of `most` heads.
+  Planes(const Problem &problem, int64_t task, int64_t most) : p(problem) {
+    const int64_t groups = (p.heads + most - 1) / most;
+    clip = task / groups;
+    first_head = task % groups * most;
+    heads = std::min(most, p.heads - first_head);
+    width = p.channels == 8 ? 8 : (p.channels + LANES - 1) / LANES * LANES;
+    size = 0;
+    for (int64_t level = 0; level < p.levels; ++level) {
+      first.push_back(static_cast<int32_t>(size));
+      row.push_back(static_cast<int32_t>((p.width(level) + BORDER) * width));
+      size += (p.height(level) + BORDER) * row.back();
+    }
+    size = (size + LANES - 1) / LANES * LANES;
+    floats.assign(heads * size / LANES + 1, Lanes{});
+  }
+
+  float *of(int64_t head) { return reinterpret_cast<float *>(floats.data()) + head * size; }
+
+  // Copies `tokens` [B, S, heads, d] here, or back.
+  void fill(const float *tokens) {
+    each_pixel([&](int64_t token, float *pixel) { copy(tokens + token, pixel); });
+  }
+  void empty(float *tokens) {
+    each_pixel([&](int64_t token, float *pixel) { copy(pixel, tokens + token); });
+  }
+
+ private:
+  template <class Work>
+  void each_pixel(Work work) {
+    int64_t token = clip * p.tokens;
+    for (int64_t level = 0; level < p.levels; ++level)
+      for (int64_t y = 0; y < p.height(level); ++y)
+        for (int64_t x = 0; x < p.width(level); ++x, ++token)
+          for (int64_t head = 0; head < heads; ++head)
+            work((token * p.heads + first_head + head) * p.channels,
+                 of(head) + first[level] + (y + BEFORE) * row[level] + (x + BEFORE) * width);
+  }
+
+  LGRNET_INLINE void copy_floats(const float *from, float *to, int64_t count) {
+    std::memcpy(to, from, count * sizeof(float));
+  }
+  void copy(const float *from, float *to) const {
+    p.channels == 8 ? copy_floats(from, to, 8) : copy_floats(from, to, p.channels);
+  }
+};
+
+// One sample of each of LANES queries.
+struct Sample {
+  Lanes top_left, top_right, low_left, low_right;  // weights of the corners
+  IntLanes at;                                     // the upper left corner in the planes
+  Lanes share;                                     // of the softmax
+};
+
+// What the way back needs besides: the place between the corners, and the share where a step changes something.
+struct Slope {
+  Lanes right, below, share_x, share_y;
+};
+
+// The floor of a place in a padded map, clamped to 0 .. size + 1, where what is outside meets only zeros.
+// Moves `place` into these bounds; NaN stays.
+LGRNET_INLINE IntLanes whole_part(Lanes &place, float size) {
+  place = all(0.0f) > place ? all(0.0f) : place;
+  place = all(size + 1.0f) < place ? all(size + 1.0f) : place;
+  const IntLanes whole = __builtin_convertvector(place, IntLanes);
+  return whole > 0 ? whole : IntLanes{};  // NaN gives any number
+}
+
+// The samples of LANES queries of one head.
+struct Samples {
+  const Problem &p;
+  const Planes &planes;
+  const Centers &centers;
+  const int64_t count;
+  std::vector<Sample> samples;
+  std::vector<Slope> slopes;
+  std::vector<Lanes> columns;
+  std::vector<float> last_rows;  // of the queries at the end, where fewer than LANES are left
+
+  Samples(const Problem &problem, const Planes &planes_, const Centers &centers_, bool back)
+      : p(problem), planes(planes_), centers(centers_), count(p.samples()), samples(count), slopes(back ? count : 0),
+        columns(2 * count), last_rows(2 * count * LANES) {}
+
+  int rows(int64_t query) const { return static_cast<int>(std::min<int64_t>(LANES, p.queries - query)); }
+
+  // The row of a query and one of these heads in [B, Q, heads].
+  int64_t row(int64_t query, int64_t head) const {
+    return (planes.clip * p.queries + query) * p.heads + planes.first_head + head;
+  }
+
+  // Where the samples are, and their weights.
+  void find(int64_t query, int64_t head) {
+    prefetch(query + LANES, head);
+    load_columns(p.logits, query, head, count);
+    softmax();
+    load_columns(p.offsets, query, head, 2 * count);
+    for (int64_t level = 0, s = 0; level < p.levels; ++level) {
+      const float *center = centers.of(planes.clip, level) + query;
+      const Lanes x = load(center), y = load(center + centers.padded);
+      for (const int64_t end = s + p.points; s < end; ++s)
+        slopes.empty() ? locate<false>(level, s, x, y) : locate<true>(level, s, x, y);
+    }
+  }
+
+ private:
+  // Asks for this head's part of the numbers of the next queries. A head's rows lie so far apart that the processor does
+  // not see by itself what comes next.
+  void prefetch(int64_t query, int64_t head) const {
+    const int64_t first = query + head * LANES / planes.heads, end = query + (head + 1) * LANES / planes.heads;
+    for (int64_t q = first; q < std::min(end, p.queries); ++q) {
+      const float *logits = p.logits + row(q, 0) * count, *offsets = p.offsets + row(q, 0) * 2 * count;
+      for (int64_t i = 0; i < planes.heads * count; i += 16) __builtin_prefetch(logits + i);
+      for (int64_t i = 0; i < planes.heads * 2 * count; i += 16) __builtin_prefetch(offsets + i);
+    }
+  }
+
+  // Columns of [B, Q, heads, length].
+  void load_columns(const float *numbers, int64_t query, int64_t head, int64_t length) {
+    const float *first = numbers + row(query, head) * length;
+    int64_t stride = p.heads * length;
+    if (rows(query) < LANES) {
+      std::fill(last_rows.begin(), last_rows.end(), 0.0f);
+      for (int r = 0; r < rows(query); ++r) std::copy_n(first + r * stride, length, &last_rows[r * length]);
+      first = last_rows.data();
+      stride = length;
+    }
+    gather_columns(first, stride, length, columns.data());
+  }
+
+  void softmax() {
+    Lanes peak = columns[0], total{};
+    for (int64_t s = 1; s < count; ++s) peak = columns[s] > peak ? columns[s] : peak;
+    for (int64_t s = 0; s < count; ++s) {
+      const Lanes e = exp(columns[s] - peak);
+      samples[s].share = e;
+      total += e;
+    }
+    const Lanes factor = all(1.0f) / total;
+    for (int64_t s = 0; s < count; ++s) samples[s].share *= factor;
+  }
+
+  template <bool BACK>
+  inline __attribute__((always_inline)) void locate(int64_t level, int64_t s, Lanes x, Lanes y) {
+    const Lanes far_x = x + columns[2 * s], far_y = y + columns[2 * s + 1];
+    Lanes near_x = far_x, near_y = far_y;
+    const IntLanes column = whole_part(near_x, static_cast<float>(p.width(level)));
+    const IntLanes line = whole_part(near_y, static_cast<float>(p.height(level)));
+    const Lanes right = near_x - __builtin_convertvector(column, Lanes);
+    const Lanes below = near_y - __builtin_convertvector(line, Lanes);
+    Sample &sample = samples[s];
+    const Lanes upper = sample.share * (all(1.0f) - below), lower = sample.share * below;
+    sample.top_right = upper * right;
+    sample.top_left = upper * (all(1.0f) - right);
+    sample.low_right = lower * right;
+    sample.low_left = lower * (all(1.0f) - right);
+    sample.at = line * planes.row[level] + column * static_cast<int32_t>(planes.width) + planes.first[level];
+    if (!BACK) return;
+    // A place outside stays outside when it moves a little.
+    const Lanes none{}, wide = all(p.width(level) + 1.0f), high = all(p.height(level) + 1.0f);
+    slopes[s] = {right, below, (far_x > none) & (far_x < wide) ? sample.share : none,
+                 (far_y > none) & (far_y < high) ? sample.share : none};
+  }
+};
+
+}  // namespace deform
