@@ -13,6 +13,7 @@ from PIL import Image
 
 from lgrnet import distributed
 from lgrnet.config import build
+from lgrnet.data.phantom import write
 from lgrnet.data.still_datasets import POLYP_SPLITS
 from lgrnet.engine.grid import Size, plan, read_grid
 from lgrnet.engine.grid_run import run_one
@@ -110,7 +111,7 @@ def train_first(name, tmp_path, data, *overrides):
     runs = plan(grid, tmp_path, [f"data.root={data}", *TINY, *overrides])
     with distributed.init("cpu") as context:
         assert run_one(runs[0], context)
-    header, lines = layout(grid, collect(grid, runs[:1], tmp_path))
+    header, lines = layout(grid, collect(grid, runs, tmp_path))
     return dict(zip(header, lines[0], strict=True))
 
 
@@ -192,3 +193,11 @@ def test_svanets_grids_find_folds_and_train(tmp_path):
     assert runs[0].config.schedule.steps_per_epoch == runs[0].config.train.save_every == 7
     line = train_first("svanet_ablation", tmp_path / "out", tmp_path, *small, "train.eval_every=2")
     assert line["frames of test"] == "3" and 0 <= float(line["mDice, % (protocol svanet-size, test)"].split()[0]) <= 100
+
+
+def test_the_phantom_grid_trains_and_is_scored(tmp_path):
+    write(tmp_path / "data", num_clips=3, num_frames=3, size=64)
+    small = ["data.size=[32,32]", "schedule.warmup_steps=1", "criterion.num_points=64", "train.eval_first=false"]
+    line = train_first("phantom", tmp_path / "out", tmp_path / "data", *small)
+    assert line["model"] == "LGRNet, small" and line["frames of test"] == "3"
+    assert line["Dice (protocol lgrnet, test)"].endswith("(n=1 of 2)") and line["parameters"] == "3,880,130"
