@@ -20,7 +20,7 @@ FIXED = ("model", "criterion", "optimizer", "schedule", "data.train") + tuple(
 )
 """What decides a step: a resumed run must have it as the run that was begun."""
 
-BACKENDS = ("scan_backend", "neighborhood_backend")
+BACKENDS = ("scan_backend", "neighborhood_backend", "deform_backend")
 """Keys, wherever they stand, that choose who computes a number, not which: a run may go on with another one."""
 
 ABSENT = "absent"
