@@ -47,8 +47,9 @@ def read_targets(item: Mapping[str, Any], clip: Clip) -> Targets:
     """What the dict of a clip says about its objects.
 
     item["instances"]  T Instances (one for an image) with gt_classes [N], gt_masks (BitMasks, PolygonMasks or a
-                       tensor [N, H, W] in 0..1, soft masks allowed) and, where an object has an identity over the
-                       clip, gt_ids [N]; without gt_ids all of a class is one object, as published; or
+                       tensor [N, H, W] in 0..1, soft masks allowed; not needed where N is 0) and, where an object
+                       has an identity over the clip, gt_ids [N]; without gt_ids all of a class is one object, as
+                       published; or
     item["sem_seg"]    [T, H, W], or [H, W] for an image, integers: 0 background, k class k - 1, 255 is ignored
     item["annotated"]  [T] bool, optional: a frame that is False takes part in no loss
     item["valid"]      [T, H, W] bool, optional beside "instances": a pixel that is False takes part in no loss
@@ -125,12 +126,15 @@ def _objects(instances: Any, size: tuple[int, ...], video: str) -> dict[int, tup
 
 def _fields(one: Instances, size: tuple[int, ...], where: str) -> tuple[list[int], Tensor, list[int]]:
     """Classes, masks [N, H, W] float and identities of the objects of a frame."""
+    # A mapper of detectron2 gives no gt_masks to an image without objects.
+    none = one.has("gt_classes") and not len(one.gt_classes)
     missing = [name for name in ("gt_classes", "gt_masks") if not one.has(name)]
-    if missing:
+    if missing and not none:
         raise ValueError(f"instances in {where} have no {' and no '.join(missing)}; expected both")
-    labels, masks = [int(label) for label in one.gt_classes], one.gt_masks
+    labels = [int(label) for label in one.gt_classes]
+    masks = torch.zeros(0, *size) if none else one.gt_masks
     if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *size) if len(labels) else torch.zeros(0, *size)
+        masks = BitMasks.from_polygon_masks(masks, *size)
     masks = (masks.tensor if isinstance(masks, BitMasks) else torch.as_tensor(masks)).float()
     if tuple(masks.shape) != (len(labels), *size):
         raise ValueError(f"gt_masks in {where} are {tuple(masks.shape)}; expected {(len(labels), *size)}, as the frame")

@@ -100,6 +100,14 @@ def test_soft_masks_stay_soft_and_frames_may_be_unannotated():
     assert targets(instances=[none, none]).masks.shape == (0, 2, 4, 6)
 
 
+def test_an_image_without_objects_needs_no_masks():
+    """As detectron2's own mapper gives it."""
+    none = Instances((4, 6), gt_classes=torch.zeros(0, dtype=torch.long))
+    found = targets(instances=[none, objects(BitMasks(block(0)[None]), [0])])
+    assert torch.equal(found.masks[0], torch.stack([block(), block(0)]).float())
+    assert targets(instances=[none, none]).masks.shape == (0, 2, 4, 6)
+
+
 def test_maps_of_classes():
     maps = torch.zeros(2, 4, 6, dtype=torch.uint8)
     maps[0, 1], maps[1, 2], maps[:, 3] = 2, 1, 255
@@ -145,3 +153,30 @@ def test_polygons_are_drawn():
     corners = np.array([0, 0, 6, 0, 6, 2, 0, 2], float)
     found = targets(instances=[objects(PolygonMasks([[corners]]), [0]), objects(PolygonMasks([]), [])])
     assert torch.equal(found.masks[0], torch.stack([block(0, 1), block()]).float())
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("form", ["bitmask", "polygon"])
+def test_items_of_detectron2s_own_mapper(tmp_path, form):
+    from detectron2.data import DatasetMapper
+    from PIL import Image
+    from pycocotools import mask as rle_masks
+
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "0.png")
+    shown = np.zeros((40, 60), np.uint8, order="F")
+    shown[10:30, 20:50] = 1
+    outline = [[20.0, 10.0, 50.0, 10.0, 50.0, 30.0, 20.0, 30.0]]
+    annotation = {
+        "bbox": [20, 10, 30, 20],
+        "bbox_mode": 1,
+        "category_id": 0,
+        "segmentation": rle_masks.encode(shown) if form == "bitmask" else outline,
+    }
+    mapper = DatasetMapper(
+        True, augmentations=[], image_format="RGB", use_instance_mask=True, instance_mask_format=form
+    )
+    image = {"file_name": str(tmp_path / "0.png"), "height": 40, "width": 60}
+    item, empty = (mapper({**image, "annotations": given}) for given in ([annotation], []))
+    assert read_clip(item).frames.shape == (1, 3, 40, 60)
+    assert torch.equal(read_targets(item, read_clip(item)).masks[0, 0], torch.from_numpy(shown).float())
+    assert read_targets(empty, read_clip(empty)).masks.shape == (0, 1, 40, 60)
