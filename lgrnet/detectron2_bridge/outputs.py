@@ -7,6 +7,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from lgrnet.evaluation.average_precision import best, detected
 from lgrnet.records import Prediction
 
 
@@ -17,11 +18,7 @@ def frame_instances(prediction: Prediction, limit: int = 100) -> list[Instances]
     scores; a prediction without candidates has one for each class. Fields: pred_masks [N, H, W] bool, scores [N]
     float32, pred_classes [N] int64, pred_boxes (round the masks).
     """
-    if prediction.candidates is not None:
-        masks, scores = prediction.candidates.masks, prediction.candidates.scores  # [Q, T, H, W], [Q, K]
-    else:
-        masks, own = prediction.mask, np.eye(len(prediction.scores), dtype=bool)
-        scores = np.where(own, prediction.scores[:, None], -np.inf)
+    masks, scores = detected(prediction)  # [Q, T, H, W], [Q, K]
     shown = masks.any(axis=(2, 3))  # [Q, T]
     return [_instances(masks[:, t], scores, shown[:, t], limit) for t in range(masks.shape[1])]
 
@@ -34,9 +31,7 @@ def class_maps(prediction: Prediction) -> Tensor:
 
 def _instances(masks: np.ndarray, scores: np.ndarray, shown: np.ndarray, limit: int) -> Instances:
     """The best objects of a frame: masks [Q, H, W], scores [Q, K], shown [Q] -> Instances."""
-    queries, classes = np.nonzero(shown[:, None] & (scores > -np.inf))
-    order = np.argsort(-scores[queries, classes], kind="stable")[:limit]
-    queries, classes = queries[order], classes[order]
+    queries, classes = best(shown, scores, limit)
     chosen = torch.from_numpy(masks[queries])  # [N, H, W]
     return Instances(
         tuple(masks.shape[-2:]),

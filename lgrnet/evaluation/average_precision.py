@@ -64,7 +64,7 @@ class AveragePrecision:
         Raises DataError, naming the video, when a size or a number of masks, frames or classes does not fit, a score
         is not a number, a mask holds an unknown value, or the video was taken in before.
         """
-        masks, scores = _detected(prediction)
+        masks, scores = detected(prediction)
         self._check(prediction, masks, scores, raw_masks, label_map)
         annotated = [index for index, raw in enumerate(raw_masks) if raw is not None]
         groups = [[index] for index in annotated] if self.form == "frame" else [annotated] * bool(annotated)
@@ -83,8 +83,8 @@ class AveragePrecision:
                         for rle in map(_encode, self._objects(of_class))
                     ],
                     "detections": [
-                        [class_id, score, _encode(masks[query, group])]
-                        for query, class_id, score in self._best(there[:, group].any(1), scores)
+                        [int(k) + 1, float(scores[q, k]), _encode(masks[q, group])]
+                        for q, k in zip(*best(there[:, group].any(1), scores, self.max_detections), strict=True)
                     ],
                 }
             )
@@ -162,16 +162,6 @@ class AveragePrecision:
         elif mask.any():
             yield mask
 
-    def _best(self, there: np.ndarray, scores: np.ndarray) -> list[tuple[int, int, float]]:
-        """The detections of an image as (query, class id, score), best first, equal ones in order of the queries.
-
-        there   [Q] bool, whose mask is not empty
-        scores  [Q, K], -inf: this mask is no detection of that class
-        """
-        queries, classes = np.nonzero(there[:, None] & (scores > -np.inf))
-        order = np.argsort(-scores[queries, classes], kind="stable")[: self.max_detections]
-        return [(int(q), int(k) + 1, float(scores[q, k])) for q, k in zip(queries[order], classes[order], strict=True)]
-
     def _evaluate(self, images: Sequence[Mapping], classes: Sequence[int]) -> COCOeval:
         """pycocotools' evaluation, all but its summary."""
         truths = ([{"category_id": k, "segmentation": rle} for k, rle in image["truths"]] for image in images)
@@ -236,13 +226,25 @@ class AveragePrecision:
                 )
 
 
-def _detected(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+def detected(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
     """The masks [Q, T, H, W] and scores [Q, K] of a prediction; -inf: this mask is no detection of that class."""
     if prediction.candidates is not None:
         return prediction.candidates.masks, prediction.candidates.scores
     # The mask of class k is the only detection of this class.
     own = np.eye(len(prediction.scores), dtype=bool)
     return prediction.mask, np.where(own, prediction.scores[:, None], -np.inf)
+
+
+def best(there: np.ndarray, scores: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The detections of an image: queries [N] and classes [N], best first, equal ones in order of the queries.
+
+    there   [Q] bool, whose mask is not empty in the image
+    scores  [Q, K] as `detected` gives them
+    limit   of all classes together, the most that are kept
+    """
+    queries, classes = np.nonzero(there[:, None] & (scores > -np.inf))
+    order = np.argsort(-scores[queries, classes], kind="stable")[:limit]
+    return queries[order], classes[order]
 
 
 def _truth(raw: np.ndarray, label_map: LabelMap, prediction: Prediction, index: int) -> np.ndarray:
