@@ -96,7 +96,8 @@ def setup(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add MODEL.DEVICE cpu")
     weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not Path(weights).is_file():
+    # What follows a "?" is for detectron2's checkpointer: model.pth?matching_heuristics=True
+    if weights and "://" not in weights and not Path(weights.partition("?")[0]).is_file():
         raise ConfigError(f"MODEL.WEIGHTS is {weights}, but there is no such file; leave it empty for random weights")
     cfg.freeze()
     return cfg

@@ -225,6 +225,15 @@ def test_mistakes_end_in_one_line(words, said, data, tmp_path, monkeypatch, caps
     assert last.startswith("error: ") and said in last
 
 
+def test_weights_for_detectron2s_heuristics_are_found(data, tmp_path, monkeypatch):
+    from lgrnet.detectron2_bridge.train_net import setup
+
+    monkeypatch.chdir(data)
+    (tmp_path / "zoo.pth").touch()
+    weights = f"{tmp_path}/zoo.pth?matching_heuristics=True"
+    assert setup(str(CONFIGS / "phantom.yaml"), ["MODEL.WEIGHTS", weights]).MODEL.WEIGHTS == weights
+
+
 def test_files_and_processes_that_are_not_there(capsys):
     from lgrnet.detectron2_bridge import train_net
 
