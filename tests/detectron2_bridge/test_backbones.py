@@ -138,6 +138,27 @@ def test_detectron2s_resnets_feed_lgrnet(cfg, name):
 
 
 @pytest.mark.peer
+def test_mit_serves_a_model_of_detectron2(cfg):
+    """detectron2's SemanticSegmentor with its FPN over MiT, images of unequal size in a batch."""
+    from detectron2.modeling.backbone import FPN
+
+    if "build_mit_pyramid" not in dict(BACKBONE_REGISTRY):
+
+        @BACKBONE_REGISTRY.register()
+        def build_mit_pyramid(cfg, input_shape):
+            return FPN(MiT(cfg, input_shape), list(LEVELS), 16)
+
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME = "SemanticSegmentor", "build_mit_pyramid"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    model = build_model(cfg).train()
+    sizes = (64, 64), (50, 70)
+    batch = [{"image": torch.zeros(3, *size), "sem_seg": torch.ones(size, dtype=torch.long)} for size in sizes]
+    model(batch)["loss_sem_seg"].backward()
+    assert model.backbone.bottom_up.net.patch_embed1.proj.weight.grad.abs().max() > 0
+    assert model.eval()(batch)[1]["sem_seg"].shape == (2, 50, 70)
+
+
+@pytest.mark.peer
 def test_pvt_feeds_detectron2s_pyramid():
     from detectron2.modeling.backbone import FPN
 
