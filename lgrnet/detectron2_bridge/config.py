@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from yaml import YAMLError
 
 from lgrnet.config import ConfigError
@@ -46,10 +47,12 @@ def add_lgrnet_config(cfg: CfgNode) -> CfgNode:
 
     Of detectron2's own keys these change, so that they mean what they mean there: MODEL.META_ARCHITECTURE,
     MODEL.BACKBONE, MODEL.PIXEL_MEAN and PIXEL_STD (0..255, in the order of INPUT.FORMAT, which is RGB), SOLVER,
+    INPUT.MIN_SIZE_TEST (to which detectron2's own predictor and mapper bring an image, keeping its aspect ratio),
     TEST.EVAL_PERIOD, SEED, and DATALOADER.ASPECT_RATIO_GROUPING. MODEL.WEIGHTS stays empty: random weights.
     """
     _add_model(cfg.MODEL)
     cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MIN_SIZE_TEST = 352  # of detectron2's own; for another INPUT.CLIP.SIZE set it, too
     cfg.INPUT.CLIP = CfgNode(
         {
             "SIZE": [352, 352],  # height, width
@@ -75,6 +78,27 @@ def add_lgrnet_config(cfg: CfgNode) -> CfgNode:
 def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a section as arguments: in small letters, without sections below it."""
     return {key.lower(): value for key, value in node.items() if not isinstance(value, Mapping)}
+
+
+def statistic(name: str, values: Sequence[float], input_format: str) -> tuple[float, ...]:
+    """Statistics of pixels in 0..255, in the order of `input_format`, as our models have them: in 0..1, RGB.
+
+    name  "pixel_mean" or "pixel_std". Raises ValueError for anything but 3 numbers, and a deviation not above 0.
+    """
+    values = [float(value) for value in values]
+    if len(values) != 3 or (name == "pixel_std" and min(values) <= 0):
+        raise ValueError(f"{name} is {values}; expected 3 numbers in 0..255, and a pixel_std above 0")
+    return tuple(value / 255 for value in (values[::-1] if input_format == "BGR" else values))
+
+
+def statistics(cfg: CfgNode) -> dict[str, tuple[float, ...]]:
+    """MODEL.PIXEL_MEAN and PIXEL_STD as the arguments of our models."""
+    return {name: statistic(name, cfg.MODEL[name.upper()], cfg.INPUT.FORMAT) for name in ("pixel_mean", "pixel_std")}
+
+
+def seed_of(cfg: CfgNode) -> int:
+    """SEED; one below 0 draws a seed that is the same in all processes, which all have to ask for it."""
+    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def merge_config(cfg: CfgNode, file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:

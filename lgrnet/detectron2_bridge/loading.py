@@ -16,6 +16,7 @@ from lgrnet.checkpoint.official import backbone_to_ours
 
 _INNER = "model."
 _CLASSIFIERS = ("head", "fc")
+_COUNTER = "num_batches_tracked"
 _SHOWN = 3
 
 
@@ -32,8 +33,9 @@ def fitted(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     is left out. Raises CheckpointError, with how many names fit and the first that do not, for anything else.
     """
     own = model.state_dict()
-    # Counters of batch norms are not in old files, and nothing depends on them.
-    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    # Counters of batch norms are not in old files and not in frozen norms, and nothing depends on them.
+    given = {name: tensor for name, tensor in given.items() if name in own or not name.endswith(_COUNTER)}
+    needed = {name for name in own if not name.endswith(_COUNTER)}
     fits = {name for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
     if needed <= fits and fits == given.keys():
         return dict(given)

@@ -26,6 +26,7 @@ from lgrnet.data.transforms import (
     resize_for_eval,
 )
 from lgrnet.detectron2_bridge.catalog import record_of
+from lgrnet.detectron2_bridge.config import seed_of
 from lgrnet.draws import python_generator
 from lgrnet.records import check_sizes, read_frame
 from lgrnet.structures import Clip
@@ -98,7 +99,7 @@ class ClipMapper:
             "size": size,
             "sampler": sampler(clip.NUM_FRAMES),
             "transforms": [_chosen("INPUT.CLIP.AUGMENTATION", name, AUGMENTATIONS)(size) for name in clip.AUGMENTATION],
-            "seed": cfg.SEED,
+            "seed": seed_of(cfg) if is_train else cfg.SEED,  # without draws the processes need not agree
             "require_foreground": clip.REQUIRE_FOREGROUND,
             "input_format": cfg.INPUT.FORMAT,
             "resize": clip.RESIZE,

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from lgrnet.config import ConfigError
 from lgrnet.data.loader import collate
 from lgrnet.data.transforms import draw_size
 from lgrnet.detectron2_bridge.backbones import build_levels, describe_levels
-from lgrnet.detectron2_bridge.config import arguments
+from lgrnet.detectron2_bridge.config import arguments, seed_of, statistic, statistics
 from lgrnet.detectron2_bridge.inputs import FORMATS, read_clip, read_targets
 from lgrnet.detectron2_bridge.loading import use_model_names
 from lgrnet.detectron2_bridge.outputs import class_maps, frame_instances
@@ -97,7 +96,7 @@ class ClipMetaArch(nn.Module):
         """
         return {
             "model": cls.describe(cfg, cls.levels(cfg), construct),
-            "seed": cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+            "seed": seed_of(cfg),
             "sizes": cfg.INPUT.CLIP.SIZES,
             "input_format": cfg.INPUT.FORMAT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -146,9 +145,8 @@ class ClipMetaArch(nn.Module):
         "image". Videos are never batched, as published. Raises ValueError for what `inputs` refuses.
         """
         if not isinstance(batched_inputs, list | tuple) or not batched_inputs:
-            raise ValueError(
-                f"the model was given {type(batched_inputs).__name__}; expected a list of dicts, not empty"
-            )
+            given = type(batched_inputs).__name__ if batched_inputs else "nothing"
+            raise ValueError(f"the model was given {given}; expected a list of dicts, one for each clip")
         return self._losses(batched_inputs) if self.training else [self._predicted(item) for item in batched_inputs]
 
     def _losses(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -205,12 +203,8 @@ class ClipMetaArch(nn.Module):
             yield
 
     def _set_statistics(self, name: str, values: Sequence[float]) -> None:
-        values = [float(value) for value in values]
-        if len(values) != 3 or (name == "pixel_std" and min(values) <= 0):
-            raise ValueError(f"{name} is {values}; expected 3 numbers in 0..255, and a pixel_std above 0")
-        ordered = values[::-1] if self.input_format == "BGR" else values
         buffer = getattr(self.model, name)
-        buffer.copy_(torch.tensor([value / 255 for value in ordered]).view_as(buffer))
+        buffer.copy_(torch.tensor(statistic(name, values, self.input_format)).view_as(buffer))
 
 
 @META_ARCH_REGISTRY.register()
@@ -251,7 +245,12 @@ class PlainHead(ClipMetaArch):
         """The head round a backbone, for every frame."""
         section = arguments(cfg.MODEL.PLAIN_HEAD)
         head = make(plain_head.PlainHead, backbone=backbone, num_classes=cfg.MODEL.NUM_CLASSES, **section)
-        return make(PerFrame, net=head, chunk=cfg.MODEL.FRAME_CHUNK)
+        return per_frame(cfg, head, make)
+
+
+def per_frame(cfg: CfgNode, net: Any, make: Make, decision: str = "logit") -> Any:
+    """A still-image network for every frame of a clip; its pixel statistics are part of what a weights file says."""
+    return make(PerFrame, net=net, chunk=cfg.MODEL.FRAME_CHUNK, decision=decision, **statistics(cfg))
 
 
 def construct(kind: Callable[..., Any], zen_partial: bool = False, **given: Any) -> Any:

@@ -10,12 +10,11 @@ from torch import nn
 
 from lgrnet.config import ConfigError
 from lgrnet.detectron2_bridge.config import arguments
-from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch, Make
+from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch, Make, per_frame
 from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.softmax_criterion import SoftmaxCriterion
 from lgrnet.models import ssformer, still_decoders, svanet
 from lgrnet.models.resnet import ResNetBackbone
-from lgrnet.models.segmenter import PerFrame
 
 _DECODERS = (
     "ProgressiveLocalityDecoder",
@@ -45,7 +44,7 @@ class SSFormer(ClipMetaArch):
             raise ConfigError(f"MODEL.SSFORMER.DECODER is {section.DECODER!r}; expected one of {', '.join(_DECODERS)}")
         decoder = make(getattr(still_decoders, section.DECODER), outputs=cfg.MODEL.NUM_CLASSES, zen_partial=True)
         net = make(ssformer.SSFormer, backbone=backbone, decoder=decoder, enlarge=section.ENLARGE)
-        return make(PerFrame, net=net, chunk=cfg.MODEL.FRAME_CHUNK, decision="sigmoid")
+        return per_frame(cfg, net, make, "sigmoid")
 
 
 @META_ARCH_REGISTRY.register()
@@ -76,4 +75,4 @@ class SvANet(ClipMetaArch):
         """SvANet on a ResNet, for every frame; background is a channel of its own."""
         section = {name: value for name, value in arguments(cfg.MODEL.SVANET).items() if name != "resnet"}
         net = make(svanet.SvANet, backbone=backbone, num_classes=cfg.MODEL.NUM_CLASSES + 1, **section)
-        return make(PerFrame, net=net, chunk=cfg.MODEL.FRAME_CHUNK, decision="softmax")
+        return per_frame(cfg, net, make, "softmax")

@@ -22,9 +22,9 @@ from torch import Tensor
 from lgrnet.checkpoint.checkpointer import CheckpointError, load_state
 from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import ConfigError, builds, to_json
-from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
+from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config, statistics
 from lgrnet.detectron2_bridge.meta_arch import describe_model, model_class
-from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
+from lgrnet.models.segmenter import Segmenter
 
 
 def convert(file: str | Path, target: str | Path, cfg: CfgNode) -> bool:
@@ -34,13 +34,14 @@ def convert(file: str | Path, target: str | Path, cfg: CfgNode) -> bool:
 
     Returns whether the file describes its model, so that lgrnet.load(target) needs nothing else; it cannot for a
     backbone of detectron2's own. Raises CheckpointError for a file that is no checkpoint or of another model, and
-    ConfigError for pixel statistics that only detectron2's config has.
+    ConfigError for pixel statistics that the model of a weights file cannot have.
     """
     state = _read_checkpoint(Path(file))
-    _check_statistics(cfg)
     model, node = model_class(cfg).from_config(cfg)["model"], description(cfg)
+    _check_statistics(cfg, model)
     load_state(model, state, str(file))
-    save_weights(target, model.state_dict(), node, {"input_size": list(cfg.INPUT.CLIP.SIZE)})
+    facts = {"input_size": list(cfg.INPUT.CLIP.SIZE), "input_resize": cfg.INPUT.CLIP.RESIZE}
+    save_weights(target, model.state_dict(), node, facts)
     return node is not None
 
 
@@ -91,15 +92,14 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _check_statistics(cfg: CfgNode) -> None:
-    """Raises ConfigError where frames were normalised in another way than lgrnet's models normalise them."""
-    turn = -1 if cfg.INPUT.FORMAT == "BGR" else 1
-    for key, known in (("PIXEL_MEAN", PIXEL_MEAN), ("PIXEL_STD", PIXEL_STD)):
-        given = list(cfg.MODEL[key])[::turn]
-        if max(abs(value / 255 - ours) for value, ours in zip(given, known, strict=True)) > 1e-6:
+def _check_statistics(cfg: CfgNode, model: Segmenter) -> None:
+    """Raises ConfigError where the model of a weights file would normalise frames in another way than the training."""
+    for name, given in statistics(cfg).items():
+        own = getattr(model, name).flatten().tolist()
+        if max(abs(value - known) for value, known in zip(given, own, strict=True)) > 1e-6:
             raise ConfigError(
-                f"MODEL.{key} is {list(cfg.MODEL[key])}, but a weights file of lgrnet has no place for statistics "
-                f"other than ImageNet's {[255 * ours for ours in known]}; train with these"
+                f"MODEL.{name.upper()} is {list(cfg.MODEL[name.upper()])}, but {type(model).__name__} of a weights "
+                f"file always has {[round(255 * known, 3) for known in own]} (in RGB); train with these"
             )
 
 

@@ -167,6 +167,13 @@ def test_arguments_from_a_config():
         ClipMapper(True, input_format="GBR")
 
 
+def test_a_seed_below_zero_is_drawn_for_training():
+    cfg = get_cfg()
+    add_lgrnet_config(cfg)
+    cfg.SEED = -1
+    assert ClipMapper(cfg, True).seed >= 0
+
+
 def test_frames_of_two_sizes_are_told_by_name(tmp_path):
     for t, size in enumerate(((40, 48), (40, 40))):
         write_frame(tmp_path / "Frame" / "v" / f"{t}.png", np.zeros((*size, 3), np.uint8))

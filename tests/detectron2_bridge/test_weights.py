@@ -153,8 +153,8 @@ def test_what_cannot_be_converted(cfg, tmp_path):
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     with pytest.raises(ConfigError, match="'RetinaNet'; lgrnet has LGRNet, PlainHead"):
         convert(file, target, cfg)
-    cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
-    with pytest.raises(ConfigError, match="PIXEL_STD"):
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PIXEL_STD = "LGRNet", [1.0, 1.0, 1.0]
+    with pytest.raises(ConfigError, match="PIXEL_STD .* LGRNet of a weights file always has .58.395"):
         convert(file, target, cfg)
     torch.save({"model": {"a": 1}}, file)
     with pytest.raises(CheckpointError, match="no tensors by name"):
@@ -182,6 +182,24 @@ def test_the_command(cfg, tmp_path, capsys):
     assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
 
 
+@pytest.mark.parametrize("meta, order", [("SvANet", "RGB"), ("PlainHead", "BGR"), ("LGRNet", "BGR")])
+def test_pixel_statistics_travel_where_a_model_has_a_place_for_them(cfg, tmp_path, meta, order):
+    cfg.MODEL.META_ARCHITECTURE, cfg.INPUT.FORMAT, cfg.INPUT.CLIP.RESIZE = meta, order, "bicubic"
+    cfg.MODEL.SVANET.RESNET, cfg.MODEL.SVANET.IMAGE_SIZE, cfg.MODEL.SVANET.LINK_DEPTH = "resnet18", 64, 1
+    if meta == "LGRNet":
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = cfg.MODEL.PIXEL_MEAN[::-1], cfg.MODEL.PIXEL_STD[::-1]
+    else:
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0, 51.0, 102.0], [255.0, 127.5, 51.0]
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model, str(tmp_path)).save("model")
+    assert convert(tmp_path / "model.pth", tmp_path / "out.safetensors", cfg)
+    loaded = lgrnet.load(tmp_path / "out.safetensors")
+    assert loaded.input_resize == "bicubic"
+    assert torch.equal(loaded.pixel_mean, model.model.pixel_mean)
+    frames = torch.rand(1, 1, 3, 64, 64)
+    assert torch.equal(loaded(frames).mask_logits, model.model(frames).mask_logits)
+
+
 @pytest.mark.peer
 def test_a_backbone_of_detectron2_is_written_without_a_description(cfg, tmp_path):
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
@@ -204,6 +222,7 @@ def test_imagenet_weights_of_detectron2s_own_backbone(cfg, tmp_path):
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     source, model = build_model(cfg), build_model(cfg)
     zoo = {**source.backbone.net.state_dict(), "stem.fc.weight": torch.zeros(10, 4)}
+    zoo["stem.conv1.norm.num_batches_tracked"] = torch.tensor(1)  # of torchvision; the frozen norms have none
     torch.save({"model": zoo}, tmp_path / "zoo.pth")
     DetectionCheckpointer(model).load(f"{tmp_path}/zoo.pth?matching_heuristics=True")
     assert same(model.backbone.state_dict(), source.backbone.state_dict())
