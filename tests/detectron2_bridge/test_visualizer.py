@@ -1,6 +1,8 @@
-"""detectron2's Visualizer draws our predictions."""
+"""detectron2's predictor runs our models, and its Visualizer draws what they find."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,13 @@ import pytest
 import lgrnet
 from lgrnet.data import phantom
 from lgrnet.detectron2_bridge.catalog import clip_dicts, register_layouts
+from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
 from lgrnet.detectron2_bridge.mapper import ClipMapper
 from lgrnet.detectron2_bridge.meta_arch import ClipMetaArch
+from lgrnet.inference.predictor import Predictor
 from lgrnet.records import read_frame, write_frame
+
+CONFIG = Path(__file__).resolve().parents[2] / "lgrnet/detectron2_bridge/configs/phantom.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +55,16 @@ def test_the_visualizer_draws_what_was_found(video, tmp_path):
     assert (np.abs(regions.get_image().astype(int) - frame).sum(2) > 10)[classes.numpy() == 1].mean() > 0.9
     for name, picture in (("instances", drawn), ("classes", regions)):
         write_frame(tmp_path / f"{name}.png", picture.get_image())
+
+
+@pytest.mark.peer
+def test_detectron2s_predictor_sees_an_image_as_ours_does(video):
+    from detectron2.config import get_cfg
+    from detectron2.engine import DefaultPredictor
+
+    cfg = merge_config(add_lgrnet_config(get_cfg()), CONFIG, ["MODEL.WEIGHTS", "lgrnet://phantom"])
+    frame = read_frame(video["file_names"][0])
+    found = DefaultPredictor(cfg)(frame[..., ::-1])  # BGR
+    expected = Predictor(lgrnet.load("phantom"), size=96).predict_frames(frame)
+    assert expected.mask.any() and np.array_equal(found["prediction"].mask, expected.mask)
+    assert np.array_equal(found["instances"].pred_masks[0].numpy(), expected.mask[0, 0])
