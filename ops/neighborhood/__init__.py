@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.cpu import cannot_run
+from lgrnet.ops.neighborhood.cpu import neighborhood_attention_cpu
 from lgrnet.ops.neighborhood.peers import neighborhood_attention_natten
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
 
 __all__ = ["neighborhood_attention"]
 
-BACKENDS = {"reference": Backend(neighborhood_attention_reference)}
+BACKENDS = {
+    "cpu": Backend(neighborhood_attention_cpu, cannot_run),
+    "reference": Backend(neighborhood_attention_reference),
+}
 PEERS = {"natten": neighborhood_attention_natten}
 
 
@@ -41,8 +46,8 @@ def neighborhood_attention(
     shapes       ((h, w), ...) of the levels, sum of h * w = S
     window       odd number of keys along an axis
     frame_shift  how many frames back the keys and values are, cyclically; 0: the same frame
-    backend      "auto" takes the fastest of ours that is there; a name forces it; "natten": NATTEN, on a CPU without
-                 gradients
+    backend      "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside),
+                 "reference", or "natten": NATTEN, on a CPU without gradients
 
     Returns [B, T, S, heads, d]. Raises ValueError for shapes that do not fit together, and BackendError (a
     ValueError) for a backend that is unknown, not installed, or cannot do this.
