@@ -70,6 +70,7 @@ LGRNET_INLINE Lanes advance(Lanes *h, const Lanes *rate, Lanes delta, Lanes driv
                             int64_t states) {
   const int64_t count = FIXED ? FIXED : states;
   Lanes parts[4] = {};
+#pragma GCC unroll 16
   for (int64_t n = 0; n < count; ++n) {
     h[n] = exp2(delta * rate[n]) * h[n] + drive * all(b[n]);
     parts[n % 4] += h[n] * all(c[n]);
@@ -81,7 +82,7 @@ LGRNET_INLINE Lanes advance(Lanes *h, const Lanes *rate, Lanes delta, Lanes driv
 // from the nearest cache for all blocks but the first.
 template <int FIXED>
 struct Forward {
-  static constexpr int64_t TILE = 128;
+  static constexpr int64_t TILE = 64;
   const Problem &p;
   int64_t clip, first, end;  // blocks
   float *y, *checkpoints;
@@ -113,16 +114,21 @@ struct Forward {
     Lanes h[FIXED ? FIXED : MOST_STATES], rate[FIXED ? FIXED : MOST_STATES];
     std::copy_n(state, states, h);
     std::copy_n(weights.rate.data(), states, rate);
+    // The time steps of all tokens first: each takes long, but none waits for another.
+    Lanes delta[TILE], xs[TILE];
+    for (int64_t i = start; i < stop; ++i) {
+      const int64_t token = p.order[g * p.tokens + i], at = (clip * p.tokens + token) * p.directions + g;
+      delta[i - start] = softplus(weights.raw_step(p.dt + at * p.rank, p.rank));
+      xs[i - start] = load_part(x + token * p.channels, count);
+    }
     for (int64_t i = start; i < stop; ++i) {
       if (checkpoints && i % p.interval == 0) {
         const int64_t row = ((clip * p.directions + g) * p.chunks() + i / p.interval) * p.blocks() + block;
         for (int64_t n = 0; n < states; ++n) store(checkpoints + (row * states + n) * LANES, h[n]);
       }
       const int64_t token = p.order[g * p.tokens + i], at = (clip * p.tokens + token) * p.directions + g;
-      const Lanes delta = softplus(weights.raw_step(p.dt + at * p.rank, p.rank));
-      const Lanes xi = load_part(x + token * p.channels, count);
-      const Lanes over_states =
-          advance<FIXED>(h, rate, delta, delta * xi, p.b + at * states, p.c + at * states, states);
+      const Lanes xi = xs[i - start], step = delta[i - start];
+      const Lanes over_states = advance<FIXED>(h, rate, step, step * xi, p.b + at * states, p.c + at * states, states);
       float *place = out + token * p.channels;
       store_part(place, load_part(place, count) + over_states + weights.skip * xi, count);
     }
