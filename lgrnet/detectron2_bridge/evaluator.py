@@ -46,7 +46,7 @@ class ClipEvaluator(DatasetEvaluator):
         outputs  dicts with "prediction", a `lgrnet.records.Prediction`, as our models give in evaluation
 
         Raises DataError for a video that is not of the data set or was scored before, and for masks that cannot be
-        used.
+        used, ValueError for outputs of another model.
         """
         for video, output in zip(inputs, outputs, strict=True):
             record = self._records.get(video["video_name"])
@@ -54,6 +54,11 @@ class ClipEvaluator(DatasetEvaluator):
                 raise DataError(
                     f"video {video['video_name']!r} is not in the data set {self.dataset_name!r} of "
                     f"{len(self._records)} videos; the loader and the evaluator must name the same data set"
+                )
+            if "prediction" not in output:
+                raise ValueError(
+                    f'the output for video {video["video_name"]!r} has {", ".join(output)} but no "prediction"; '
+                    "expected a model of lgrnet, others need an evaluator of detectron2"
                 )
             self._evaluator.process(output["prediction"], read_annotation(record), record.label_map)
 

@@ -111,11 +111,13 @@ def build_train_loader(
     root         given: `catalog.register_layouts(root)` comes first
 
     The order of the clips has the seed of the mapper. Raises DataError where a data set is not registered or not on
-    disk, and for videos that differ in their number of classes.
+    disk, where none is named, and for videos that differ in their number of classes.
     """
     if root is not None:
         register_layouts(root)
     names = check_names(names)
+    if not names:
+        raise DataError("no data set to train on was named; name one or more that are registered (DATASETS.TRAIN)")
     videos = clip_dicts(names)
     if len(classes := {num_classes(video["label_map"]) for video in videos}) > 1:
         raise DataError(f"the data sets {', '.join(names)} have {sorted(classes)} classes; train on sets of one number")

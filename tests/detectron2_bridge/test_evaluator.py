@@ -97,6 +97,8 @@ def test_videos_and_data_sets_that_are_not_there(folder):
         ClipEvaluator("evaluator_clip")
     with pytest.raises(DataError, match="video 'c' is not in the data set 'evaluator_clips' of 2 videos"):
         ClipEvaluator("evaluator_clips").process([{"video_name": "c"}], [{"prediction": guess("c", ("0",))}])
+    with pytest.raises(ValueError, match='video .a. has sem_seg but no "prediction"'):
+        ClipEvaluator("evaluator_clips").process([{"video_name": "a"}], [{"sem_seg": None}])
 
 
 class Net(nn.Module):

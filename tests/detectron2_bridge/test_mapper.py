@@ -189,6 +189,8 @@ def test_loader_refuses_what_does_not_fit(dicts):
     mapper = ClipMapper(True, size=SIZE)
     with pytest.raises(ValueError, match="batch_size 0"):
         build_train_loader("mapper_clips", mapper=mapper, batch_size=0)
+    with pytest.raises(DataError, match="no data set to train on"):
+        build_train_loader([], mapper=mapper, batch_size=1)
     with pytest.raises(DataError, match="'mapper_clip' is not registered"):
         build_train_loader(["mapper_clip"], mapper=mapper, batch_size=1)
 
