@@ -13,7 +13,7 @@ DOCUMENTS = sorted(ROOT.glob("*.md"))
 def test_links_and_files_exist(document):
     text = document.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
-    files = re.findall(r"\b(?:configs|tools|data_prep|tests|lgrnet)/[\w/]+\.py\b", text)
+    files = re.findall(r"(?<![\w/])(?:configs|tools|data_prep|tests|lgrnet)/[\w/]+\.py\b", text)
     missing = [name for name in links + files if not (ROOT / name).exists()]
     assert missing == []
 
