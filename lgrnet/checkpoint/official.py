@@ -229,7 +229,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
             f"{path} is refused: it {what}; a published file holds only tensors and numbers, get it again from its "
             "own project"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, SafetensorError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OfficialWeightsError(f"{path} is damaged or no torch file ({reason[:200]}); download it again") from error
     return _state_of(content, path)

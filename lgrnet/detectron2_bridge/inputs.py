@@ -149,6 +149,8 @@ def _from_classes(maps: Tensor, size: tuple[int, ...], annotated: Tensor, video:
     maps = maps[None] if maps.ndim == 2 else maps
     if tuple(maps.shape) != size or maps.is_floating_point():
         raise ValueError(f"sem_seg of {video} is {maps.dtype} {tuple(maps.shape)}; expected integers {size}, or [H, W]")
+    if maps.min() < 0:
+        raise ValueError(f"sem_seg of {video} holds {maps.min()}; expected 0 and more, and {IGNORED} where ignored")
     present = [value for value in torch.unique(maps).tolist() if value not in (0, IGNORED)]
     objects = {value - 1: (value - 1, (maps == value).float()) for value in present}
     return _targets(objects, size, annotated, maps != IGNORED)

@@ -84,7 +84,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         what = f"asks to run {asked[1]}" if asked else "is no torch file"
         raise CheckpointError(f"{path} is refused: it {what}; expected a checkpoint of detectron2's trainer") from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path} is damaged or no torch file ({str(error)[:200]})") from error
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):

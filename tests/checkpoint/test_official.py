@@ -179,9 +179,10 @@ def test_unusable_files(tmp_path):
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pth").write_bytes(b"")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
+    (tmp_path / "words.pth").write_text("not found")
     (tmp_path / "half.safetensors").write_bytes(whole[:100])
     torch.save({"metrics": {"dice": 1.0}}, tmp_path / "other.pth")
-    for name in ("half.pth", "empty.pth", "page.pth", "half.safetensors"):
+    for name in ("half.pth", "empty.pth", "page.pth", "words.pth", "half.safetensors"):
         with pytest.raises(official.OfficialWeightsError, match=f"{name} is (damaged|refused: it is no torch file)"):
             official.read_official(tmp_path / name)
     with pytest.raises(official.OfficialWeightsError, match="holds no state_dict .*metrics"):

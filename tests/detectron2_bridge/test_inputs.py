@@ -131,6 +131,7 @@ def test_maps_of_classes():
         ({"instances": [objects(255 * torch.ones(1, 4, 6), [0])] * 2}, "255; expected 0 to 1"),
         ({"sem_seg": torch.zeros(4, 6, dtype=torch.long)}, r"\(1, 4, 6\); expected integers \(2, 4, 6\)"),
         ({"sem_seg": torch.zeros(2, 4, 6)}, "float32"),
+        ({"sem_seg": torch.full((2, 4, 6), -1)}, "holds -1; expected 0 and more"),
         ({"sem_seg": torch.zeros(2, 4, 6, dtype=torch.long), "annotated": [True]}, r"annotated \(1,\)"),
     ],
 )

@@ -162,9 +162,10 @@ def test_what_cannot_be_converted(cfg, tmp_path):
     torch.save({"model": sys.modules[__name__].same}, file)
     with pytest.raises(CheckpointError, match="is refused: it asks to run .*same"):
         convert(file, target, cfg)
-    file.write_bytes(b"PK\x03\x04")
-    with pytest.raises(CheckpointError, match="damaged|no torch file"):
-        convert(file, target, cfg)
+    for content in (b"PK\x03\x04", b"abc"):
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged|no torch file"):
+            convert(file, target, cfg)
     assert not target.exists()
 
 
