@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def read_targets(item: Mapping[str, Any], clip: Clip) -> Targets:
 
     item["instances"]  T Instances (one for an image) with gt_classes [N], gt_masks (BitMasks, PolygonMasks or a
                        tensor [N, H, W] in 0..1, soft masks allowed; not needed where N is 0) and, where an object
-                       has an identity over the clip, gt_ids [N]; without gt_ids all of a class is one object, as
-                       published; or
+                       has an identity over the clip, gt_ids [N]; without gt_ids all of a class is one object in a
+                       list, as published, and each is an object of its own in the Instances of an image; or
     item["sem_seg"]    [T, H, W], or [H, W] for an image, integers: 0 background, k class k - 1, 255 is ignored
     item["annotated"]  [T] bool, optional: a frame that is False takes part in no loss
     item["valid"]      [T, H, W] bool, optional beside "instances": a pixel that is False takes part in no loss
@@ -108,7 +109,8 @@ def _stacked(frames: Sequence[Any], video: str) -> Tensor:
 
 def _objects(instances: Any, size: tuple[int, ...], video: str) -> dict[int, tuple[int, Tensor]]:
     """Identity -> (class, masks [T, H, W])."""
-    per_frame = list(instances) if isinstance(instances, list | tuple) else [instances]
+    is_image = not isinstance(instances, list | tuple)
+    per_frame = [instances] if is_image else list(instances)
     if len(per_frame) != size[0] or not all(isinstance(one, Instances) for one in per_frame):
         found = f"{len(per_frame)} of {type(per_frame[0]).__name__}" if per_frame else "none"
         raise ValueError(f'{video} has {size[0]} frames, but "instances" holds {found}; expected Instances, one each')
@@ -116,6 +118,9 @@ def _objects(instances: Any, size: tuple[int, ...], video: str) -> dict[int, tup
     for index, one in enumerate(per_frame):
         where = f"frame {index} of {video}"
         labels, masks, ids = _fields(one, size[1:], where)
+        if ids is None:
+            # Over a clip only the class says what belongs together, as published; in an image each object stands alone.
+            ids = range(len(labels)) if is_image else labels
         for label, mask, identity in zip(labels, masks, ids, strict=True):
             known, whole = objects.setdefault(identity, (label, torch.zeros(size, device=mask.device)))
             if known != label:
@@ -124,8 +129,8 @@ def _objects(instances: Any, size: tuple[int, ...], video: str) -> dict[int, tup
     return objects
 
 
-def _fields(one: Instances, size: tuple[int, ...], where: str) -> tuple[list[int], Tensor, list[int]]:
-    """Classes, masks [N, H, W] float and identities of the objects of a frame."""
+def _fields(one: Instances, size: tuple[int, ...], where: str) -> tuple[list[int], Tensor, list[int] | None]:
+    """Classes, masks [N, H, W] float and identities (None: not given) of the objects of a frame."""
     # A mapper of detectron2 gives no gt_masks to an image without objects.
     none = one.has("gt_classes") and not len(one.gt_classes)
     missing = [name for name in ("gt_classes", "gt_masks") if not one.has(name)]
@@ -141,7 +146,7 @@ def _fields(one: Instances, size: tuple[int, ...], where: str) -> tuple[list[int
     if masks.numel() and not 0 <= masks.min() <= masks.max() <= 1:
         low, high = masks.min().item(), masks.max().item()
         raise ValueError(f"gt_masks in {where} have values {low:g} to {high:g}; expected 0 to 1")
-    return labels, masks, [int(i) for i in one.gt_ids] if one.has("gt_ids") else labels
+    return labels, masks, [int(i) for i in one.gt_ids] if one.has("gt_ids") else None
 
 
 def _from_classes(maps: Tensor, size: tuple[int, ...], annotated: Tensor, video: str) -> Targets:
@@ -151,7 +156,14 @@ def _from_classes(maps: Tensor, size: tuple[int, ...], annotated: Tensor, video:
         raise ValueError(f"sem_seg of {video} is {maps.dtype} {tuple(maps.shape)}; expected integers {size}, or [H, W]")
     if maps.min() < 0:
         raise ValueError(f"sem_seg of {video} holds {maps.min()}; expected 0 and more, and {IGNORED} where ignored")
-    present = [value for value in torch.unique(maps).tolist() if value not in (0, IGNORED)]
+    values = torch.unique(maps).tolist()
+    if IGNORED in values and not set(values) - {0, IGNORED}:
+        warnings.warn(
+            f"sem_seg of {video} holds only 0 and {IGNORED}, which is ignored: nothing is foreground. Give masks "
+            "of 0 and 255 as 0 and 1",
+            stacklevel=2,
+        )
+    present = [value for value in values if value not in (0, IGNORED)]
     objects = {value - 1: (value - 1, (maps == value).float()) for value in present}
     return _targets(objects, size, annotated, maps != IGNORED)
 

@@ -181,3 +181,20 @@ def test_items_of_detectron2s_own_mapper(tmp_path, form):
     assert read_clip(item).frames.shape == (1, 3, 40, 60)
     assert torch.equal(read_targets(item, read_clip(item)).masks[0, 0], torch.from_numpy(shown).float())
     assert read_targets(empty, read_clip(empty)).masks.shape == (0, 1, 40, 60)
+
+
+def test_objects_of_an_image_stand_alone_and_those_of_a_clip_are_one_for_each_class():
+    one = Instances((4, 6), gt_classes=torch.tensor([0, 0]), gt_masks=torch.zeros(2, 4, 6))
+    one.gt_masks[0, 0, 0] = one.gt_masks[1, 3, 3] = 1
+    image = {"image": FRAMES[0], "instances": one}
+    clip = {"frames": FRAMES[:1], "instances": [one]}
+    found = [read_targets(item, read_clip(item)) for item in (image, clip)]
+    assert [target.labels.tolist() for target in found] == [[0, 0], [0]]
+    assert torch.equal(found[0].masks.amax(0), found[1].masks[0])
+
+
+def test_a_mask_of_0_and_255_as_classes_is_warned_about():
+    maps = torch.zeros(2, 4, 6, dtype=torch.long)
+    maps[0, 0] = 255
+    with pytest.warns(UserWarning, match="holds only 0 and 255, which is ignored"):
+        assert len(targets(sem_seg=maps).labels) == 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from lgrnet.config import ConfigError, build, builds
 from lgrnet.data.loader import collate
 from lgrnet.detectron2_bridge.meta_arch import describe_model
 from lgrnet.inference.predictor import Predictor
+from lgrnet.models.segmenter import PIXEL_MEAN
 from tests.detectron2_bridge.test_meta_arch import clip, item
 
 
@@ -65,6 +69,16 @@ def test_the_model_can_be_described_without_detectron2(small):
     described.load_state_dict(state)
     decision = {"SSFormer": "sigmoid", "SvANet": "softmax"}[small.MODEL.META_ARCHITECTURE]
     assert described.decision == decision
+
+
+@pytest.mark.parametrize("name, decision", [("ssformer", "sigmoid"), ("svanet", "softmax")])
+def test_shipped_configs_build(bridge, name, decision):
+    cfg = bridge.add_lgrnet_config(get_cfg())
+    file = Path(bridge.__file__).parent / "configs" / f"phantom_{name}.yaml"
+    model = build_model(bridge.merge_config(cfg, file))
+    assert model.model.decision == decision
+    mean = [0, 0, 0] if name == "svanet" else PIXEL_MEAN
+    assert model.model.pixel_mean.flatten().tolist() == pytest.approx(mean, abs=1e-5)
 
 
 @pytest.mark.parametrize("decoder", ["SegFormerDecoder", "MultiLevelAggregationDecoder"])
