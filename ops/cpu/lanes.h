@@ -169,14 +169,14 @@ LGRNET_INLINE Lanes log1p_unit(Lanes t) {
 
 LGRNET_INLINE Lanes magnitude(Lanes x) { return x < all(0.0f) ? -x : x; }
 
-// log(1 + exp(x)), NaN for NaN.
-LGRNET_INLINE Lanes softplus(Lanes x) {
-  const Lanes positive = x < all(0.0f) ? all(0.0f) : x;
-  return positive + log1p_unit(exp(-magnitude(x)));
+// log(1 + exp(x)), NaN for NaN, and its derivative 1 / (1 + exp(-x)), both without overflow on either side.
+LGRNET_INLINE Lanes softplus(Lanes x, Lanes &slope) {
+  const Lanes positive = x < all(0.0f) ? all(0.0f) : x, small = exp(-magnitude(x));
+  slope = (x < all(0.0f) ? small : all(1.0f)) / (all(1.0f) + small);
+  return positive + log1p_unit(small);
 }
 
-// 1 / (1 + exp(-x)), without overflow on either side.
-LGRNET_INLINE Lanes sigmoid(Lanes x) {
-  const Lanes small = exp(-magnitude(x));
-  return (x < all(0.0f) ? small : all(1.0f)) / (all(1.0f) + small);
+LGRNET_INLINE Lanes softplus(Lanes x) {
+  Lanes slope;
+  return softplus(x, slope);
 }

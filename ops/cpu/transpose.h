@@ -84,6 +84,25 @@ LGRNET_INLINE void transpose_fours(Lanes *v) {
   v[3] = join_high(c, d);
 }
 
+// Sums across the lanes of LANES vectors in two steps, of which the first needs only four of them at a time: in each
+// 128 bits the sums there of four vectors, and then those of LANES / 4 such vectors across all lanes.
+LGRNET_INLINE Lanes sums_of_four(const Lanes *v) {
+  const Lanes a = weave_low(v[0], v[1]) + weave_high(v[0], v[1]), b = weave_low(v[2], v[3]) + weave_high(v[2], v[3]);
+  return join_low(a, b) + join_high(a, b);
+}
+
+LGRNET_INLINE Lanes sums_of_fours(const Lanes *v) {
+#if defined(__AVX512F__)
+  const Lanes a = _mm512_shuffle_f32x4(v[0], v[1], 0x88) + _mm512_shuffle_f32x4(v[0], v[1], 0xDD);
+  const Lanes b = _mm512_shuffle_f32x4(v[2], v[3], 0x88) + _mm512_shuffle_f32x4(v[2], v[3], 0xDD);
+  return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xDD);
+#elif defined(__AVX2__)
+  return _mm256_permute2f128_ps(v[0], v[1], 0x20) + _mm256_permute2f128_ps(v[0], v[1], 0x31);
+#else
+  return v[0];
+#endif
+}
+
 // columns[c] becomes the number c of LANES rows that begin `stride` floats apart.
 LGRNET_INLINE void gather_columns(const float *first, int64_t stride, int64_t count, Lanes *columns) {
   int64_t c = 0;

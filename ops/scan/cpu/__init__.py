@@ -78,14 +78,11 @@ def scan_backward(
     dstate: Tensor,
 ) -> list[Tensor]:
     """Gradients of x, dt, B, C, dt_weight, dt_bias, A, skip and the initial state."""
-    directions = A.shape[0]
-    dx = x.new_empty(directions, *x.shape)
-    of_tokens = [torch.empty_like(t) for t in (dt, B, C)]
-    of_weights = [t.new_empty(len(x), *t.shape) for t in (dt_weight, dt_bias, A, skip)]
-    dinitial = _state(x, A)
-    inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate)
-    library().lgrnet_scan_backward(*map(pointer, (*inputs, dx, *of_tokens, *of_weights, dinitial)), *_sizes(x, dt, A))
-    return [dx.sum(0), *of_tokens, *(t.sum(0) for t in of_weights), dinitial]
+    inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip)
+    gradients = [*map(torch.empty_like, inputs), _state(x, A)]
+    tensors = (*inputs, order, kept, dy, dstate, *gradients)
+    library().lgrnet_scan_backward(*map(pointer, tensors), *_sizes(x, dt, A))
+    return gradients
 
 
 @scan_forward.register_fake

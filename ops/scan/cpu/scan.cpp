@@ -6,62 +6,13 @@
 // kept every `interval` tokens, and what lies between is computed again.
 //
 // Letters as in ops/scan/__init__.py: B clips, L tokens, D channels, G directions, R rank of dt, N states.
-#include <algorithm>
-#include <cstdint>
-#include <vector>
+#include "backward.h"
 
-#include "../../cpu/lanes.h"
 #include "../../cpu/threads.h"
 
 namespace {
 
-constexpr int MOST_STATES = 256;
-
-struct Problem {
-  const float *x, *dt, *b, *c, *dt_weight, *dt_bias, *a, *skip;
-  const int32_t *order;
-  int64_t clips, tokens, channels, directions, rank, states, interval;
-
-  int64_t blocks() const { return (channels + LANES - 1) / LANES; }
-  int64_t chunks() const { return (tokens + interval - 1) / interval; }
-  int width(int64_t block) const { return static_cast<int>(std::min<int64_t>(LANES, channels - block * LANES)); }
-};
-
-// The weights of one direction for one block of channels, with the channels in the lanes.
-struct Block {
-  std::vector<Lanes> weight, rate;  // [R], [N]; rate is A log2(e), so that exp2(delta rate) = exp(delta A)
-  Lanes bias, skip;
-
-  Block(const Problem &p, int64_t g, int64_t block) : weight(p.rank), rate(p.states), bias{}, skip{} {
-    const int count = p.width(block);
-    const int64_t row = g * p.channels + block * LANES;
-    for (int lane = 0; lane < count; ++lane) {
-      for (int64_t r = 0; r < p.rank; ++r) weight[r][lane] = p.dt_weight[(row + lane) * p.rank + r];
-      for (int64_t n = 0; n < p.states; ++n) rate[n][lane] = p.a[(row + lane) * p.states + n] * LOG2_E;
-      bias[lane] = p.dt_bias[row + lane];
-      skip[lane] = p.skip[row + lane];
-    }
-  }
-
-  Lanes raw_step(const float *dt, int64_t rank) const {
-    Lanes z = bias;
-    for (int64_t r = 0; r < rank; ++r) z += weight[r] * all(dt[r]);
-    return z;
-  }
-};
-
-// States in memory are [D, N]; here they are [N] vectors over the lanes.
-void load_state(const float *from, Lanes *state, int count, int64_t states) {
-  for (int64_t n = 0; n < states; ++n) {
-    state[n] = Lanes{};
-    for (int lane = 0; lane < count; ++lane) state[n][lane] = from[lane * states + n];
-  }
-}
-
-void store_state(float *to, const Lanes *state, int count, int64_t states) {
-  for (int64_t n = 0; n < states; ++n)
-    for (int lane = 0; lane < count; ++lane) to[lane * states + n] = state[n][lane];
-}
+using namespace scan;
 
 // One token: states h <- exp(delta A) h + delta x B, returns <C, h>. FIXED > 0 is the number of states known to the
 // compiler, which then keeps them in registers.
@@ -136,141 +87,12 @@ struct Forward {
   }
 };
 
-struct Gradients {
-  const float *dy, *dlast;  // of y [B, L, D] and of the last state [B, G, D, N] or null
-  float *dx;                // [G, B, L, D]: each direction adds to its own
-  float *ddt, *db, *dc;     // as dt, B, C
-  float *dweight, *dbias, *da, *dskip;  // [B, G, ...]: each clip adds to its own
-  float *dinitial;                      // [B, G, D, N] or null
-};
-
-// What a chunk needs of every token and block for its way back.
-struct Saved {
-  Lanes delta, x, slope;  // slope is the derivative of softplus
-};
-
-template <int FIXED>
-struct Backward {
-  const Problem &p;
-  const Gradients &grad;
-  const float *checkpoints;
-  int64_t clip, g, states;
-  std::vector<Block> weights;
-  std::vector<Lanes> dh, dweight, dbias, dskip, drate;  // [blocks, ...]
-  std::vector<Lanes> before, decay;                     // [interval, blocks, N]
-  std::vector<Saved> saved;                             // [interval, blocks]
-
-  Backward(const Problem &problem, const Gradients &gradients, const float *kept, int64_t clip_, int64_t g_)
-      : p(problem), grad(gradients), checkpoints(kept), clip(clip_), g(g_), states(FIXED ? FIXED : problem.states) {
-    const int64_t blocks = p.blocks();
-    for (int64_t block = 0; block < blocks; ++block) weights.emplace_back(p, g, block);
-    dh.assign(blocks * states, Lanes{});
-    drate.assign(blocks * states, Lanes{});
-    dweight.assign(blocks * p.rank, Lanes{});
-    dbias.assign(blocks, Lanes{});
-    dskip.assign(blocks, Lanes{});
-    before.resize(p.interval * blocks * states);
-    decay.resize(p.interval * blocks * states);
-    saved.resize(p.interval * blocks);
-  }
-
-  int64_t token(int64_t i) const { return p.order[g * p.tokens + i]; }
-  int64_t place(int64_t i) const { return (clip * p.tokens + token(i)) * p.directions + g; }
-
-  void run() {
-    const int64_t blocks = p.blocks(), row = (clip * p.directions + g) * p.channels;
-    if (grad.dlast)
-      for (int64_t block = 0; block < blocks; ++block)
-        load_state(grad.dlast + (row + block * LANES) * states, &dh[block * states], p.width(block), states);
-    for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk) {
-      const int64_t first = chunk * p.interval, end = std::min(first + p.interval, p.tokens);
-      recompute(chunk, first, end);
-      for (int64_t i = end - 1; i >= first; --i) step_back(i, i - first);
-    }
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int count = p.width(block);
-      const int64_t at = row + block * LANES;
-      if (grad.dinitial) store_state(grad.dinitial + at * states, &dh[block * states], count, states);
-      store_state(grad.da + at * states, &drate[block * states], count, states);
-      store_state(grad.dweight + at * p.rank, &dweight[block * p.rank], count, p.rank);
-      store_part(grad.dbias + at, dbias[block], count);
-      store_part(grad.dskip + at, dskip[block], count);
-    }
-  }
-
-  void recompute(int64_t chunk, int64_t first, int64_t end) {
-    const int64_t blocks = p.blocks();
-    for (int64_t block = 0; block < blocks; ++block) {
-      const Block &w = weights[block];
-      const int count = p.width(block);
-      Lanes h[FIXED ? FIXED : MOST_STATES];
-      const float *kept =
-          checkpoints + (((clip * p.directions + g) * p.chunks() + chunk) * blocks + block) * states * LANES;
-      for (int64_t n = 0; n < states; ++n) h[n] = load(kept + n * LANES);
-      for (int64_t i = first; i < end; ++i) {
-        const int64_t at = place(i), local = (i - first) * blocks + block;
-        const Lanes z = w.raw_step(p.dt + at * p.rank, p.rank);
-        const Lanes delta = softplus(z);
-        const Lanes x = load_part(p.x + (clip * p.tokens + token(i)) * p.channels + block * LANES, count);
-        saved[local] = {delta, x, sigmoid(z)};
-        const float *b = p.b + at * states;
-        const Lanes drive = delta * x;
-        Lanes *h_before = &before[local * states], *a = &decay[local * states];
-        for (int64_t n = 0; n < (FIXED ? FIXED : states); ++n) {
-          h_before[n] = h[n];
-          a[n] = exp2(delta * w.rate[n]);
-          h[n] = a[n] * h[n] + drive * all(b[n]);
-        }
-      }
-    }
-  }
-
-  void step_back(int64_t i, int64_t local) {
-    const int64_t blocks = p.blocks(), at = place(i), row = (clip * p.tokens + token(i)) * p.channels;
-    const float *b = p.b + at * states, *c = p.c + at * states, *dt = p.dt + at * p.rank;
-    Lanes db[FIXED ? FIXED : MOST_STATES], dc[FIXED ? FIXED : MOST_STATES], ddt[MOST_STATES];
-    std::fill_n(db, states, Lanes{});
-    std::fill_n(dc, states, Lanes{});
-    std::fill_n(ddt, p.rank, Lanes{});
-    for (int64_t block = 0; block < blocks; ++block) {
-      const Block &w = weights[block];
-      const int count = p.width(block);
-      const Saved &s = saved[local * blocks + block];
-      const Lanes *h_before = &before[(local * blocks + block) * states];
-      const Lanes *a = &decay[(local * blocks + block) * states];
-      Lanes *dh_block = &dh[block * states], *drate_block = &drate[block * states];
-      const Lanes dy = load_part(grad.dy + row + block * LANES, count);
-      const Lanes drive = s.delta * s.x;
-      Lanes ddrive{}, ddelta{};
-      for (int64_t n = 0; n < (FIXED ? FIXED : states); ++n) {
-        const Lanes kept = a[n] * h_before[n];
-        const Lanes dhn = dh_block[n] + dy * all(c[n]);
-        dc[n] += dy * (kept + drive * all(b[n]));
-        db[n] += dhn * drive;
-        ddrive += dhn * all(b[n]);
-        const Lanes through = dhn * kept;
-        ddelta += through * w.rate[n];
-        drate_block[n] += through * s.delta;
-        dh_block[n] = dhn * a[n];
-      }
-      // rate carries log2(e) for exp2; the derivative of exp(delta A) by delta is A exp(delta A).
-      const Lanes dz = (ddelta * all(1.0f / LOG2_E) + ddrive * s.x) * s.slope;
-      dskip[block] += dy * s.x;
-      dbias[block] += dz;
-      for (int64_t r = 0; r < p.rank; ++r) {
-        dweight[block * p.rank + r] += dz * all(dt[r]);
-        ddt[r] += dz * w.weight[r];
-      }
-      float *dx = grad.dx + g * p.clips * p.tokens * p.channels + row + block * LANES;
-      store_part(dx, ddrive * s.delta + dy * w.skip, count);
-    }
-    for (int64_t n = 0; n < states; ++n) {
-      grad.db[at * states + n] = sum(db[n]);
-      grad.dc[at * states + n] = sum(dc[n]);
-    }
-    for (int64_t r = 0; r < p.rank; ++r) grad.ddt[at * p.rank + r] = sum(ddt[r]);
-  }
-};
+// Sums over the first axis, from the first to the last.
+void add_up(const float *from, int64_t count, int64_t size, float *to) {
+  std::fill_n(to, size, 0.0f);
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t i = 0; i < size; ++i) to[i] += from[k * size + i];
+}
 
 }  // namespace
 
@@ -298,8 +120,7 @@ int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const f
   return 0;
 }
 
-// Gradients: dx [G, B, L, D], ddt, db, dc as their inputs; dt_weight, dt_bias, A and skip [B, G, ...] for each clip;
-// dinitial [B, G, D, N] or null. dlast may be null. All are written, none is added to.
+// Gradients as their inputs; dinitial [B, G, D, N] and dlast may be null. All are written, none is added to.
 int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const float *c, const float *dt_weight,
                          const float *dt_bias, const float *a, const float *skip, const int32_t *order,
                          const float *checkpoints, const float *dy, const float *dlast, float *dx, float *ddt,
@@ -309,14 +130,32 @@ int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const 
   if (states > MOST_STATES || rank > MOST_STATES) return 1;
   const Problem p{x,      dt,       b,          c,    dt_weight, dt_bias, a,       skip, order, clips,
                   tokens, channels, directions, rank, states,    interval};
-  const Gradients gradients{dy, dlast, dx, ddt, db, dc, dweight, dbias, da, dskip, dinitial};
-  parallel_for(clips * directions, threads, [&](int64_t task) {
-    const int64_t clip = task / directions, g = task % directions;
+  // Where there are more threads than clips the directions are divided, too, and need a place each for dx.
+  const bool apart = clips < threads && directions > 1;
+  const int64_t rows = directions * channels, size = clips * tokens * channels;
+  std::vector<float> dxs(apart ? directions * size : 0), weights(clips * rows * (rank + states + 2));
+  float *of_weight = weights.data(), *of_a = of_weight + clips * rows * rank, *of_bias = of_a + clips * rows * states;
+  float *of_skip = of_bias + clips * rows;
+  const Gradients gradients{dy, dlast,     apart ? dxs.data() : dx, apart, ddt,    db,
+                            dc, of_weight, of_bias,                 of_a,  of_skip, dinitial};
+  const auto one = [&](int64_t clip, int64_t g) {
     if (states == 16)
       Backward<16>(p, gradients, checkpoints, clip, g).run();
     else
       Backward<0>(p, gradients, checkpoints, clip, g).run();
-  });
+  };
+  if (apart) {
+    parallel_for(clips * directions, threads, [&](int64_t task) { one(task / directions, task % directions); });
+    add_up(dxs.data(), directions, size, dx);
+  } else {
+    parallel_for(clips, threads, [&](int64_t clip) {
+      for (int64_t g = 0; g < directions; ++g) one(clip, g);
+    });
+  }
+  add_up(of_weight, clips, rows * rank, dweight);
+  add_up(of_a, clips, rows * states, da);
+  add_up(of_bias, clips, rows, dbias);
+  add_up(of_skip, clips, rows, dskip);
   return 0;
 }
 }
