@@ -48,7 +48,7 @@ def row(name: str, build, architecture: int) -> tuple[str, bool]:
     takes = importlib.import_module("lgrnet.ops.gpu.triton_kernels").resources(build, architecture)
     held = warps_held(architecture, takes.registers, takes.shared, build.num_warps)
     text = (
-        f"{name:<13} {build.name:<34} sm_{architecture}  {takes.registers:>4} {takes.shared:>7} {takes.spilled:>6} "
+        f"{name:<13} {build.name:<44} sm_{architecture}  {takes.registers:>4} {takes.shared:>7} {takes.spilled:>6} "
         f"{build.num_warps:>5} {held:>8}"
     )
     return text + (" SPILLS" if takes.spilled else ""), takes.spilled > 0
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if unknown := sorted(set(arguments.ops) - set(operators())):
         parser.error(f"no Triton kernels in {', '.join(unknown)}; expected some of {', '.join(operators())}")
-    print(f"{'op':<13} {'kernel':<34} arch    regs  shared spills warps warps/SM")
+    print(f"{'op':<13} {'kernel':<44} arch    regs  shared spills warps warps/SM")
     spills = False
     for name in arguments.ops or operators():
         for build in builds_of(name):

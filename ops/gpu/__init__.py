@@ -7,6 +7,7 @@ asked for.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -31,6 +32,15 @@ def cannot_run(like: Tensor) -> str | None:
     if like.device.type == "cpu" and not importlib.import_module("lgrnet.ops.gpu.triton_kernels").interpreting():
         return "it works on CUDA tensors, not on cpu (only in Triton's interpreter, with TRITON_INTERPRET=1)"
     return None
+
+
+def lazily(op: str, function: str) -> Callable:
+    """A function of an op's triton_kernels.py; the file is imported at the first call."""
+
+    def run(*args, **kwargs):
+        return getattr(importlib.import_module(f"lgrnet.ops.{op}.triton_kernels"), function)(*args, **kwargs)
+
+    return run
 
 
 @cache

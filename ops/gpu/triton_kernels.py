@@ -27,13 +27,14 @@ class Build:
     """One kernel with the types and constants that it is compiled for.
 
     signature  every argument that is no constant: "*fp32", "*bf16", "*i32", "i32", "fp32"; or "*bf16:16" and "i32:16"
-               for an address or number known to be a multiple of 16, as it mostly is at a launch
+               for an address or number known to be a multiple of 16, as it mostly is at a launch; ("i32", "i32") for
+               a tuple
     constants  the arguments that are tl.constexpr, or None
     """
 
     name: str
     kernel: object
-    signature: Mapping[str, str]
+    signature: Mapping[str, str | tuple[str, ...]]
     constants: Mapping[str, object] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 1
@@ -64,8 +65,8 @@ def compiled(build: Build, capability: int) -> triton.compiler.CompiledKernel:
     if unknown := (set(build.signature) | set(build.constants)) ^ set(names):
         raise ValueError(f"{build.name}: signature and constants must name the kernel's arguments; check {unknown}")
     types = {name: build.signature.get(name, "constexpr") for name in names}
-    aligned = {(i,): [list(a) for a in ALIGNED] for i, name in enumerate(names) if types[name].endswith(":16")}
-    types = {name: kind.removesuffix(":16") for name, kind in types.items()}
+    aligned = {(i,): [list(a) for a in ALIGNED] for i, name in enumerate(names) if types[name][-3:] == ":16"}
+    types = {name: kind[:-3] if kind[-3:] == ":16" else kind for name, kind in types.items()}
     source = ASTSource(build.kernel, types, dict(build.constants), aligned)
     options = {"num_warps": build.num_warps, "num_stages": build.num_stages, **LAUNCH}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lgrnet.ops import gpu
 from lgrnet.ops.backends import Backend, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.scan.cpu import selective_scan_cpu
@@ -15,7 +16,11 @@ from lgrnet.ops.scan.reference import selective_scan_reference
 
 __all__ = ["selective_scan"]
 
-BACKENDS = {"cpu": Backend(selective_scan_cpu, cannot_run), "reference": Backend(selective_scan_reference)}
+BACKENDS = {
+    "cpu": Backend(selective_scan_cpu, cannot_run),
+    "triton": Backend(gpu.lazily("scan", "selective_scan_triton"), gpu.cannot_run),
+    "reference": Backend(selective_scan_reference),
+}
 PEERS = {"mamba_ssm": selective_scan_mamba_ssm}
 
 
@@ -52,7 +57,8 @@ def selective_scan(
     initial_state  [B, G, D, N], the state before the first token; zeros if None
     return_state   return (y, state) with state [B, G, D, N] after the last token
     backend        "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside),
-                   "reference", or "mamba_ssm": mamba-ssm, without initial_state and float64
+                   "triton" (CUDA, float32 inside, does not check that order is a permutation), "reference", or
+                   "mamba_ssm": mamba-ssm, without initial_state and float64
 
     Returns y [B, L, D] in the type of x; the state is kept in float32 (float64 for float64 input).
     Raises ValueError for shapes that do not fit together, and BackendError (a ValueError) for a backend that is
