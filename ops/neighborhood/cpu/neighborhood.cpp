@@ -8,7 +8,6 @@
 // Letters as in ops/neighborhood/__init__.py: B clips, T frames, S tokens, d channels of a head.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <vector>
