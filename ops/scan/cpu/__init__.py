@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import c_int, c_int64
+from ctypes import Array, c_int, c_int64
 
 import torch
 from torch import Tensor
@@ -34,8 +34,11 @@ def selective_scan_cpu(
     given = (x, dt, B, C, dt_weight, dt_bias, A, skip)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*given, initial_state))
     initial = None if initial_state is None else initial_state.float().contiguous()
-    floats = (t.float().contiguous() for t in given)
-    y, state, _ = scan_forward(*floats, order.to(torch.int32).contiguous(), initial, keep)
+    rows = (_rows(t.float()) for t in (dt, B, C))
+    weights = (t.float().contiguous() for t in (dt_weight, dt_bias, A, skip))
+    y, state, _ = scan_forward(
+        x.float().contiguous(), *rows, *weights, order.to(torch.int32).contiguous(), initial, keep
+    )
     y = y.to(x.dtype)
     return (y, state) if return_state else y
 
@@ -57,8 +60,9 @@ def scan_forward(
     """y [B, L, D], the last state [B, G, D, N], and what the backward pass starts from (empty unless `keep`)."""
     _check(order, A, dt)
     y, state, kept = torch.zeros_like(x), _state(x, A), _checkpoints(x, A, keep)
-    tensors = (x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, y, state, kept if keep else None)
-    library().lgrnet_scan_forward(*map(pointer, tensors), *_sizes(x, dt, A))
+    inputs = map(pointer, (x, dt, B, C, dt_weight, dt_bias, A, skip, order))
+    others = map(pointer, (initial, y, state, kept if keep else None))
+    library().lgrnet_scan_forward(*inputs, _strides(dt, B, C), *others, *_sizes(x, dt, A))
     return y, state, kept
 
 
@@ -79,9 +83,9 @@ def scan_backward(
 ) -> list[Tensor]:
     """Gradients of x, dt, B, C, dt_weight, dt_bias, A, skip and the initial state."""
     inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip)
-    gradients = [*map(torch.empty_like, inputs), _state(x, A)]
-    tensors = (*inputs, order, kept, dy, dstate, *gradients)
-    library().lgrnet_scan_backward(*map(pointer, tensors), *_sizes(x, dt, A))
+    gradients = [*(t.new_empty(t.shape) for t in inputs), _state(x, A)]
+    others = map(pointer, (kept, dy, dstate, *gradients))
+    library().lgrnet_scan_backward(*map(pointer, (*inputs, order)), _strides(dt, B, C), *others, *_sizes(x, dt, A))
     return gradients
 
 
@@ -92,7 +96,7 @@ def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep):
 
 @scan_backward.register_fake
 def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate):
-    return [torch.empty_like(t) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip, dstate)]
+    return [t.new_empty(t.shape) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip, dstate)]
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -128,12 +132,18 @@ def _sizes(x: Tensor, dt: Tensor, A: Tensor) -> list:
     return [*map(c_int64, sizes), c_int(torch.get_num_threads())]
 
 
+def _rows(t: Tensor) -> Tensor:
+    """dt, B or C as the kernel reads them: with any stride of tokens and directions, as parts of a projection have."""
+    readable = t.stride(3) == 1 and t.stride(0) == t.shape[1] * t.stride(1)
+    return t if readable else t.contiguous()
+
+
+def _strides(dt: Tensor, B: Tensor, C: Tensor) -> Array:
+    return (c_int64 * 6)(*(t.stride(axis) for t in (dt, B, C) for axis in (1, 2)))
+
+
 def _check(order: Tensor, A: Tensor, dt: Tensor) -> None:
-    """The kernel reads and writes where the order says: a wrong index would be another process's memory."""
-    length = order.shape[1]
-    counts = torch.zeros(order.shape, dtype=torch.int32)
-    inside = order.numel() == 0 or (0 <= int(order.min()) and int(order.max()) < length)
-    if not inside or not bool(counts.scatter_(1, order.long(), 1).all()):
-        raise ValueError(f"order is no permutation of 0..{length - 1} in every row; expected each token once")
+    if not library().lgrnet_scan_is_order(pointer(order), *map(c_int64, order.shape)):
+        raise ValueError(f"order is no permutation of 0..{order.shape[1] - 1} in every row; expected each token once")
     if A.shape[-1] > MOST_STATES or dt.shape[-1] > MOST_STATES:
         raise ValueError(f"{A.shape[-1]} states and rank {dt.shape[-1]}; the kernel does up to {MOST_STATES} of both")

@@ -29,7 +29,7 @@ struct Backward {
 
   // Of a token: its place, time step and input, and the derivative of softplus.
   struct Step {
-    int64_t token, at;
+    int64_t token;
     Lanes delta, x, slope;
   };
 
@@ -85,12 +85,11 @@ struct Backward {
     const Block &w = weights[block];
     for (int64_t i = 0; i < count; ++i) {
       const int64_t token = clip * p.tokens + p.order[g * p.tokens + chunk * p.interval + i];
-      const int64_t at = token * p.directions + g;
-      const Lanes z = w.raw_step(p.dt + at * p.rank, p.rank);
+      const Lanes z = w.raw_step(p.dt.of(token, g), p.rank);
       const Lanes x = load_part(p.x + token * p.channels + block * LANES, p.width(block));
       Lanes slope;
       const Lanes delta = softplus(z, slope);
-      steps[i] = {token, at, delta, x, slope};
+      steps[i] = {token, delta, x, slope};
     }
   }
 
@@ -102,7 +101,7 @@ struct Backward {
     for (int64_t n = 0; n < states; ++n) h[n] = load(from + n * LANES);
     for (int64_t i = 0; i < count; ++i) {
       const Step &step = steps[i];
-      const float *b = p.b + step.at * states;
+      const float *b = p.b.of(step.token, g);
       const Lanes drive = step.delta * step.x;
       Lanes *keep = &kept[i * states], *a = &decay[i * states];
 #pragma GCC unroll 16
@@ -131,12 +130,12 @@ struct Backward {
       const Lanes dz = (ddelta * all(1.0f / LOG2_E) + ddrive * step.x) * step.slope;
       dskip[block] += dy * step.x;
       dbias[block] += dz;
-      const float *dt = p.dt + step.at * p.rank;
+      const float *dt = p.dt.of(step.token, g);
       for (int64_t r = 0; r < p.rank; ++r) {
         Lanes &sum_of_blocks = ddt[i * p.rank + r];
         dweight[block * p.rank + r] += dz * all(dt[r]);
         sum_of_blocks = first ? dz * w.weight[r] : sum_of_blocks + dz * w.weight[r];
-        if (last) grad.ddt[step.at * p.rank + r] = sum(sum_of_blocks);
+        if (last) grad.ddt[(step.token * p.directions + g) * p.rank + r] = sum(sum_of_blocks);
       }
       write_dx(step.token * p.channels + block * LANES, ddrive * step.delta + dy * w.skip, count);
     }
@@ -147,7 +146,7 @@ struct Backward {
   inline __attribute__((always_inline)) void states_back(int64_t block, int64_t i, int64_t n, Lanes dy, Lanes *dh_now,
                                                          Lanes &ddrive, Lanes &ddelta) {
     const Step &step = steps[i];
-    const float *b = p.b + step.at * states, *c = p.c + step.at * states;
+    const float *b = p.b.of(step.token, g), *c = p.c.of(step.token, g);
     const Lanes *keep = &kept[i * states], *a = &decay[i * states], *rate = weights[block].rate.data();
     Lanes *of_rate = &drate[block * states], db[LANES / 4], dc[LANES / 4], drives[4] = {}, deltas[4] = {};
     const Lanes drive = step.delta * step.x;
@@ -171,7 +170,7 @@ struct Backward {
     }
     ddrive += (drives[0] + drives[1]) + (drives[2] + drives[3]);
     ddelta += (deltas[0] + deltas[1]) + (deltas[2] + deltas[3]);
-    const int64_t begin = (n - 1) / LANES * LANES, at = step.at * states + begin;
+    const int64_t begin = (n - 1) / LANES * LANES, at = (step.token * p.directions + g) * states + begin;
     add_sums(sums_of_fours(db), states - begin, grad.db + at, block == 0);
     add_sums(sums_of_fours(dc), states - begin, grad.dc + at, block == 0);
   }

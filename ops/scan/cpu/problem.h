@@ -13,8 +13,18 @@ namespace scan {
 
 constexpr int MOST_STATES = 256;
 
+// dt, B or C: a short row for each token and direction, which may be parts of longer ones.
+struct Rows {
+  const float *first;
+  int64_t token, direction;  // from one to the next, in floats
+
+  const float *of(int64_t t, int64_t g) const { return first + t * token + g * direction; }
+};
+
 struct Problem {
-  const float *x, *dt, *b, *c, *dt_weight, *dt_bias, *a, *skip;
+  const float *x;
+  Rows dt, b, c;
+  const float *dt_weight, *dt_bias, *a, *skip;
   const int32_t *order;
   int64_t clips, tokens, channels, directions, rank, states, interval;
 

@@ -68,8 +68,8 @@ struct Forward {
     // The time steps of all tokens first: each takes long, but none waits for another.
     Lanes delta[TILE], xs[TILE];
     for (int64_t i = start; i < stop; ++i) {
-      const int64_t token = p.order[g * p.tokens + i], at = (clip * p.tokens + token) * p.directions + g;
-      delta[i - start] = softplus(weights.raw_step(p.dt + at * p.rank, p.rank));
+      const int64_t token = p.order[g * p.tokens + i];
+      delta[i - start] = softplus(weights.raw_step(p.dt.of(clip * p.tokens + token, g), p.rank));
       xs[i - start] = load_part(x + token * p.channels, count);
     }
     for (int64_t i = start; i < stop; ++i) {
@@ -77,9 +77,9 @@ struct Forward {
         const int64_t row = ((clip * p.directions + g) * p.chunks() + i / p.interval) * p.blocks() + block;
         for (int64_t n = 0; n < states; ++n) store(checkpoints + (row * states + n) * LANES, h[n]);
       }
-      const int64_t token = p.order[g * p.tokens + i], at = (clip * p.tokens + token) * p.directions + g;
+      const int64_t token = p.order[g * p.tokens + i], row = clip * p.tokens + token;
       const Lanes xi = xs[i - start], step = delta[i - start];
-      const Lanes over_states = advance<FIXED>(h, rate, step, step * xi, p.b + at * states, p.c + at * states, states);
+      const Lanes over_states = advance<FIXED>(h, rate, step, step * xi, p.b.of(row, g), p.c.of(row, g), states);
       float *place = out + token * p.channels;
       store_part(place, load_part(place, count) + over_states + weights.skip * xi, count);
     }
@@ -98,16 +98,30 @@ void add_up(const float *from, int64_t count, int64_t size, float *to) {
 
 extern "C" {
 
+// Whether each of `rows` rows holds each of 0..tokens - 1 once. What is wrong there would be another's memory.
+int lgrnet_scan_is_order(const int32_t *order, int64_t rows, int64_t tokens) {
+  for (int64_t row = 0; row < rows; ++row, order += tokens) {
+    std::vector<bool> seen(tokens);
+    for (int64_t i = 0; i < tokens; ++i) {
+      if (order[i] < 0 || order[i] >= tokens || seen[order[i]]) return 0;
+      seen[order[i]] = true;
+    }
+  }
+  return 1;
+}
+
+// `strides` are those of dt, b and c: from one token to the next, and from one direction to the next.
 // y [B, L, D] is added to. initial and last [B, G, D, N] may be null, and so may checkpoints, which else has
 // [B, G, chunks, blocks, N, LANES] floats (see lgrnet_lanes). Returns 0, or 1 for more states or rank than it can do.
 int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const float *c, const float *dt_weight,
                         const float *dt_bias, const float *a, const float *skip, const int32_t *order,
-                        const float *initial, float *y, float *last, float *checkpoints, int64_t clips, int64_t tokens,
-                        int64_t channels, int64_t directions, int64_t rank, int64_t states, int64_t interval,
-                        int threads) {
+                        const int64_t *strides, const float *initial, float *y, float *last, float *checkpoints,
+                        int64_t clips, int64_t tokens, int64_t channels, int64_t directions, int64_t rank,
+                        int64_t states, int64_t interval, int threads) {
   if (states > MOST_STATES || rank > MOST_STATES) return 1;
-  const Problem p{x,      dt,       b,          c,    dt_weight, dt_bias, a,       skip, order, clips,
-                  tokens, channels, directions, rank, states,    interval};
+  const Rows of_dt{dt, strides[0], strides[1]}, of_b{b, strides[2], strides[3]}, of_c{c, strides[4], strides[5]};
+  const Problem p{x,     of_dt, of_b,   of_c,     dt_weight,  dt_bias, a,      skip,
+                  order, clips, tokens, channels, directions, rank,    states, interval};
   const int64_t groups = std::min<int64_t>(p.blocks(), std::max(threads, 1));
   parallel_for(clips * groups, threads, [&](int64_t task) {
     const int64_t clip = task / groups, group = task % groups;
@@ -123,13 +137,14 @@ int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const f
 // Gradients as their inputs; dinitial [B, G, D, N] and dlast may be null. All are written, none is added to.
 int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const float *c, const float *dt_weight,
                          const float *dt_bias, const float *a, const float *skip, const int32_t *order,
-                         const float *checkpoints, const float *dy, const float *dlast, float *dx, float *ddt,
-                         float *db, float *dc, float *dweight, float *dbias, float *da, float *dskip, float *dinitial,
-                         int64_t clips, int64_t tokens, int64_t channels, int64_t directions, int64_t rank,
-                         int64_t states, int64_t interval, int threads) {
+                         const int64_t *strides, const float *checkpoints, const float *dy, const float *dlast,
+                         float *dx, float *ddt, float *db, float *dc, float *dweight, float *dbias, float *da,
+                         float *dskip, float *dinitial, int64_t clips, int64_t tokens, int64_t channels,
+                         int64_t directions, int64_t rank, int64_t states, int64_t interval, int threads) {
   if (states > MOST_STATES || rank > MOST_STATES) return 1;
-  const Problem p{x,      dt,       b,          c,    dt_weight, dt_bias, a,       skip, order, clips,
-                  tokens, channels, directions, rank, states,    interval};
+  const Rows of_dt{dt, strides[0], strides[1]}, of_b{b, strides[2], strides[3]}, of_c{c, strides[4], strides[5]};
+  const Problem p{x,     of_dt, of_b,   of_c,     dt_weight,  dt_bias, a,      skip,
+                  order, clips, tokens, channels, directions, rank,    states, interval};
   // Where there are more threads than clips the directions are divided, too, and need a place each for dx.
   const bool apart = clips < threads && directions > 1;
   const int64_t rows = directions * channels, size = clips * tokens * channels;
