@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lgrnet.ops import gpu
 from lgrnet.ops.backends import Backend, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.deform.cpu import ms_deform_attn_cpu
@@ -16,7 +17,11 @@ from lgrnet.ops.deform.reference import ms_deform_attn_reference
 
 __all__ = ["ms_deform_attn"]
 
-BACKENDS = {"cpu": Backend(ms_deform_attn_cpu, cannot_run), "reference": Backend(ms_deform_attn_reference)}
+BACKENDS = {
+    "cpu": Backend(ms_deform_attn_cpu, cannot_run),
+    "triton": Backend(gpu.lazily("deform", "ms_deform_attn_triton"), gpu.cannot_run),
+    "reference": Backend(ms_deform_attn_reference),
+}
 
 
 def ms_deform_attn(
@@ -35,8 +40,8 @@ def ms_deform_attn(
     weight_logits  [B, Q, heads, levels * points]; the softmax over the last axis is taken here
     reference      [B or 1, Q, levels, 2], (x, y) in 0..1
     shapes         ((h, w), ...) of the levels, sum of h * w = S
-    backend        "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside) or
-                   "reference"
+    backend        "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside),
+                   "triton" (CUDA, float32 inside) or "reference"
 
     Sampling is bilinear with pixel centres at half numbers, and zero outside of a level.
     Returns [B, Q, heads * d]. Raises ValueError for shapes that do not fit together,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lgrnet.ops import gpu
 from lgrnet.ops.backends import Backend, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.neighborhood.cpu import neighborhood_attention_cpu
@@ -19,6 +20,7 @@ __all__ = ["neighborhood_attention"]
 
 BACKENDS = {
     "cpu": Backend(neighborhood_attention_cpu, cannot_run),
+    "triton": Backend(gpu.lazily("neighborhood", "neighborhood_attention_triton"), gpu.cannot_run),
     "reference": Backend(neighborhood_attention_reference),
 }
 PEERS = {"natten": neighborhood_attention_natten}
@@ -47,7 +49,7 @@ def neighborhood_attention(
     window       odd number of keys along an axis
     frame_shift  how many frames back the keys and values are, cyclically; 0: the same frame
     backend      "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside),
-                 "reference", or "natten": NATTEN, on a CPU without gradients
+                 "triton" (CUDA, float32 inside), "reference", or "natten": NATTEN, on a CPU without gradients
 
     Returns [B, T, S, heads, d]. Raises ValueError for shapes that do not fit together, and BackendError (a
     ValueError) for a backend that is unknown, not installed, or cannot do this.
