@@ -1,0 +1,97 @@
+"""PVTv2-B2 as a feature pyramid: frames [T, 3, 352, 352] -> four maps. Ours is the plain net in fp32."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.contest import OURS, Case, Op, Peer, Problem
+from benchmarks.modules import in_type_of_input
+from lgrnet.models.backbones import TimmBackbone
+
+BF16 = 0.1
+"""The largest difference of a map in bf16, relative to its largest value."""
+
+
+class Maps(nn.Module):
+    """The backbone with its maps as a tuple."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """[T, 3, H, W] -> four maps"""
+        return tuple(self.net(frames).values())
+
+
+def cases(quick: bool) -> list[Case]:
+    """A clip of 6 frames, as they go through the net at once."""
+    if quick:
+        return [Case("T=1", {"frames": 1, "side": 64, "small": 1})]
+    return [Case("T=6", {"frames": 6, "side": 352, "small": 0})]
+
+
+def problem(case: Case, device: str) -> Problem:
+    """Random weights, normal input."""
+    torch.manual_seed(0)
+    name = "pvt_v2_b0" if case.sizes["small"] else "pvt_v2_b2"
+    net = Maps(TimmBackbone(name, drop_path=0)).eval().requires_grad_(False).to(device)
+    frames = torch.randn(case.sizes["frames"], 3, case.sizes["side"], case.sizes["side"], device=device)
+    return Problem((frames,), in_type_of_input(net), {"net": net})
+
+
+def _with(change: Callable[[nn.Module], Callable[..., object]]) -> Callable[[Problem], Callable[..., object]]:
+    return lambda problem: in_type_of_input(problem.fixed["net"], change)
+
+
+def _channels_last(net: nn.Module) -> Callable[..., object]:
+    net = net.to(memory_format=torch.channels_last)
+    return lambda frames: net(frames.contiguous(memory_format=torch.channels_last))
+
+
+def _compiled(net: nn.Module) -> Callable[..., object]:
+    return torch.compile(net, dynamic=False)
+
+
+def _onnxruntime(problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """ONNX Runtime on the CPU, with as many threads as torch."""
+    import onnxruntime
+
+    written = io.BytesIO()
+    torch.onnx.export(problem.fixed["net"], problem.inputs, written, dynamo=True, external_data=False, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(written.getvalue(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def call(frames: Tensor) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(None, {name: frames.numpy()})))
+
+    return call
+
+
+def _on_cpu(case: Case, mode: str, device: str) -> str | None:
+    return None if device == "cpu" else "measured on a CPU only"
+
+
+_COMPILER = "a C++ compiler for torch.compile"
+OP = Op(
+    "backbone",
+    cases,
+    problem,
+    (
+        Peer(OURS, _with(lambda net: net)),
+        Peer("channels_last", _with(_channels_last)),
+        Peer("compiled", _with(_compiled), _COMPILER),
+        Peer("onnxruntime", _onnxruntime, 'pip install "lgrnet[export]"', refuses=_on_cpu, first_call=True),
+        Peer("eager bf16", _with(lambda net: net), dtype="bf16", tolerance=BF16),
+        Peer("channels_last bf16", _with(_channels_last), dtype="bf16", tolerance=BF16),
+        Peer("compiled bf16", _with(_compiled), _COMPILER, dtype="bf16", tolerance=BF16),
+    ),
+    modes=("fwd",),
+    dtypes=("fp32",),
+)

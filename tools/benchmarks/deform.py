@@ -1,0 +1,120 @@
+"""Multi-scale deformable attention over three levels of a 352 x 352 frame: every token is a query, 4 points a level.
+
+Inputs: value [T, S, 8, 8], offsets [T, S, 8, 3, 4, 2] in pixels, weight logits [T, S, 8, 12]; softmax and reference
+points are part of what is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from benchmarks.contest import OURS, Absent, Case, Op, Peer, Problem, only_on
+from lgrnet.layers.deformable import token_centres
+from lgrnet.ops import ms_deform_attn
+from lgrnet.ops.deform.reference import ms_deform_attn_reference
+
+HEADS, CHANNELS, POINTS = 8, 8, 4
+SHAPES, SMALL = ((11, 11), (22, 22), (44, 44)), ((3, 4), (5, 6), (8, 7))
+
+
+def cases(quick: bool) -> list[Case]:
+    """A training clip, and a longer one; the longest only on request."""
+    frames = (2,) if quick else (6, 24, 60)
+    return [Case(f"T={n}", {"frames": n, "small": int(quick)}, n, full=n <= 24) for n in frames]
+
+
+def problem(case: Case, device: str) -> Problem:
+    """Offsets of about two pixels in every direction."""
+    shapes = SMALL if case.sizes["small"] else SHAPES
+    frames, tokens = case.sizes["frames"], sum(h * w for h, w in shapes)
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(frames, tokens, HEADS, *shape, generator=generator).to(device)
+
+    reference = token_centres(shapes, device)[None, :, None].expand(-1, -1, len(shapes), -1)
+    inputs = (normal(CHANNELS), 2 * normal(len(shapes), POINTS, 2), normal(len(shapes) * POINTS))
+    fixed = {"shapes": shapes, "reference": reference}
+
+    def truth(value, offsets, logits):
+        return ms_deform_attn_reference(value, offsets, logits, reference.double(), shapes)
+
+    return Problem(inputs, truth, fixed)
+
+
+def _op(backend: str) -> Callable[[Problem], Callable[..., Tensor]]:
+    def build(problem: Problem) -> Callable[..., Tensor]:
+        shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
+
+        def call(value, offsets, logits):
+            return ms_deform_attn(value, offsets, logits, reference.to(value.dtype), shapes, backend=backend)
+
+        return call
+
+    return build
+
+
+@cache
+def _compiled_reference() -> Callable[..., Tensor]:
+    return torch.compile(ms_deform_attn_reference, dynamic=False)
+
+
+def _compiled(problem: Problem) -> Callable[..., Tensor]:
+    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
+    return lambda value, offsets, logits: _compiled_reference()(
+        value, offsets, logits, reference.to(value.dtype), shapes
+    )
+
+
+def _places(problem: Problem, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What other implementations take: places in 0..1 [T, Q, heads, levels, points, 2] and weights."""
+    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"].to(offsets.dtype)
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
+    places = reference[:, :, None, :, None] + offsets / sizes[:, None]
+    return places, logits.softmax(-1).unflatten(-1, (len(shapes), -1))
+
+
+def _transformers(problem: Problem) -> Callable[..., Tensor]:
+    """The function of transformers' Mask2Former."""
+    from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
+
+    def call(value, offsets, logits):
+        places, weights = _places(problem, offsets, logits)
+        return multi_scale_deformable_attention(value, problem.fixed["shapes"], places, weights)
+
+    return call
+
+
+def _mmcv(problem: Problem) -> Callable[..., Tensor]:
+    """The CUDA kernel of Deformable DETR, as mmcv ships it."""
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    shapes = torch.tensor(problem.fixed["shapes"], device=problem.inputs[0].device)
+    starts = torch.cat((shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]))
+    frames = len(problem.inputs[0])
+    if frames % min(frames, 64):
+        raise Absent(f"{frames} frames are no multiple of its step of 64")
+
+    def call(value, offsets, logits):
+        places, weights = _places(problem, offsets, logits)
+        return MultiScaleDeformableAttnFunction.apply(value, shapes, starts, places, weights, 64)
+
+    return call
+
+
+OP = Op(
+    "deform",
+    cases,
+    problem,
+    (
+        Peer(OURS, _op("auto")),
+        Peer("grid_sample", _op("reference")),
+        Peer("compiled grid_sample", _compiled, "a C++ compiler for torch.compile"),
+        Peer("transformers", _transformers, "pip install transformers"),
+        Peer("mmcv MSDeformAttn", _mmcv, "pip install mmcv with CUDA", refuses=only_on("cuda")),
+    ),
+)
