@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.engine.log import read_log  # noqa: E402
-from lgrnet.evaluation.metrics import count, dice, resize_nearest  # noqa: E402
+from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
 from lgrnet.records import DataError, list_videos, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import curves  # noqa: E402
-
-LEVELS = 50
-COMMON = 128, 128
 
 
 def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
@@ -46,31 +42,8 @@ def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
     return points
 
 
-def best_constant(truths: Sequence[np.ndarray], fitted: Sequence[np.ndarray]) -> float:
-    """Mean Dice over `truths` of one mask for all: that level of the mean of `fitted` that suits `fitted` best.
-
-    Masks are bool [H, W]. Where they differ in size, the mean is made at COMMON, and the mask is brought to the size of
-    each truth by nearest neighbour.
-    """
-    sizes = {truth.shape for truth in (*fitted, *truths)}
-    common = sizes.pop() if len(sizes) == 1 else COMMON
-    mean = np.mean([resized(truth, common) for truth in fitted], axis=0, dtype=np.float32)
-    candidates = [mean >= level for level in np.linspace(mean.max() / LEVELS, mean.max(), LEVELS)]
-    best = max(candidates, key=lambda mask: _mean_dice(mask, fitted))
-    return _mean_dice(best, truths)
-
-
-def resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A bool mask [H, W] at another size, by nearest neighbour."""
-    return mask if mask.shape == tuple(size) else resize_nearest(mask, size)
-
-
 def _truths(root: Path, videos: list[str]) -> list[np.ndarray]:
     return [read_mask(path) > 0 for record in list_videos(root, videos=videos or None) for path in record.masks]
-
-
-def _mean_dice(mask: np.ndarray, truths: Sequence[np.ndarray]) -> float:
-    return float(np.mean([dice(count(resized(mask, truth.shape), truth)) for truth in truths]))
 
 
 def main(arguments: list[str] | None = None) -> int:

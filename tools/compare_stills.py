@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.config import ConfigError, load_config  # noqa: E402
 from lgrnet.engine.run import build_part, evaluation_sets  # noqa: E402
+from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
 from lgrnet.evaluation.metrics import count, dice, iou  # noqa: E402
 from lgrnet.inference.writers import COMPARED  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, class_masks, read_frame, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import contact_sheet, overlay, with_legend  # noqa: E402
-from tools.compare_runs import best_constant  # noqa: E402
 
 HEIGHT, WIDTH = 130, 190
 """Largest size of a cell of the picture, in pixels."""

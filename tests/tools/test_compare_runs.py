@@ -3,10 +3,9 @@
 import json
 
 import numpy as np
-import pytest
 
 from lgrnet.records import write_frame, write_mask
-from tools.compare_runs import best_constant, main, scores_over_time
+from tools.compare_runs import main, scores_over_time
 
 
 def write_run(folder, scores, seconds_per_step=6.0, seconds_of_evaluation=30.0):
@@ -34,22 +33,6 @@ def test_minutes_are_those_of_training(tmp_path):
     run = write_run(tmp_path / "run", [0.5, 0.7])
     assert scores_over_time(run, "dice") == [(1.0, 0.5), (2.0, 0.7)]
     assert scores_over_time(run, "iou") == [(1.0, 0.25), (2.0, 0.35)]
-
-
-def test_the_best_constant_mask(tmp_path):
-    left, all_true = np.zeros((8, 8), bool), np.ones((8, 8), bool)
-    left[:, :4] = True
-    truths = [left, left, all_true]
-    halves = (1 + 1 + (2 * 32 + 1) / (32 + 64 + 1)) / 3
-    assert best_constant(truths, truths) == pytest.approx(halves, abs=1e-6)
-    assert best_constant([all_true], truths) == pytest.approx((2 * 32 + 1) / (32 + 64 + 1), abs=1e-6)
-
-
-def test_the_best_constant_mask_of_pictures_of_several_sizes():
-    truths = [np.zeros((height, width), bool) for height, width in ((8, 8), (40, 16), (256, 512))]
-    for truth in truths:
-        truth[:, : truth.shape[1] // 2] = True
-    assert best_constant(truths, truths) == pytest.approx(1, abs=1e-6)
 
 
 def test_command(tmp_path, capsys):
