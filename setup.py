@@ -46,7 +46,8 @@ class BuildKernels(build_ext):
 def kernels():
     """One library per set of flags; on other processors than x86 only the portable one."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    common = ["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", "-pthread", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+    warnings = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]  # GCC 12, about its own header
+    common = ["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", "-pthread", *warnings]
     return [
         Extension(
             f"lgrnet.ops.cpu.{name}",
