@@ -31,16 +31,37 @@ def selective_scan_cpu(
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See `lgrnet.ops.selective_scan`; computes in float32."""
-    given = (x, dt, B, C, dt_weight, dt_bias, A, skip)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*given, initial_state))
-    initial = None if initial_state is None else initial_state.float().contiguous()
-    rows = (_rows(t.float()) for t in (dt, B, C))
     weights = (t.float().contiguous() for t in (dt_weight, dt_bias, A, skip))
-    y, state, _ = scan_forward(
-        x.float().contiguous(), *rows, *weights, order.to(torch.int32).contiguous(), initial, keep
-    )
+    initial = None if initial_state is None else initial_state.float().contiguous()
+    inputs = (x.float().contiguous(), *(_rows(t.float()) for t in (dt, B, C)), *weights)
+    orders = order.to(torch.int32).contiguous()
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, initial)):
+        y, state = Scan.apply(*inputs, orders, initial)
+    else:
+        y, state, _ = scan_forward(*inputs, orders, initial, False)
     y = y.to(x.dtype)
     return (y, state) if return_state else y
+
+
+class Scan(torch.autograd.Function):
+    """The scan with its gradients. (Gradients registered with the op itself cost as much as 120 tokens.)"""
+
+    @staticmethod
+    def forward(ctx, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        *tensors, initial = inputs
+        y, state, kept = scan_forward(*inputs, True)
+        ctx.save_for_backward(*tensors, kept)
+        ctx.has_initial = initial is not None
+        ctx.set_materialize_grads(False)
+        return y, state
+
+    @staticmethod
+    def backward(ctx, dy: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        dy = torch.zeros_like(tensors[0]) if dy is None else dy.contiguous()
+        dstate = None if dstate is None else dstate.contiguous()
+        *grads, dinitial = scan_backward(*tensors, dy, dstate)
+        return *grads, None, dinitial if ctx.has_initial else None
 
 
 @torch.library.custom_op("lgrnet::scan_forward", mutates_args=(), device_types="cpu")
@@ -79,7 +100,7 @@ def scan_backward(
     order: Tensor,
     kept: Tensor,
     dy: Tensor,
-    dstate: Tensor,
+    dstate: Tensor | None,
 ) -> list[Tensor]:
     """Gradients of x, dt, B, C, dt_weight, dt_bias, A, skip and the initial state."""
     inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip)
@@ -96,21 +117,7 @@ def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep):
 
 @scan_backward.register_fake
 def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate):
-    return [t.new_empty(t.shape) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip, dstate)]
-
-
-def _remember(ctx, inputs, output) -> None:
-    *tensors, initial, _ = inputs
-    ctx.has_initial = initial is not None
-    ctx.save_for_backward(*tensors, output[2])
-
-
-def _backward(ctx, dy, dstate, dkept):
-    *grads, dinitial = scan_backward(*ctx.saved_tensors, dy.contiguous(), dstate.contiguous())
-    return *grads, None, dinitial if ctx.has_initial else None, None
-
-
-scan_forward.register_autograd(_backward, setup_context=_remember)
+    return [*(t.new_empty(t.shape) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip)), _state(x, A)]
 
 
 def _state(x: Tensor, A: Tensor) -> Tensor:
