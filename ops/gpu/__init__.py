@@ -29,26 +29,44 @@ def cannot_run(like: Tensor) -> str | None:
         return "an exported graph cannot hold it"
     if missing() is not None:
         return missing()
-    if like.device.type == "cpu" and not importlib.import_module("lgrnet.ops.gpu.triton_kernels").interpreting():
+    if like.device.type == "cpu" and not _interpreting():
         return "it works on CUDA tensors, not on cpu (only in Triton's interpreter, with TRITON_INTERPRET=1)"
     return None
 
 
 def lazily(op: str, function: str) -> Callable:
     """A function of an op's triton_kernels.py; the file is imported at the first call."""
+    loaded = {}
+
+    @torch.compiler.assume_constant_result
+    def load() -> bool:
+        if not loaded:
+            loaded["run"] = getattr(importlib.import_module(f"lgrnet.ops.{op}.triton_kernels"), function)
+        return True
 
     def run(*args, **kwargs):
-        return getattr(importlib.import_module(f"lgrnet.ops.{op}.triton_kernels"), function)(*args, **kwargs)
+        load()
+        return loaded["run"](*args, **kwargs)
 
     return run
 
 
-@cache
+@torch.compiler.assume_constant_result  # torch.compile cannot look into imports
 def missing() -> str | None:
     """Why triton cannot be imported, None when it can."""
+    return _tried()
+
+
+@cache
+def _tried() -> str | None:
     try:
         importlib.import_module("lgrnet.ops.gpu.triton_kernels")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         return f"triton cannot be imported ({type(error).__name__}: {reason}); install it with pip install triton"
     return None
+
+
+@torch.compiler.assume_constant_result
+def _interpreting() -> bool:
+    return importlib.import_module("lgrnet.ops.gpu.triton_kernels").interpreting()

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -118,8 +119,8 @@ def _rows(source, p, g, n, ok, row, group):
 
 @triton.jit
 def _tokens(start, stop, g, order, length, G: tl.constexpr, GB: tl.constexpr, T: tl.constexpr):
-    """Where the tokens start .. start + T - 1 of each direction stand in the grid, [T, GB], and which of them are there:
-    before `stop`, and with a place inside the grid."""
+    """Where the tokens start .. start + T - 1 of each direction stand in the grid, [T, GB], and which of them there
+    are: before `stop`, and with a place inside the grid."""
     i = start + tl.arange(0, T)
     ok = (i < stop)[:, None] & _below(g, G, G % GB == 0)[None, :]
     p = tl.load(order + g[None, :] * length + i[:, None], mask=ok, other=-1)
@@ -140,8 +141,9 @@ def _forward(
     x, dt, B, C, dt_weight, dt_bias, A, skip, order, entries, y, parts, last, kept,
     length, channels, states, chunk,
     dt_b, dt_l, dt_g, B_b, B_l, B_g, C_b, C_l, C_g,
-    G: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, FULL: tl.constexpr, STAGES: tl.constexpr, T: tl.constexpr, NS: tl.constexpr, GB: tl.constexpr, BD: tl.constexpr,
-    NF: tl.constexpr, KEEP: tl.constexpr, MERGE: tl.constexpr, MT: tl.constexpr,
+    G: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, FULL: tl.constexpr, STAGES: tl.constexpr,
+    T: tl.constexpr, NS: tl.constexpr, GB: tl.constexpr, BD: tl.constexpr, NF: tl.constexpr,
+    KEEP: tl.constexpr, MERGE: tl.constexpr, MT: tl.constexpr,
 ):  # fmt: skip
     """y of a chunk. Grid: chunks, blocks of channels x blocks of directions, clips.
 
@@ -224,7 +226,8 @@ def _forward(
 def _ends(
     x, dt, V, dt_weight, dt_bias, A, order, ends, totals,
     length, channels, states, chunk, dt_b, dt_l, dt_g, V_b, V_l, V_g,
-    G: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, FULL: tl.constexpr, STAGES: tl.constexpr, T: tl.constexpr, NS: tl.constexpr, BD: tl.constexpr, NF: tl.constexpr,
+    G: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, FULL: tl.constexpr, STAGES: tl.constexpr,
+    T: tl.constexpr, NS: tl.constexpr, BD: tl.constexpr, NF: tl.constexpr,
     ADJOINT: tl.constexpr,
 ):  # fmt: skip
     """What a chunk alone adds to the state after it (x and V = B), or to the adjoint of the state before it (x is the
@@ -267,7 +270,11 @@ def _ends(
             h = tl.sum(tl.where((t == T - 1)[:, None, None, None, None], hs, 0.0), 0)
         total += tl.sum(delta, 0)
     to = c - 1 if ADJOINT else c + 1
-    tl.store(ends + (b * chunks + to) * (G * channels * states) + at, h, mask=ok & (to + tl.zeros_like(at) >= 0) & (to + tl.zeros_like(at) < chunks))
+    tl.store(
+        ends + (b * chunks + to) * (G * channels * states) + at,
+        h,
+        mask=ok & (to + tl.zeros_like(at) >= 0) & (to + tl.zeros_like(at) < chunks),
+    )
     tl.store(totals + (b * chunks + c) * (G * channels) + gd, total, mask=dok)
 
 
@@ -310,8 +317,8 @@ def _backward(
     x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, exits, dy, parts, of_tokens, dz, of_weights, dentry,
     length, channels, states, chunk,
     dt_b, dt_l, dt_g, B_b, B_l, B_g, C_b, C_l, C_g,
-    G: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, FULL: tl.constexpr, STAGES: tl.constexpr, T: tl.constexpr, NS: tl.constexpr, BD: tl.constexpr,
-    NF: tl.constexpr,
+    G: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, FULL: tl.constexpr, STAGES: tl.constexpr,
+    T: tl.constexpr, NS: tl.constexpr, BD: tl.constexpr, NF: tl.constexpr,
 ):  # fmt: skip
     """Every gradient of a chunk. Grid: chunks, blocks of channels x directions, clips.
 
@@ -424,7 +431,7 @@ def _merge(parts, out, count, P: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = at < count
     total = tl.zeros([BLOCK], tl.float32)
-    for i in tl.static_range(P):
+    for _ in tl.static_range(P):
         total += tl.load(parts + at, mask=ok, other=0.0)
         parts += count
     tl.store(out + at, total, mask=ok)
@@ -458,6 +465,7 @@ def _power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+@cache
 def _short_tile(G: int, D: int, N: int) -> Tile:
     """All directions side by side, 16 tokens of one state in registers: little work for each warp, many at work."""
     inner = min(16, _power(N))
@@ -467,6 +475,7 @@ def _short_tile(G: int, D: int, N: int) -> Tile:
     return Tile(max(1, 16 // outer), outer, directions, channels, inner, warps, 3)
 
 
+@cache
 def _long_tile(D: int, N: int) -> Tile:
     """One warp, one channel in a thread with up to 16 states: no shuffle, the fewest instructions for a step."""
     inner = min(32, max(1, _power(N) // 16))
@@ -474,6 +483,7 @@ def _long_tile(D: int, N: int) -> Tile:
     return Tile(max(1, min(4, 64 // outer)), outer, 1, max(1, min(_power(D), 32 // inner)), inner, 1, 1)
 
 
+@cache
 def _backward_tile(D: int, N: int, short: bool) -> Tile:
     """States and channels both spread over lanes, since both are summed over."""
     inner = min(32, max(min(8, _power(N)), _power(N) // 16))
@@ -491,14 +501,14 @@ def _multiprocessors(like: Tensor) -> int:
     return torch.cuda.get_device_properties(like.device).multi_processor_count if like.is_cuda else 1
 
 
-def _chunk(x: Tensor, G: int, N: int, tile: Tile) -> int:
-    """Tokens of a chunk: all of a short sequence; else so that about eight warps run on each multiprocessor."""
+def _chunk(x: Tensor, G: int, N: int) -> int:
+    """Tokens of a chunk: all of a short sequence; else so that eight warps of `_forward` run on each multiprocessor."""
     clips, length, D = x.shape
     if length <= SHORT:
         return length
-    programs = clips * G * triton.cdiv(D, tile.channels)
-    wanted = max(1, 8 * _multiprocessors(x) // (programs * tile.warps))
-    step = max(16, tile.tokens, _interval(N))
+    tile = _long_tile(D, N)
+    wanted = max(1, 8 * _multiprocessors(x) // (clips * G * triton.cdiv(D, tile.channels)))
+    step = max(16, _interval(N))
     return triton.cdiv(triton.cdiv(length, wanted), step) * step
 
 
@@ -514,7 +524,7 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
 
 def _prepared(x, dt, B, C, dt_weight, dt_bias, A, skip, order):
     """The arguments as the kernels want them: dt, B and C may be parts of one larger tensor."""
-    whole = (_rowwise(t).contiguous() for t in (dt_weight, dt_bias, A, skip))
+    whole = (_rowwise(t).contiguous() for t in (dt_weight, dt_bias, A.float(), skip))
     x, order = _rowwise(x).contiguous(), order.to(torch.int32).contiguous()
     return x, *(_rowwise(t) for t in (dt, B, C)), *whole, order
 
@@ -572,7 +582,7 @@ def selective_scan_triton(
             dt = torch.einsum("blgr,gdr->blgd", dt.float(), dt_weight.float())
         dt_weight = dt_weight.new_empty(*dt_weight.shape[:2], 0)
     initial = None if initial_state is None else initial_state.float()
-    y, state, _ = scan_forward(x, dt, B, C, dt_weight, dt_bias, A.float(), skip, order, initial, keep)
+    y, state, _ = scan_forward(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep)
     return (y, state) if return_state else y
 
 
@@ -600,7 +610,7 @@ def scan_forward(
     initial = None if initial is None else initial.contiguous()
     merge = length <= SHORT and G <= 16
     tile = _short_tile(G, D, N) if merge else _long_tile(D, N)
-    chunk = _chunk(x, G, N, tile)
+    chunk = _chunk(x, G, N)
     chunks = triton.cdiv(length, chunk)
     parts = A.new_empty(G, *x.shape) if G > 1 else None
     with _on(x):
@@ -643,8 +653,7 @@ def scan_backward(
         return [t.zero_() for t in _gradients(x, dt, B, C, dt_weight, A)[:-1]] + [dstate.clone()]
     x, dt, B, C, dt_weight, dt_bias, A, skip, order = _prepared(x, dt, B, C, dt_weight, dt_bias, A, skip, order)
     dy, dstate = _rowwise(dy).contiguous(), dstate.contiguous()
-    tile = _backward_tile(D, N, length <= SHORT)
-    chunk = _chunk(x, G, N, tile)
+    tile, chunk = _backward_tile(D, N, length <= SHORT), _chunk(x, G, N)
     chunks, blocks = triton.cdiv(length, chunk), triton.cdiv(D, tile.channels)
     parts, dz = A.new_empty(G, *x.shape), A.new_empty(clips, length, G, D) if rank == 0 else None
     of_tokens = A.new_empty(blocks, clips, length, G, 2 * N + rank)
@@ -659,7 +668,7 @@ def scan_backward(
             dinitial, length, D, N, chunk, *_strides(dt, B, C), **tile.constants(G, D, N, rank), **tile.launch(),
         )  # fmt: skip
         dx, tokens = _sum(parts, kind), _sum(of_tokens, types.pop() if len(types) == 1 else torch.float32)
-    return [dx, tokens, dx.new_empty(0) if dz is None else dz, of_weights.sum(0), dinitial]
+    return [dx, tokens, A.new_empty(0) if dz is None else dz, of_weights.sum(0), dinitial]
 
 
 def _state(x: Tensor, A: Tensor) -> Tensor:
@@ -679,8 +688,9 @@ def _gradients(x, dt, B, C, dt_weight, A) -> list[Tensor]:
     (clips, length, D), (G, _, N), rank = x.shape, A.shape, dt_weight.shape[-1]
     types = {t.dtype for t in (dt, B, C)}
     tokens = x.new_empty(clips, length, G, 2 * N + rank, dtype=types.pop() if len(types) == 1 else torch.float32)
-    projected = A.new_empty(clips, length, G, D) if rank == 0 else x.new_empty(0)
-    return [x.new_empty(x.shape), tokens, projected, A.new_empty(G, D, N + rank + 2), _state(x, A)]
+    projected, of_weights = (clips, length, G, D) if rank == 0 else (0,), (G, D, N + rank + 2)
+    floats = (x.new_empty(shape, dtype=torch.float32) for shape in (projected, of_weights, (clips, G, D, N)))
+    return [x.new_empty(x.shape), tokens, *floats]
 
 
 @scan_forward.register_fake
@@ -715,44 +725,41 @@ scan_forward.register_autograd(_gradient, setup_context=_remember)
 
 
 def builds() -> list[Build]:
-    """What tools/compile_kernels.py compiles: LGRNet's sizes (D 128, N 16, R 4), short and long, and odd ones."""
-    found = []
-    for kind in ("bf16", "fp32"):
-        for G in (2, 4):
-            found += _builds(kind, G, 128, 16, 4)
-    return [*found, *_builds("fp32", 2, 100, 20, 0), *_builds("bf16", 3, 72, 64, 9)]
+    """What tools/compile_kernels.py compiles: LGRNet's sizes (D 128, N 16, R 4), and odd ones that need masks."""
+    shipped = _builds("bf16", 2, 128, 16, 4)
+    wide = _builds("fp32", 4, 128, 16, 4)
+    odd = _builds("fp32", 2, 100, 20, 0) | _builds("bf16", 3, 72, 64, 9)
+    chosen = [build for name, build in wide.items() if "kept" in name or "backward" in name]
+    return [*shipped.values(), *chosen, *(b for name, b in odd.items() if "kept" in name or "backward" in name)]
 
 
-def _builds(kind: str, G: int, D: int, N: int, R: int) -> list[Build]:
-    """Every kernel of the op for inputs of one type and one size."""
-    label, wide = f"{kind} G{G} D{D} N{N} R{R}", D % 16 == 0 and N % 16 == 0
-    inputs, floats = f"*{kind}:16", "*fp32:16"
-    number = "i32:16" if wide else "i32"
-    types = dict.fromkeys(("x", "dt", "B", "C", "V", "y", "dy", "out"), inputs)
-    names = "dt_weight dt_bias A skip entries parts last kept slots totals first ends exits of_tokens dz of_weights dentry"
-    types |= dict.fromkeys(names.split(), floats) | {"order": "*i32:16"}
-    types |= {"channels": number, "states": number, "size": "i32"}
+def _builds(kind: str, G: int, D: int, N: int, R: int) -> dict[str, Build]:
+    """Every kernel of the op for inputs of one type and one size, by name."""
+    number = "i32:16" if D % 16 == 0 and N % 16 == 0 else "i32"
+    types = dict.fromkeys(("x", "dt", "B", "C", "V", "y", "dy", "out"), f"*{kind}:16") | {"order": "*i32:16"}
+    floats = "dt_weight dt_bias A skip entries parts last kept slots totals first ends exits of_tokens dz of_weights"
+    types |= dict.fromkeys(f"{floats} dentry".split(), "*fp32:16") | {"channels": number, "states": number}
     types |= dict.fromkeys(CHANGING + [f"{a}_{b}" for a in ("dt", "B", "C", "V") for b in "blg"], "i32")
-    long, short = _long_tile(D, N), _short_tile(G, D, N)
-    merge = {"GB": short.directions, "MERGE": True, "MT": 32 * short.warps // short.channels}
-
-    def build(name: str, kernel, tile: Tile | None, **constants) -> Build:
-        constants |= tile.constants(G, D, N, R) if tile else {}
-        free = {"dz": None} if R and "dz" in kernel.arg_names else {}
-        signature = {a: types[a] for a in kernel.arg_names if a not in constants and a not in free}
-        return Build(f"{name} {label}", kernel, signature, constants | free, tile.warps if tile else 4)
-
-    keep = _interval(N)
-    return [
-        build("forward short", _forward, short, KEEP=0, **merge),
-        build("forward short, kept", _forward, short, KEEP=keep, **merge),
-        build("forward long", _forward, long, GB=1, MERGE=False, MT=1, KEEP=0),
-        build("forward long, kept", _forward, long, GB=1, MERGE=False, MT=1, KEEP=keep),
-        build("ends", _ends, long, ADJOINT=False),
-        build("ends, adjoint", _ends, long, ADJOINT=True),
-        build("carry", _carry, None, BLOCK=128, T=8, ADJOINT=False),
-        build("carry, adjoint", _carry, None, BLOCK=128, T=8, ADJOINT=True),
-        build("backward short", _backward, _backward_tile(D, N, True)),
-        build("backward long", _backward, _backward_tile(D, N, False)),
-        build("merge", _merge, None, P=G, BLOCK=1024),
+    long, short, keep = _long_tile(D, N), _short_tile(G, D, N), _interval(N)
+    at_once = {"GB": short.directions, "MERGE": True, "MT": max(1, 32 * short.warps // short.channels)}
+    chunked = {"GB": 1, "MERGE": False, "MT": 1}
+    listed = [
+        ("forward short", _forward, short, {"KEEP": 0, **at_once}),
+        ("forward short, kept", _forward, short, {"KEEP": keep, **at_once}),
+        ("forward long", _forward, long, {"KEEP": 0, **chunked}),
+        ("forward long, kept", _forward, long, {"KEEP": keep, **chunked}),
+        ("ends", _ends, long, {"ADJOINT": False}),
+        ("ends, adjoint", _ends, long, {"ADJOINT": True}),
+        ("carry", _carry, None, {"BLOCK": 128, "T": 8, "ADJOINT": False}),
+        ("carry, adjoint", _carry, None, {"BLOCK": 128, "T": 8, "ADJOINT": True}),
+        ("backward short", _backward, _backward_tile(D, N, True), {"dz": None} if R else {}),
+        ("backward long", _backward, _backward_tile(D, N, False), {"dz": None} if R else {}),
+        ("merge", _merge, None, {"P": G, "BLOCK": 1024}),
     ]
+    found = {}
+    for name, kernel, tile, constants in listed:
+        constants |= tile.constants(G, D, N, R) if tile else {}
+        signature = {argument: types[argument] for argument in kernel.arg_names if argument not in constants}
+        name = f"{name} {kind} G{G} D{D} N{N} R{R}"
+        found[name] = Build(name, kernel, signature, constants, tile.warps if tile else 4)
+    return found

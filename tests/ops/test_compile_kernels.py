@@ -83,9 +83,9 @@ def test_without_triton_the_reason_says_how_to_get_it(monkeypatch):
     def absent(name):
         raise ModuleNotFoundError("No module named 'triton'")
 
-    gpu.missing.cache_clear()
+    gpu._tried.cache_clear()
     monkeypatch.setattr(gpu.importlib, "import_module", absent)
     try:
         assert "No module named 'triton'); install it with pip install triton" in gpu.cannot_run(torch.zeros(1))
     finally:
-        gpu.missing.cache_clear()
+        gpu._tried.cache_clear()
