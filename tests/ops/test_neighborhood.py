@@ -99,5 +99,5 @@ def test_bad_input():
         neighborhood_attention(q, q, q, [(4, 5)], 3)
     with pytest.raises(ValueError, match="expected an odd window"):
         neighborhood_attention(q, q, q, [(4, 4)], 4)
-    with pytest.raises(ValueError, match="one of cpu, reference"):
+    with pytest.raises(ValueError, match="one of .*reference"):
         neighborhood_attention(q, q, q, [(4, 4)], 3, backend="abacus")
