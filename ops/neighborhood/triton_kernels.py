@@ -562,7 +562,7 @@ def builds() -> list[Build]:
     found = []
     for kind in ("bf16", "fp32"):
         found += _builds(kind, 8, 8, 5, 1)
-    return [*found, *_builds("bf16", 3, 20, 3, 2), *_builds("fp32", 4, 32, 7, 1)]
+    return [*found, *_builds("bf16", 4, 32, 7, 1), *_builds("fp32", 3, 20, 3, 2)]
 
 
 def _builds(kind: str, heads: int, dim: int, window: int, dilation: int, levels: int = 3) -> list[Build]:
