@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lgrnet.config import ConfigError, load_config  # noqa: E402
 from lgrnet.engine.run import build_part, evaluation_sets  # noqa: E402
 from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
-from lgrnet.evaluation.metrics import count, dice, iou  # noqa: E402
+from lgrnet.evaluation.metrics import count, dice, iou, resize_nearest  # noqa: E402
 from lgrnet.inference.writers import COMPARED  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, class_masks, read_frame, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import contact_sheet, overlay, with_legend  # noqa: E402
 
-HEIGHT, WIDTH = 130, 190
+HEIGHT, WIDTH = 92, 138
 """Largest size of a cell of the picture, in pixels."""
 
 Masks = list[np.ndarray]
@@ -82,11 +82,12 @@ def picture(records: Sequence[VideoRecord], truth: Masks, runs: Mapping[str, Mas
     chosen = sorted({shown[round(place)] for place in np.linspace(0, len(shown) - 1, min(images, len(shown)))})
     cells, captions = [], []
     for index in chosen:
-        frame, there = read_frame(records[index].frames[0]), truth[index]
-        cells.append(_small(overlay(frame, there)))
+        frame, there = _small(read_frame(records[index].frames[0])), truth[index]
+        small = _small(there)
+        cells.append(overlay(frame, small))
         captions.append(f"truth: {records[index].name}")
         for name, found in runs.items():
-            cells.append(_small(overlay(frame, found[index], there)))
+            cells.append(overlay(frame, _small(found[index]), small))
             captions.append(f"{name}: {dice(count(found[index], there)):.2f}")
     return with_legend(contact_sheet(cells, 1 + len(runs), captions), COMPARED)
 
@@ -105,10 +106,13 @@ def compare(config_file: Path, runs: Mapping[str, Path], out: Path, images: int,
 
 
 def _small(image: np.ndarray) -> np.ndarray:
+    """A frame [H, W, 3] or a mask bool [H, W] that fits into a cell."""
     height, width = image.shape[:2]
     scale = min(1.0, HEIGHT / height, WIDTH / width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    if image.ndim == 2:
+        return resize_nearest(image, size)
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
