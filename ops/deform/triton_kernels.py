@@ -7,10 +7,11 @@ channels are one read of 16 bytes (8 in bfloat16), products over channels need n
 points is two shuffles at the end. Softmax and reference points are inside: nothing but the inputs is read and nothing
 but the results is written.
 
-The value map of a (frame, head), 41 kB in bfloat16 at 352 pixels, would fit into shared memory. Triton cannot read it
-there well: `tl.gather` compiles (3.6 and 3.9), but copies the whole map to shared memory again for every gather and
-reads one number at a time. The L1 cache serves the 16-byte reads instead; all heads of a few neighbouring queries are
-in one program, because their samples lie near each other and the heads of a token share its cache line.
+The value map of a (frame, head), 41 kB in bfloat16 at 352 pixels, would fit into shared memory, but Triton cannot read
+it there at computed places: `tl.gather` (3.6 and 3.9) turns into shuffles between all registers that hold the map, 512
+for a map of 512 pixels, and for 4096 it did not compile in five minutes. The L1 cache serves the 16-byte reads instead;
+all heads of a few neighbouring queries are in one program, because their samples lie near each other and the heads of a
+token share its cache line.
 
 The gradient of the values has no atomics and is the same in every run. A first kernel lays out the samples by (frame,
 head, level): x, y and weight, and the box around the samples of each few queries. In a second one a program owns a
