@@ -179,7 +179,7 @@ class ClipMetaArch(nn.Module):
     def _predicted(self, item: Mapping[str, Any]) -> dict[str, Any]:
         clip = read_clip(item, self.input_format)
         frames = pad_to_stride(clip.frames.to(self.device), self.model.stride)
-        prediction = self.model.predict(self.model(frames[None]), clip.info, **self._predict_options)
+        prediction = self.model.predict(self.model.infer(frames[None]), clip.info, **self._predict_options)
         found: dict[str, Any] = {"prediction": prediction}
         if self.instance_on:
             found["instances"] = frame_instances(prediction, self.max_instances)

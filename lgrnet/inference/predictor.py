@@ -18,11 +18,11 @@ class Predictor:
     """Runs a model on videos.
 
     model   frames [1, T, 3, H, W] in 0..1 -> SegOutput, with `stride` and `predict(output, info)`; it is moved to
-            `device` and put in eval mode
+            `device` and put in eval mode. Where it has `infer`, as all models of lgrnet do, that is called, and goes
+            through a long video a few frames at a time
     size    (height, width) that frames are resized to, aspect ratio ignored (published: 352, 352)
     device  where the model runs
-    chunk   frames that pass the backbone together, so that memory there does not grow with the video; None leaves
-            the model's own `frame_chunk`
+    chunk   frames that pass the model together; None leaves the model's own `frame_chunk`
     resize  how: "bilinear", "bicubic" or "short_side", see `lgrnet.data.transforms.resize_for_eval`
 
     Raises ValueError when `chunk` is given for a model that does not work in chunks, when the device is not there, or
@@ -99,7 +99,8 @@ class Predictor:
         """frames: uint8 [T, H, W, 3], already resized"""
         self.model.eval()
         clip = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float().div(255)  # [T, 3, H, W]
-        output = self.model(pad_to_stride(clip, self.model.stride)[None])
+        infer = getattr(self.model, "infer", self.model)
+        output = infer(pad_to_stride(clip, self.model.stride)[None])
         options = {"candidates": True} if candidates else {}
         return self.model.predict(output, info, **options)
 

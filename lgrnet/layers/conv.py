@@ -74,10 +74,11 @@ class ClipProjection(nn.Module):
     def normalise(self, projected: Tensor, statistics: ClipStatistics) -> Tensor:
         """Projected maps [B, T, outputs, h, w] -> the same shape."""
         per_group = projected.shape[2] // self.norm.num_groups
-        inverse = torch.rsqrt(statistics.variance + self.norm.eps).repeat_interleave(per_group, dim=1)
+        inverse = torch.rsqrt(statistics.variance + self.norm.eps).repeat_interleave(per_group, dim=1)  # [B, outputs]
         scale = inverse * self.norm.weight  # [B, outputs]
         shift = self.norm.bias - statistics.mean.repeat_interleave(per_group, dim=1) * scale
-        return projected * scale[:, None, :, None, None] + shift[:, None, :, None, None]
+        normalised = projected * scale[:, None, :, None, None] + shift[:, None, :, None, None]
+        return normalised.to(self.norm.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, inputs, h, w] -> [B, T, outputs, h, w]"""

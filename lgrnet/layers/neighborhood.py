@@ -67,14 +67,21 @@ class CyclicPropagation(nn.Module):
         self.attention = NeighborhoodAttention(dim, heads, window, dilation, steps, backend)
         self.norm = nn.LayerNorm(dim)
 
+    def before_first(self, tokens: Tensor) -> Tensor:
+        """What the first frames of a whole clip [B, T, S, C] look back at: [B, steps, S, C]."""
+        steps = self.attention.steps
+        if not self.cyclic:
+            return tokens[:, :1].expand(-1, steps, -1, -1)
+        return torch.stack([tokens[:, -step % tokens.shape[1]] for step in range(steps, 0, -1)], dim=1)
+
     def forward(self, tokens: Tensor, shapes: Sequence[tuple[int, int]], before: Tensor | None = None) -> Tensor:
         """tokens [B, T, S, C] -> [B, T, S, C].
 
-        before  [B, steps, S, C], the frames before a chunk of a longer video (for its first chunk: the video's last
-                frames). None: the tokens are the whole clip.
+        before  [B, steps, S, C], the frames before a chunk of a longer video, for its first chunk `before_first`.
+                None: the tokens are the whole clip.
         """
         if before is None and not self.cyclic:
-            before = tokens[:, :1].expand(-1, self.attention.steps, -1, -1)
+            before = self.before_first(tokens)
         if before is None:
             return self.norm(tokens + self.attention(tokens, shapes))
         attended = self.attention(torch.cat((before, tokens), dim=1), shapes)[:, before.shape[1] :]

@@ -31,7 +31,13 @@ def sine_space(height: int, width: int, channels: int, device: torch.device | No
 
 
 def sine_space_time(
-    num_frames: int, height: int, width: int, channels: int, device: torch.device | None = None
+    num_frames: int,
+    height: int,
+    width: int,
+    channels: int,
+    device: torch.device | None = None,
+    frames: slice | None = None,
 ) -> Tensor:
-    """Positions in a clip, space plus time: [T, height, width, channels]."""
-    return sine_space(height, width, channels, device) + sine_time(num_frames, channels, device)[:, None, None]
+    """Positions in a clip of `num_frames`, space plus time: [T, height, width, channels] of `frames`, or of all."""
+    times = sine_time(num_frames, channels, device)[frames or slice(None)]
+    return sine_space(height, width, channels, device) + times[:, None, None]

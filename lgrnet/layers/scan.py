@@ -115,7 +115,7 @@ class FrameQueryMixer(nn.Module):
 
     def forward(self, queries: Tensor, position: Tensor) -> Tensor:
         """queries [B, T, N, C] of the whole clip, position [N, C] of the queries -> [B, T, N, C]"""
-        time = sine_time(queries.shape[1], queries.shape[-1], queries.device)[:, None]
+        time = sine_time(queries.shape[1], queries.shape[-1], queries.device)[:, None].to(position.dtype)
         for layer in self.layers:
             queries = layer(queries, position + time)
         return self.ffn(queries)

@@ -2,7 +2,7 @@
 
 The encoder is made of stages: maps over frames (`EncoderLayer.collect`, `EncoderLayer.spread`) and reductions over
 the clip (`ClipProjection.statistics`, the frame queries' `scan`). `forward` runs them on a whole clip; a long video
-can run the same stages chunk by chunk.
+runs the same stages chunk by chunk (whole_video.py).
 
 Legend: B clips, T frames, C channels, S tokens of all levels of a frame (coarse to fine), N frame queries of a frame.
 """
@@ -146,8 +146,12 @@ class FeaturePyramid(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """fine [batch, channels, 2h, 2w], coarse [batch, C, h, w] -> [batch, C, 2h, 2w]"""
-        enlarged = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear")
-        return self.output(self.lateral(fine) + enlarged)
+        return self.merge(self.lateral(fine), coarse)
+
+    def merge(self, lateral: Tensor, coarse: Tensor) -> Tensor:
+        """What follows once `lateral` [batch, C, 2h, 2w] is made of the finer map."""
+        enlarged = F.interpolate(coarse, size=lateral.shape[-2:], mode="bilinear")
+        return self.output(lateral + enlarged)
 
 
 class LGREncoder(nn.Module):
@@ -234,35 +238,48 @@ class LGREncoder(nn.Module):
             if keeps_own_rule:
                 module.reset_parameters()
 
-    def tokens(self, projected: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Shapes]:
-        """Normalised maps [B, T, C, h, w] of each level -> tokens [B, T, S, C], positions [S, C], level shapes."""
-        maps = [projected[k] for k in TOKEN_LEVELS]
-        shapes = tuple(tuple(m.shape[-2:]) for m in maps)
-        tokens = torch.cat([m.flatten(3).transpose(2, 3) for m in maps], dim=2)
-        dim = tokens.shape[-1]
-        position = [
-            sine_space(h, w, dim, tokens.device).flatten(0, 1) + embed
-            for (h, w), embed in zip(shapes, self.level_embed, strict=True)
-        ]
-        return tokens, torch.cat(position), shapes
+    def tokens(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Shapes]:
+        """Maps [B, T, C, h, w] of each level -> tokens [B, T, S, C] and the shapes of the levels."""
+        levels = [maps[k] for k in TOKEN_LEVELS]
+        return torch.cat([m.flatten(3).transpose(2, 3) for m in levels], dim=2), tuple(
+            tuple(m.shape[-2:]) for m in levels
+        )
 
-    def pyramid(self, tokens: Tensor, shapes: Shapes, res2: Tensor) -> dict[str, Tensor]:
-        """Encoded tokens [B, T, S, C] and the backbone's res2 [B, T, C2, h, w] -> res2..res5, each [B, T, C, h, w]."""
+    def maps(self, tokens: Tensor, shapes: Shapes) -> dict[str, Tensor]:
+        """The way back of `tokens`, without a copy."""
         levels = tokens.split([h * w for h, w in shapes], dim=2)
-        maps = {
+        return {
             k: level.transpose(2, 3).unflatten(-1, shape)
             for k, level, shape in zip(TOKEN_LEVELS, levels, shapes, strict=True)
         }
+
+    def position(self, shapes: Shapes) -> Tensor:
+        """Where tokens stand in a frame and in the pyramid: [S, C]"""
+        return torch.cat(
+            [
+                sine_space(h, w, self.dim, embed.device).flatten(0, 1).to(embed.dtype) + embed
+                for (h, w), embed in zip(shapes, self.level_embed, strict=True)
+            ]
+        )
+
+    def pyramid(self, tokens: Tensor, shapes: Shapes, res2: Tensor) -> dict[str, Tensor]:
+        """Encoded tokens [B, T, S, C] and the backbone's res2 [B, T, C2, h, w] -> res2..res5, each [B, T, C, h, w]."""
+        maps = self.maps(tokens, shapes)
         fine = self.fpn(res2.flatten(0, 1), maps["res3"].flatten(0, 1))
         return {"res2": fine.unflatten(0, res2.shape[:2]), **maps}
 
+    def queries(self, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The frame queries of tokens [B, T, S, C] at the start, [B, T, N, C], and their positions [N, C]; or None."""
+        if self.frame_queries is None:
+            return None, None
+        content = self.frame_queries.content.weight.expand(*tokens.shape[:2], -1, -1)
+        return content, self.frame_queries.position.weight
+
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """res2..res5, each [B, T, C_level, h, w] of the whole clip -> the same levels, each [B, T, C, h, w]"""
-        tokens, token_position, shapes = self.tokens({k: self.projections[k](features[k]) for k in TOKEN_LEVELS})
-        queries = query_position = None
-        if self.frame_queries is not None:
-            query_position = self.frame_queries.position.weight
-            queries = self.frame_queries.content.weight.expand(*tokens.shape[:2], -1, -1)
+        tokens, shapes = self.tokens({k: self.projections[k](features[k]) for k in TOKEN_LEVELS})
+        token_position = self.position(shapes)
+        queries, query_position = self.queries(tokens)
         for layer in self.layers:
             tokens, queries = layer(tokens, queries, token_position, query_position, shapes)
         return self.pyramid(tokens, shapes, features["res2"])

@@ -12,6 +12,7 @@ from lgrnet.models.backbones import LEVELS, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.segmenter import Segmenter
 from lgrnet.models.video_decoder import VideoDecoder
+from lgrnet.models.whole_video import decode, encode
 from lgrnet.records import Candidates, Prediction
 from lgrnet.structures import ClipInfo, SegOutput
 
@@ -25,8 +26,8 @@ class LGRNet(Segmenter):
     backbone     maps frames to res2..res5 and knows their `channels`
     encoder      makes the encoder from these channels: `partial(LGREncoder, dim=64, ...)`
     decoder      the video decoder, of the same dim as the encoder
-    frame_chunk  frames that go through the backbone at once outside training, so that memory there does not grow
-                 with the video; changes no value
+    frame_chunk  frames that go through the backbone at once outside training, and through everything in `infer`, so
+                 that memory hardly grows with the video
 
     Raises ValueError when encoder and decoder differ in dim.
     """
@@ -59,6 +60,20 @@ class LGRNet(Segmenter):
     def forward(self, frames: Tensor) -> SegOutput:
         """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, Q, T, H/4, W/4], class_logits [B, Q, K + 1]"""
         return self.decoder(self.encoder(self.features(self.normalise(frames))))
+
+    @torch.no_grad()
+    def infer(self, frames: Tensor) -> SegOutput:
+        """What `forward` gives outside training, but without aux: `frame_chunk` frames at a time.
+
+        The memory of a frame is that of its pixels, of one map at stride 4 and of its tokens. Sums over the video are
+        taken in another order than in `forward`, so values differ by rounding.
+        """
+        self.normalise(frames[:, :1])  # raises for bad frames before anything is cut
+        length, size = frames.shape[1], self.frame_chunk
+        spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        parts = (self.features(self.normalise(frames[:, span])) for span in spans)
+        video = encode(self.encoder, parts, spans, length)
+        return decode(self.decoder, self.encoder, video, spans)
 
     @torch.no_grad()
     def predict(self, output: SegOutput, info: ClipInfo, candidates: bool = False) -> Prediction:

@@ -41,7 +41,15 @@ class Segmenter(nn.Module):
                 f"frames are {height} x {width}, expected multiples of {self.stride}; "
                 f"resize them, or pad with lgrnet.data.loader.collate(clips, stride={self.stride})"
             )
-        return (frames - self.pixel_mean) / self.pixel_std
+        return ((frames - self.pixel_mean) / self.pixel_std).to(self.pixel_mean.dtype)
+
+    def infer(self, frames: Tensor) -> SegOutput:
+        """As `forward`, for videos of any length: models that can go through them a few frames at a time do.
+
+        There are no gradients, and `aux` may be empty.
+        """
+        with torch.no_grad():
+            return self(frames)
 
 
 DECISIONS = ("logit", "sigmoid", "softmax")
@@ -86,11 +94,11 @@ class PerFrame(Segmenter):
 
     def forward(self, frames: Tensor) -> SegOutput:
         """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, channels, T, h, w] and their activation"""
-        flat = self.normalise(frames).flatten(0, 1)
-        parts = [flat] if self.training else flat.split(self.frame_chunk)
-        logits = torch.cat([self.net(part) for part in parts])
+        size = frames.shape[1] if self.training else self.frame_chunk
+        parts = (self.normalise(part) for part in frames.split(size, dim=1))
+        logits = torch.cat([self.net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts], dim=1)
         activation = "softmax" if self.decision == "softmax" else "sigmoid"
-        return SegOutput(logits.unflatten(0, frames.shape[:2]).transpose(1, 2), activation=activation)
+        return SegOutput(logits.transpose(1, 2), activation=activation)
 
     @torch.no_grad()
     def predict(self, output: SegOutput, info: ClipInfo) -> Prediction:

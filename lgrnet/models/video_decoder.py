@@ -89,7 +89,9 @@ class VideoDecoder(nn.Module):
     def heads(self, queries: Tensor, mask_features: Tensor) -> SegOutput:
         """queries [B, Q, C], mask_features [B, T, C, h, w] -> masks at the features' size, and classes."""
         queries = self.norm(queries)
-        mask_logits = torch.einsum("bqc,btchw->bqthw", self.mask_embed(queries), mask_features)
+        # Frame by frame, as the features lie in memory: no copy of them is made.
+        products = self.mask_embed(queries)[:, None] @ mask_features.flatten(3)  # [B, T, Q, h*w]
+        mask_logits = products.unflatten(-1, mask_features.shape[-2:]).transpose(1, 2)
         return SegOutput(mask_logits=mask_logits, class_logits=self.class_head(queries))
 
     @torch.no_grad()
@@ -99,10 +101,10 @@ class VideoDecoder(nn.Module):
         Straight from the logits: enlarging them four times first, as published, gives the same bits. A query may not
         look at these places, unless its mask is too weak in the whole clip (`free_rows`).
         """
-        resized = F.interpolate(mask_logits.flatten(0, 1), size=shape, mode="bilinear").unflatten(
-            0, mask_logits.shape[:2]
-        )
-        return (resized.flatten(2) < self.attention_threshold)[:, None]
+        batch, queries, frames = mask_logits.shape[:3]
+        by_frame = mask_logits.transpose(1, 2).flatten(0, 1)  # [B*T, Q, h, w], as `heads` has left them
+        weak = F.interpolate(by_frame, size=shape, mode="bilinear") < self.attention_threshold
+        return weak.view(batch, frames, queries, -1).transpose(1, 2).flatten(2)[:, None]
 
     def memory(
         self, features: Mapping[str, Tensor], start: int = 0, total: int | None = None
@@ -111,14 +113,18 @@ class VideoDecoder(nn.Module):
 
         start, total  for a chunk of a longer video: its first frame, and the frames of the whole video
         """
-        levels = []
-        for name, embed in zip(MEMORY_LEVELS, self.level_embed.weight, strict=True):
-            _, frames, dim, height, width = features[name].shape
-            tokens = features[name].permute(0, 1, 3, 4, 2).flatten(1, 3)
-            position = sine_space_time(total or frames, height, width, dim, tokens.device)[start : start + frames]
-            key = tokens + embed + position.flatten(0, 2)
-            levels.append((key, tokens + embed if self.level_in_value else tokens))
-        return levels
+        return [self.level_memory(features, level, start, total) for level in range(len(MEMORY_LEVELS))]
+
+    def level_memory(
+        self, features: Mapping[str, Tensor], level: int, start: int = 0, total: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`memory` of one of MEMORY_LEVELS."""
+        maps, embed = features[MEMORY_LEVELS[level]], self.level_embed.weight[level]
+        _, frames, dim, height, width = maps.shape
+        tokens = maps.permute(0, 1, 3, 4, 2).flatten(1, 3)
+        span = slice(start, start + frames)
+        position = sine_space_time(total or frames, height, width, dim, tokens.device, span).flatten(0, 2)
+        return tokens + embed + position.to(embed.dtype), tokens + embed if self.level_in_value else tokens
 
     def forward(self, features: Mapping[str, Tensor]) -> SegOutput:
         """res2..res5, each [B, T, C, h, w] -> SegOutput at the stride of res2, with all earlier predictions in aux."""

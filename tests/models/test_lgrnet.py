@@ -12,7 +12,7 @@ from lgrnet.draws import KeyedDraws
 from lgrnet.layers.conv import ClipProjection
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
-from lgrnet.models.lgr_encoder import TOKEN_LEVELS, LGREncoder
+from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.lgrnet import LGRNet
 from lgrnet.models.video_decoder import VideoDecoder
 from lgrnet.structures import Clip, ClipInfo, SegOutput, Targets
@@ -58,65 +58,6 @@ def test_the_backbone_runs_in_chunks_of_the_same_value():
         torch.testing.assert_close(chunked[level], whole[level], rtol=1e-4, atol=1e-5)
 
 
-def test_stages_in_chunks_equal_the_whole_clip():
-    """Whole-video inference will run these stages: chunks of frames with explicit state, no second implementation."""
-    encoder = small(propagation_steps=2).eval().encoder
-    features = {
-        k: torch.randn(1, 7, c, 64 // s, 64 // s) for (k, c), s in zip(CHANNELS.items(), (4, 8, 16, 32), strict=True)
-    }
-    spans = [slice(0, 3), slice(3, 5), slice(5, 7)]
-    with torch.no_grad():
-        whole = encoder(features)
-        normalised = {}
-        for level in TOKEN_LEVELS:
-            projection = encoder.projections[level]
-            projected = [projection.project(features[level][:, span]) for span in spans]
-            statistics = [projection.statistics(chunk) for chunk in projected]
-            merged = statistics[0].merge(statistics[1]).merge(statistics[2])
-            normalised[level] = torch.cat([projection.normalise(chunk, merged) for chunk in projected], dim=1)
-        tokens, position, shapes = encoder.tokens(normalised)
-        query_position = encoder.frame_queries.position.weight
-        queries = encoder.frame_queries.content.weight.expand(1, 7, -1, -1)
-        for layer in encoder.layers:
-            parts = []
-            for span in spans:
-                before = tokens[:, [(span.start - 2) % 7, (span.start - 1) % 7]]
-                parts.append(layer.collect(tokens[:, span], queries[:, span], position, query_position, shapes, before))
-            tokens, queries = (torch.cat(chunks, dim=1) for chunks in zip(*parts, strict=True))
-            queries = layer.scan(queries, query_position)
-            spread = [layer.spread(tokens[:, s], queries[:, s], position, query_position, shapes) for s in spans]
-            tokens = torch.cat(spread, dim=1)
-        chunked = encoder.pyramid(tokens, shapes, features["res2"])
-    for level in whole:
-        torch.testing.assert_close(chunked[level], whole[level], rtol=1e-4, atol=1e-5)
-
-
-def test_decoder_stages_in_chunks_equal_the_whole_clip():
-    decoder = VideoDecoder(dim=32, hidden=64, num_queries=4).eval()
-    sizes = {"res2": 16, "res3": 8, "res4": 4, "res5": 2}
-    features = {k: torch.randn(2, 7, 32, size, size) for k, size in sizes.items()}
-    spans = [slice(0, 3), slice(3, 5), slice(5, 7)]
-    chunks = [{k: v[:, span] for k, v in features.items()} for span in spans]
-    with torch.no_grad():
-        whole = decoder(features)
-        memories = [decoder.memory(chunk, span.start, 7) for chunk, span in zip(chunks, spans, strict=True)]
-        queries, position = decoder.queries.content.weight.expand(2, -1, -1), decoder.queries.position.weight
-        for i, layer in enumerate(decoder.layers):
-            level = ("res5", "res4", "res3")[i]
-            masks = [decoder.heads(queries, chunk["res2"]).mask_logits for chunk in chunks]
-            low = [decoder.low(m, features[level].shape[-2:]) for m in masks]
-            freed = torch.stack([part.all(-1, keepdim=True) for part in low]).all(0)
-            assert freed.any() or i
-            seen = [
-                layer.cross.attention.gather(queries + position, *memory[i], part & ~freed)
-                for memory, part in zip(memories, low, strict=True)
-            ]
-            gathered = seen[0].merge(seen[1]).merge(seen[2])
-            queries = layer.update(queries, position, layer.cross.attention.finish(gathered))
-        last = torch.cat([decoder.heads(queries, chunk["res2"]).mask_logits for chunk in chunks], dim=2)
-    torch.testing.assert_close(last, whole.mask_logits, rtol=1e-4, atol=1e-4)
-
-
 def test_clips_of_different_length_in_one_batch():
     """The shorter one is padded; its padding is seen by the model, as published, but costs nothing."""
     generator = torch.Generator().manual_seed(3)
@@ -152,9 +93,6 @@ def test_half_precision_keeps_the_scan_and_the_statistics_exact():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         kept = projection.statistics(projection.project(torch.rand(1, 4, 64, 8, 8)))
     assert kept.mean.dtype == torch.float32
-
-
-CHANNELS = {"res2": 32, "res3": 64, "res4": 160, "res5": 256}
 
 
 def test_clip_projection_is_group_norm_over_the_clip():

@@ -22,6 +22,8 @@ from lgrnet.ops import cpu
 from lgrnet.visualize import contact_sheet, curves
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG = 60
+"""Frames from which on a clip's memory tells what a frame costs."""
 
 
 def environment(device: str) -> dict[str, object]:
@@ -134,15 +136,17 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def frame_growth(rows: Sequence[Row]) -> list[str]:
     """By how much the memory of the whole model grows with a frame, from its shortest long clip to its longest."""
+    known: dict[tuple[str, str], dict[float, int]] = {}
+    for row in rows:
+        if row.op == "model" and row.peak_bytes and (row.position or 0) >= LONG:
+            known.setdefault((row.peer, row.case.partition("T=")[0]), {})[row.position] = row.peak_bytes
     lines = []
-    for peer in dict.fromkeys(row.peer for row in rows):
-        known = {
-            row.position: row.peak_bytes for row in rows if row.peer == peer and row.peak_bytes and row.op == "model"
-        }
-        long = sorted(position for position in known if position >= 60)
-        if len(long) >= 2:
-            growth = (known[long[-1]] - known[long[0]]) / (long[-1] - long[0]) / 1e6
-            lines.append(f"{peer}: {growth:.2f} MB a frame from T = {long[0]:.0f} to T = {long[-1]:.0f}")
+    for (peer, model), peaks in known.items():
+        least, most = min(peaks), max(peaks)
+        if least < most:
+            growth = (peaks[most] - peaks[least]) / (most - least) / 1e6
+            span = f"from T = {least:.0f} to T = {most:.0f}"
+            lines.append(f"{model}{peer}: {growth:.2f} MB a frame {span}, besides its pixels")
     return lines
 
 

@@ -62,7 +62,7 @@ SUITES = {
         Part("heads"),
         Part("loss"),
         Part("backbone"),
-        Part("model", ("T=6", "T=60", "T=120")),
+        Part("model", ("T=6", "B0 T=60", "B0 T=600")),
         Part("train"),
     )
 }
