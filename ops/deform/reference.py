@@ -10,7 +10,9 @@ from torch import Tensor
 def ms_deform_attn_reference(
     value: Tensor, offsets: Tensor, weight_logits: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...]
 ) -> Tensor:
-    """See `lgrnet.ops.ms_deform_attn`."""
+    """See `lgrnet.ops.ms_deform_attn`; half precision is computed in float32, as in the kernels."""
+    kind, exact = value.dtype, torch.promote_types(value.dtype, torch.float32)
+    value, offsets, weight_logits, reference = (t.to(exact) for t in (value, offsets, weight_logits, reference))
     batch, queries, heads, levels, points, _ = offsets.shape
     weights = weight_logits.softmax(-1).unflatten(-1, (levels, points))
     sizes = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
@@ -23,4 +25,4 @@ def ms_deform_attn_reference(
         sampled = F.grid_sample(level_map.unflatten(-1, shape), grid[:, level], align_corners=False)
         weight = weights[:, :, :, level].permute(0, 2, 1, 3).reshape(batch * heads, 1, queries, points)
         out = out + (sampled * weight).sum(-1)  # [B*heads, d, Q]
-    return out.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+    return out.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(kind)

@@ -217,7 +217,7 @@ def test_json_markdown_and_picture(day, monkeypatch, tmp_path, capsys):
 
 
 def test_growth_with_every_frame():
-    row = runner.Row("model", "T", "fwd", "fp32", "cpu", 1, "lgrnet", position=6, peak_bytes=10**9)
+    row = runner.Row("model", "T=6", "fwd", "fp32", "cpu", 1, "lgrnet", position=6, peak_bytes=10**9)
     later = [replace(row, position=60, peak_bytes=100_000_000), replace(row, position=160, peak_bytes=600_000_000)]
     assert report.frame_growth([row, *later]) == ["lgrnet: 5.00 MB a frame from T = 60 to T = 160, besides its pixels"]
     assert report.frame_growth([row, later[0]]) == []
