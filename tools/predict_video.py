@@ -1,6 +1,6 @@
 r"""Finds lesions in a video and writes masks and pictures.
 
-    python tools/predict_video.py INPUT --out DIR [--weights phantom|FILE] [--size 352 352]
+    python tools/predict_video.py INPUT --out DIR [--weights phantom|FILE] [--size 352 352] [--precision bf16]
 
 INPUT is a folder of frames, one image, or a video file. DIR then holds masks/<video>/<frame>.png (0 and 255),
 overlays/<video>/<frame>.jpg and overlays/<video>_sheet.png. A damaged part of a video file costs its own frames only
@@ -26,6 +26,8 @@ from lgrnet.inference.sources import open_source  # noqa: E402
 from lgrnet.inference.writers import save_masks, save_video_overlays  # noqa: E402
 from lgrnet.records import DataError  # noqa: E402
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def predict_video(
     source: Path,
@@ -34,17 +36,19 @@ def predict_video(
     size: Sequence[int] | None = None,
     device: str | None = None,
     chunk: int | None = None,
+    precision: str = "fp32",
 ) -> list[str]:
     """Runs the whole walk and returns what to tell the user, line by line.
 
-    size    (height, width) that frames are resized to; None: what the model was trained at
-    device  where the model runs; None: a GPU where there is one
-    chunk   frames that go through the backbone at once; None: what the model says
+    size       (height, width) that frames are resized to; None: what the model was trained at
+    device     where the model runs; None: a GPU where there is one
+    chunk      frames that go through the model at once; None: what the model says
+    precision  of weights and features, "fp32" or "bf16"
 
     Raises DataError, CheckpointError, ConfigError or MemoryError.
     """
     frames = open_source(source)
-    model = lgrnet.load(weights)
+    model = lgrnet.load(weights).to(PRECISIONS[precision])
     size = tuple(size or getattr(model, "input_size", (352, 352)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     resize = getattr(model, "input_resize", "bilinear")
@@ -75,10 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: what the model was trained at")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU where there is one")
-    parser.add_argument("--chunk", type=int, help="frames that go through the backbone at once; fewer need less memory")
+    parser.add_argument("--chunk", type=int, help="frames that go through the model at once; fewer need less memory")
+    parser.add_argument(
+        "--precision", default="fp32", choices=PRECISIONS, help="bf16: half the memory, fast where a processor has it"
+    )
     options = parser.parse_args(arguments)
+    settings = (options.weights, options.size, options.device, options.chunk, options.precision)
     try:
-        lines = predict_video(options.input, options.out, options.weights, options.size, options.device, options.chunk)
+        lines = predict_video(options.input, options.out, *settings)
     except (DataError, CheckpointError, ConfigError, MemoryError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

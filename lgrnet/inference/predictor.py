@@ -18,8 +18,8 @@ class Predictor:
     """Runs a model on videos.
 
     model   frames [1, T, 3, H, W] in 0..1 -> SegOutput, with `stride` and `predict(output, info)`; it is moved to
-            `device` and put in eval mode. Where it has `infer`, as all models of lgrnet do, that is called, and goes
-            through a long video a few frames at a time
+            `device` and put in eval mode. Where it has `infer`, as all models of lgrnet do, that is called with uint8
+            frames, and goes through a long video a few frames at a time
     size    (height, width) that frames are resized to, aspect ratio ignored (published: 352, 352)
     device  where the model runs
     chunk   frames that pass the model together; None leaves the model's own `frame_chunk`
@@ -88,7 +88,9 @@ class Predictor:
             raise DataError(f"video {video!r} has no frames; expected at least one")
         info = ClipInfo(video, tuple(names), disk_size, (len(names), *small[0].shape[:2]))
         try:
-            return self._run(np.stack(small), info, candidates)
+            video = np.stack(small)
+            small.clear()
+            return self._run(video, info, candidates)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -98,9 +100,10 @@ class Predictor:
     def _run(self, frames: np.ndarray, info: ClipInfo, candidates: bool) -> Prediction:
         """frames: uint8 [T, H, W, 3], already resized"""
         self.model.eval()
-        clip = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float().div(255)  # [T, 3, H, W]
-        infer = getattr(self.model, "infer", self.model)
-        output = infer(pad_to_stride(clip, self.model.stride)[None])
+        video = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # [T, 3, H, W]
+        video = pad_to_stride(video, self.model.stride)[None]
+        infer = getattr(self.model, "infer", None)
+        output = self.model(video.float().div(255)) if infer is None else infer(video)
         options = {"candidates": True} if candidates else {}
         return self.model.predict(output, info, **options)
 
@@ -115,8 +118,10 @@ class Predictor:
 
 def pad_to_stride(frames: Tensor, stride: int) -> Tensor:
     """Zeros at the bottom and right of [..., H, W], so that both are multiples of `stride`."""
-    height, width = frames.shape[-2:]
-    return F.pad(frames, (0, -width % stride, 0, -height % stride))
+    missing_rows, missing_columns = (-side % stride for side in frames.shape[-2:])
+    if missing_rows == missing_columns == 0:
+        return frames
+    return F.pad(frames, (0, missing_columns, 0, missing_rows))
 
 
 def _of_one_size(frames: Iterable[tuple[str, np.ndarray]], video: str) -> Iterator[tuple[str, np.ndarray]]:

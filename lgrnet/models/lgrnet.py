@@ -10,7 +10,7 @@ from torch import Tensor
 from lgrnet.layers.mask_head import decided_by_logit, published_masks
 from lgrnet.models.backbones import LEVELS, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
-from lgrnet.models.segmenter import Segmenter
+from lgrnet.models.segmenter import Segmenter, in_unit_range
 from lgrnet.models.video_decoder import VideoDecoder
 from lgrnet.models.whole_video import decode, encode
 from lgrnet.records import Candidates, Prediction
@@ -65,13 +65,13 @@ class LGRNet(Segmenter):
     def infer(self, frames: Tensor) -> SegOutput:
         """What `forward` gives outside training, but without aux: `frame_chunk` frames at a time.
 
-        The memory of a frame is that of its pixels, of one map at stride 4 and of its tokens. Sums over the video are
-        taken in another order than in `forward`, so values differ by rounding.
+        The memory of a frame is that of its pixels, of one map at stride 4, of its tokens and of its masks. Sums over
+        the video are taken in another order than in `forward`, so values differ by rounding. See `Segmenter.infer`.
         """
-        self.normalise(frames[:, :1])  # raises for bad frames before anything is cut
+        self.normalise(in_unit_range(frames[:, :1]))  # raises for bad frames before anything is cut
         length, size = frames.shape[1], self.frame_chunk
         spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]
-        parts = (self.features(self.normalise(frames[:, span])) for span in spans)
+        parts = (self.features(self.normalise(in_unit_range(frames[:, span]))) for span in spans)
         video = encode(self.encoder, parts, spans, length)
         return decode(self.decoder, self.encoder, video, spans)
 

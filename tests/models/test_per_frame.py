@@ -27,6 +27,16 @@ def test_no_frame_knows_of_another():
     torch.testing.assert_close(clip.mask_logits[1:, :, 3:4], one.mask_logits, rtol=1e-4, atol=1e-5)
 
 
+def test_inference_takes_bytes_and_gives_the_same():
+    net = model(num_classes=2)
+    frames = torch.randint(0, 256, (2, 5, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = net(frames.float() / 255)
+    found = net.infer(frames)
+    assert found.activation == expected.activation
+    torch.testing.assert_close(found.mask_logits, expected.mask_logits, rtol=1e-4, atol=1e-5)
+
+
 def test_prediction_follows_the_logits():
     net = model()
     with torch.no_grad():

@@ -64,6 +64,12 @@ def test_a_query_that_may_look_nowhere_in_the_whole_video_looks_everywhere():
     torch.testing.assert_close(model.infer(video).mask_logits, whole, rtol=1e-4, atol=1e-4)
 
 
+def test_frames_of_bytes_are_those_in_0_to_1():
+    model = small().eval()
+    video = torch.randint(0, 256, (1, 4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(model.infer(video).mask_logits, model.infer(video.float() / 255).mask_logits)
+
+
 def test_bad_frames_are_named_before_anything_is_cut():
     with pytest.raises(ValueError, match="at least one frame"):
         small().infer(torch.rand(1, 0, 3, 64, 64))

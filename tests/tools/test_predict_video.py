@@ -68,6 +68,15 @@ def test_folder_of_frames(tool, weights, tmp_path, capsys):
     assert Path(sheet).is_file()
 
 
+def test_in_bfloat16_the_masks_are_nearly_the_same(tool, weights, tmp_path, capsys):
+    write_frame(tmp_path / "v" / "a.png", FRAMES[0])
+    for precision in ("fp32", "bf16"):
+        given = [str(tmp_path / "v"), "--out", str(tmp_path / precision), "--weights", str(weights)]
+        assert tool.main([*given, "--precision", precision]) == 0
+    exact, half = (read_mask(tmp_path / name / "masks" / "v" / "a.png") for name in ("fp32", "bf16"))
+    assert (exact != half).mean() < 0.1
+
+
 def test_one_image_at_another_size(tool, weights, tmp_path, capsys):
     write_frame(tmp_path / "polyp.png", FRAMES[0])
     arguments = [
