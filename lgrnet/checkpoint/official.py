@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # "#" stands for a number, a final "*" for the rest of the name; both sides hold them in the same order. First match
@@ -218,7 +216,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         raise OfficialWeightsError(f"weights file {path} does not exist; give the path of a downloaded file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _read_safetensors(path)
         with torch.serialization.safe_globals(allowed_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -229,10 +227,25 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
             f"{path} is refused: it {what}; a published file holds only tensors and numbers, get it again from its "
             "own project"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OfficialWeightsError(f"{path} is damaged or no torch file ({reason[:200]}); download it again") from error
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
+        raise _damaged(path, error) from error
     return _state_of(content, path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    # Names are translated where safetensors is not installed, too.
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> OfficialWeightsError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return OfficialWeightsError(f"{path} is damaged or no torch file ({reason[:200]}); download it again")
 
 
 def load_backbone(model: nn.Module, path: str | Path) -> Translation:

@@ -88,13 +88,15 @@ def adamw(
     """AdamW with `parameter_groups`.
 
     The published code makes a group of every parameter. AdamW treats each parameter by itself, so the steps are the
-    same.
+    same. On GPUs a step is one fused kernel for many parameters; a checkpoint keeps which way it was, so that a resume
+    on another device goes on in the same one.
 
     Raises ValueError when nothing in the model is trained.
     """
     first, second = betas
     groups = parameter_groups(model, lr, backbone_lr_scale, weight_decay, decay_biases, decay_norms)
-    return AdamW(groups, lr=lr, betas=(first, second), eps=eps)
+    on_gpus = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return AdamW(groups, lr=lr, betas=(first, second), eps=eps, fused=True if on_gpus else None)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -103,6 +103,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self._averages = _copy(model.state_dict()) if settings.ema else None
         self._freezable = _backbone_parameters(model, settings.freeze_steps)
+        self._buffers = [torch.empty_like(buffer) for buffer in model.buffers()]
         self._frozen, self._wrapped = False, None
         self._freeze()
 
@@ -127,7 +128,7 @@ class Trainer:
         self.model.train()
         self._freeze()
         size = self._draw_size()
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        _copy_all(self._buffers, self.model.buffers())
         lr = max(group["lr"] for group in self.optimizer.param_groups)
         terms, total = self._forward_backward(batch.to(self.device, non_blocking=True), size)
         norm = self._clip()
@@ -137,8 +138,7 @@ class Trainer:
             self._average()
         else:
             # Statistics of normalisation layers have already seen this batch.
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            _copy_all(self.model.buffers(), self._buffers)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
@@ -280,14 +280,19 @@ class Trainer:
     def _agree(
         self, terms: Mapping[str, Tensor], total: Tensor, norm: Tensor
     ) -> tuple[dict[str, float], float, float, bool]:
-        """Means over ranks, whether every rank was finite, and whether any was asked to stop: one small reduction."""
+        """Means over ranks, whether every rank was finite, and whether any was asked to stop.
+
+        One small reduction, and the only copy from the device that the trainer makes in a step.
+        """
         names = sorted(terms)
         bad = ~(torch.isfinite(total) & torch.isfinite(norm))
-        stop = torch.tensor(float(self.stop()), device=self.device)
-        values = torch.stack([*(terms[name].float() for name in names), total, bad.float(), stop])
-        *means, total_mean, bad_mean, stop_mean = distributed.reduce_mean(values).tolist()
+        stop = torch.full_like(bad, self.stop())
+        values = torch.stack([*(terms[name].float() for name in names), total, bad.float(), stop.float()])
+        # In float64, so that the norm of a step in float64 stays as it is.
+        values = torch.cat((distributed.reduce_mean(values).double(), norm.double()[None]))
+        *means, total_mean, bad_mean, stop_mean, norm_here = values.tolist()
         self.stopping = stop_mean > 0
-        return dict(zip(names, means, strict=True)), total_mean, norm.item(), bad_mean == 0
+        return dict(zip(names, means, strict=True)), total_mean, norm_here, bad_mean == 0
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -321,6 +326,13 @@ def _backbone_parameters(model: nn.Module, freeze_steps: int) -> list[nn.Paramet
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _copy_all(to: Iterable[Tensor], source: Iterable[Tensor]) -> None:
+    """Copies of tensors into others, on a GPU in a few kernels for all of them."""
+    to, source = list(to), list(source)
+    if to:
+        torch._foreach_copy_(to, source)
 
 
 def resized(frames: Tensor, size: int | None) -> Tensor:

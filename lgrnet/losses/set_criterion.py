@@ -125,7 +125,7 @@ class SetCriterion:
         masks = shown if self.divide_by == "objects" else torch.full_like(shown, maps)
         share = reduce_mean(torch.stack((masks, torch.full_like(shown, class_weight))))
         # At least one object among all ranks together, so that the loss does not depend on their number.
-        return share.maximum(share.new_tensor([1 / world_size(), 1e-6]))
+        return torch.stack((share[0].clamp(min=1 / world_size()), share[1].clamp(min=1e-6)))
 
     def _draw(self, layer: SegOutput, clips: Sequence[_AnnotatedClip], draws: Draws, index: int) -> _Points:
         """The points of one layer, in the published order of draws."""
@@ -179,8 +179,10 @@ class SetCriterion:
         wanted = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
         for row, clip, (queries, objects) in zip(wanted, clips, matches, strict=True):
             row[queries] = clip.labels[objects]
-        counted = torch.tensor([float(clip.num_frames > 0) for clip in clips], device=logits.device)
-        weight = torch.where(wanted == no_object, self.no_object_weight, 1.0) * counted[:, None]
+        weight = torch.ones_like(wanted, dtype=torch.float32).masked_fill(wanted == no_object, self.no_object_weight)
+        for row, clip in zip(weight, clips, strict=True):
+            if clip.num_frames == 0:
+                row.zero_()
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none") * weight.flatten()).sum()
 

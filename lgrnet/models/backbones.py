@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import timm
-from segmentation_models_pytorch.encoders import mix_transformer
 from torch import Tensor, nn
 
 # dims of the four stages, blocks in each (Xie et al., NeurIPS 2021, table 6)
@@ -87,6 +86,9 @@ class MixTransformer(nn.Module):
         if name not in _MIT:
             near = ", ".join(difflib.get_close_matches(str(name), _MIT, n=3, cutoff=0.0))
             raise ValueError(f"there is no mix transformer {name!r}; the nearest names are {near}")
+        # Here and not above: the other backbones work where it is not installed.
+        from segmentation_models_pytorch.encoders import mix_transformer
+
         dims, depths = _MIT[name]
         self.net = mix_transformer.MixVisionTransformer(
             embed_dims=dims,

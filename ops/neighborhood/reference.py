@@ -10,27 +10,26 @@ CHUNK = 16
 """Frames whose keys are gathered at once where no gradient is wanted: bounds the memory, changes no value."""
 
 
-def window_starts(length: int, window: int, dilation: int) -> list[int]:
-    """The first key of each query along an axis of `length` >= window * dilation positions."""
-    starts = []
-    for i in range(length):
-        group, place = i % dilation, i // dilation
-        members = -(-(length - group) // dilation)
-        first = min(max(place - window // 2, 0), members - window)
-        starts.append(group + first * dilation)
-    return starts
+def window_starts(length: int, window: int, dilation: int, device: torch.device | None = None) -> Tensor:
+    """The first key of each query along an axis of `length` >= window * dilation positions: [length] int64."""
+    i = torch.arange(length, device=device)
+    group, place = i % dilation, i // dilation
+    members = (length - group + dilation - 1) // dilation
+    return group + (place - window // 2).clamp(min=0).minimum(members - window) * dilation
 
 
-def window_indices(height: int, width: int, window: int, dilation: int) -> tuple[Tensor, int, int]:
+def window_indices(
+    height: int, width: int, window: int, dilation: int, device: torch.device | None = None
+) -> tuple[Tensor, int, int]:
     """The keys of each query of a (height, width) map.
 
     Returns indices [height * width, window ** 2] into the row-major map of (padded height, padded width), and
     these two sizes: a side shorter than window * dilation is padded to it at its end.
     """
     padded = [max(side, window * dilation) for side in (height, width)]
-    steps = torch.arange(window) * dilation
+    steps = torch.arange(window, device=device) * dilation
     rows, columns = (
-        torch.tensor(window_starts(full, window, dilation)[:side])[:, None] + steps
+        window_starts(full, window, dilation, device)[:side, None] + steps
         for full, side in zip(padded, (height, width), strict=True)
     )
     keys = rows[:, None, :, None] * padded[1] + columns[None, :, None, :]  # [h, w, window, window]
@@ -57,8 +56,7 @@ def neighborhood_attention_reference(
 def _level(shape: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, window: int, dilation: int) -> Tensor:
     """One level: q, k, v [B, T, h * w, heads, d] -> [B, T, h * w, heads, d]."""
     height, width = shape
-    keys, padded_height, padded_width = window_indices(height, width, window, dilation)
-    keys = keys.to(q.device)
+    keys, padded_height, padded_width = window_indices(height, width, window, dilation, q.device)
     if torch.is_grad_enabled():
         return _attend(q, k, v, shape, keys, padded_height, padded_width)
     chunks = zip(*(t.split(CHUNK, dim=1) for t in (q, k, v)), strict=True)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import lgrnet
-from lgrnet import checkpoint as room
 from lgrnet.checkpoint import ALLOWED, input_facts
+from lgrnet.checkpoint import described as room
 from lgrnet.checkpoint.checkpointer import CheckpointError, save_weights
 from lgrnet.config import ConfigError, build, load_config, to_json
 

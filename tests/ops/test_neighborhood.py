@@ -81,7 +81,7 @@ def test_every_gradient():
 
 @pytest.mark.parametrize(("length", "window", "dilation"), [(5, 5, 1), (9, 3, 2), (13, 5, 2), (40, 9, 4)])
 def test_windows_are_shifted_never_shrunk(length, window, dilation):
-    for i, start in enumerate(window_starts(length, window, dilation)):
+    for i, start in enumerate(window_starts(length, window, dilation).tolist()):
         assert [start + dilation * n for n in range(window)] == near(i, length, window, dilation)
 
 

@@ -57,7 +57,7 @@ def _by_level(attend: Callable[[Tensor, Tensor, Tensor, Shape], Tensor]) -> Call
 
 @cache
 def _starts(side: int, device: torch.device) -> Tensor:
-    return torch.tensor(window_starts(side, WINDOW, 1), device=device)
+    return window_starts(side, WINDOW, 1, device)
 
 
 @cache
@@ -92,7 +92,7 @@ def masked(q: Tensor, k: Tensor, v: Tensor, shape: Shape) -> Tensor:
 
 @cache
 def _windows(shape: Shape, device: torch.device) -> Tensor:
-    return window_indices(*shape, WINDOW, 1)[0].to(device)
+    return window_indices(*shape, WINDOW, 1, device)[0]
 
 
 def _gather(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:

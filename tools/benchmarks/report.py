@@ -19,7 +19,6 @@ import lgrnet
 from benchmarks.contest import OURS
 from benchmarks.runner import Row
 from lgrnet.ops import cpu
-from lgrnet.visualize import contact_sheet, curves
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = 60
@@ -152,6 +151,9 @@ def frame_growth(rows: Sequence[Row]) -> list[str]:
 
 def picture(rows: Sequence[Row]) -> np.ndarray | None:
     """Time and memory of each op against length, in powers of ten: uint8 [H, W, 3]; None without two lengths."""
+    # Drawing needs OpenCV, measuring does not.
+    from lgrnet.visualize import contact_sheet, curves
+
     charts = []
     for op, mode in dict.fromkeys((row.op, row.mode) for row in rows):
         chosen = [r for r in rows if (r.op, r.mode) == (op, mode) and r.position is not None and r.median_ms]

@@ -1,0 +1,107 @@
+"""Inference at fixed shapes by CUDA graphs: the kernels of a forward pass are recorded once and handed over at once.
+
+A short clip asks for thousands of small kernels, and the GPU waits for the host to name each of them. A graph names
+them all in one call (CUDA Programming Guide, "CUDA Graphs").
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lgrnet.records import Prediction
+from lgrnet.structures import ClipInfo, SegOutput
+
+WARM_UPS = 3
+"""Calls before the recording: kernels are compiled, libraries choose theirs, and constants are made."""
+
+
+class GraphedModel(nn.Module):
+    """A model on a GPU whose inference is recorded once for each shape of frames and then replayed.
+
+    It stands wherever the model does, in `Predictor` too. Outputs are the caller's own; they have no `aux`. In training
+    mode and where gradients are wanted the model itself runs.
+
+    model   frames [B, T, 3, H, W] -> SegOutput, without a wait for the GPU on the way; it is put in eval mode
+    shapes  how many shapes are kept; the one that was used longest ago makes room for another
+
+    Weights may change in place (load_state_dict); moving or casting the model forgets what was recorded. The settings
+    of autocast and TF32 are those of the first call of a shape. Raises ValueError where there is no GPU and for frames
+    that are not on one.
+    """
+
+    def __init__(self, model: nn.Module, shapes: int = 4):
+        super().__init__()
+        if shapes < 1:
+            raise ValueError(f"shapes is {shapes}, expected at least 1")
+        if not torch.cuda.is_available():
+            raise ValueError("a CUDA graph needs a GPU, but PyTorch sees none here; use the model itself")
+        self.model = model.eval()
+        self.shapes = shapes
+        self._replays: OrderedDict[tuple, Callable[[Tensor], SegOutput]] = OrderedDict()
+        self._pool = None
+        self.eval()
+
+    @property
+    def stride(self) -> int:
+        """What H and W are multiples of, as the model has it."""
+        return self.model.stride
+
+    def forward(self, frames: Tensor) -> SegOutput:
+        """frames [B, T, 3, H, W] on a GPU -> mask_logits and class_logits, as from the model"""
+        if self.training or torch.is_grad_enabled():
+            return self.model(frames)
+        if not frames.is_cuda:
+            raise ValueError(f"frames are on {frames.device}, expected a GPU; move them, or use the model itself")
+        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        key = (tuple(frames.shape), frames.dtype, frames.device, half, torch.is_inference_mode_enabled())
+        if key not in self._replays:
+            while len(self._replays) >= self.shapes:
+                self._replays.popitem(last=False)
+            self._replays[key] = self._record(frames, half)
+        self._replays.move_to_end(key)
+        return self._replays[key](frames)
+
+    def predict(self, output: SegOutput, info: ClipInfo, **options) -> Prediction:
+        """By the model's rule."""
+        return self.model.predict(output, info, **options)
+
+    def _record(self, frames: Tensor, half: torch.dtype | None) -> Callable[[Tensor], SegOutput]:
+        """Runs the model a few times beside the current stream, records it, and gives what replays it."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.device(frames.device):
+            own = frames.clone(memory_format=torch.contiguous_format)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            # Casts that autocast keeps would be freed at its end, and the graph would read freed memory.
+            with torch.autocast("cuda", half, enabled=half is not None, cache_enabled=False):
+                with torch.cuda.stream(side):
+                    for _ in range(WARM_UPS):
+                        self.model(own)
+                torch.cuda.current_stream().wait_stream(side)
+                graph = torch.cuda.CUDAGraph()
+                # Loader threads may go on using the GPU meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    output = self.model(own)
+        return _replay(graph, own, SegOutput(output.mask_logits, output.class_logits, output.activation))
+
+    def _apply(self, fn, recurse=True):
+        # The graphs hold the addresses of the weights.
+        self._replays.clear()
+        return super()._apply(fn, recurse)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, own: Tensor, output: SegOutput) -> Callable[[Tensor], SegOutput]:
+    """Copies frames to where the graph reads them, replays it, and copies what it wrote: the next one overwrites it."""
+
+    def replay(frames: Tensor) -> SegOutput:
+        own.copy_(frames)
+        graph.replay()
+        classes = None if output.class_logits is None else output.class_logits.clone()
+        return SegOutput(output.mask_logits.clone(), classes, output.activation)
+
+    return replay

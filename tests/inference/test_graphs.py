@@ -1,0 +1,107 @@
+"""Recorded inference: what is kept and when it is forgotten, on any machine; that it is the model's, on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lgrnet.inference.graphs import GraphedModel
+from lgrnet.inference.predictor import Predictor
+from tests.engine.toy import ToyModel
+from tests.models.test_lgrnet import small
+
+
+class OnGpu(torch.Tensor):
+    """Frames that say that they are on a GPU."""
+
+    is_cuda = True
+
+
+def frames(length: int = 2, side: int = 16) -> torch.Tensor:
+    return torch.rand(1, length, 3, side, side).as_subclass(OnGpu)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A GraphedModel whose recordings call the model, and the shapes that were recorded."""
+    shapes = []
+
+    def record(self, given, half):
+        shapes.append(tuple(given.shape))
+        return lambda now: self.model(now.as_subclass(torch.Tensor))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(GraphedModel, "_record", record)
+    return lambda shapes_kept=4: GraphedModel(ToyModel(), shapes_kept), shapes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so():
+    with pytest.raises(ValueError, match="a CUDA graph needs a GPU, but PyTorch sees none here; use the model itself"):
+        GraphedModel(ToyModel())
+
+
+def test_a_shape_is_recorded_once_and_the_oldest_makes_room(recorded):
+    make, shapes = recorded
+    model = make(2)
+    with torch.no_grad():
+        for length in (1, 2, 1, 3, 1, 2):
+            assert model(frames(length)).mask_logits.shape == (1, 1, length, 4, 4)
+        assert [shape[1] for shape in shapes] == [1, 2, 3, 2]
+        with torch.inference_mode():
+            model(frames(2))
+    assert len(shapes) == 5  # tensors of inference mode are of another kind
+
+
+def test_moving_and_casting_forget_and_new_weights_do_not(recorded):
+    make, shapes = recorded
+    model = make()
+    with torch.no_grad():
+        before = model(frames())
+        model.load_state_dict({name: 0 * value for name, value in model.state_dict().items()})
+        assert len(shapes) == 1 and not torch.equal(model(frames()).mask_logits, before.mask_logits)
+        model.float()
+        model(frames())
+    assert len(shapes) == 2
+
+
+def test_with_gradients_and_in_training_the_model_itself_runs(recorded):
+    make, shapes = recorded
+    model = make()
+    plain = frames().as_subclass(torch.Tensor)
+    assert model(plain).mask_logits.requires_grad
+    with torch.no_grad():
+        model.train()(plain)
+        assert shapes == []
+        with pytest.raises(ValueError, match="frames are on cpu, expected a GPU"):
+            model.eval()(plain)
+    with pytest.raises(ValueError, match="shapes is 0"):
+        GraphedModel(ToyModel(), 0)
+
+
+class TestOnGpu:
+    """Replays against the model itself."""
+
+    pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+    @pytest.mark.parametrize("half", [False, True])
+    def test_a_replay_is_the_model(self, half):
+        model = small().eval().cuda()
+        graphed = GraphedModel(model)
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+            for _ in range(3):
+                clip = torch.rand(1, 3, 3, 64, 64, device="cuda")
+                ours, theirs = graphed(clip), model(clip)
+                torch.testing.assert_close(ours.mask_logits, theirs.mask_logits, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(ours.class_logits, theirs.class_logits, rtol=1e-4, atol=1e-4)
+            kept = ours.mask_logits.clone()
+            graphed(torch.rand_like(clip))
+        assert torch.equal(ours.mask_logits, kept)
+
+    def test_the_predictor_takes_it(self):
+        model = small().eval()
+        video = np.random.default_rng(0).integers(0, 256, (4, 60, 70, 3), np.uint8)
+        expected = Predictor(model, size=64, device="cuda").predict_frames(video)
+        got = Predictor(GraphedModel(model), size=64, device="cuda").predict_frames(video)
+        assert (got.mask != expected.mask).mean() < 1e-3 and got.mask.shape == expected.mask.shape
