@@ -124,7 +124,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]"""
-        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        return self.norm(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
 class MultiLayerPerceptron(nn.Module):
@@ -137,5 +137,5 @@ class MultiLayerPerceptron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]"""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = F.relu(layer(x), inplace=True)
         return self.layers[-1](x)
