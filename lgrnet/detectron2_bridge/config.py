@@ -129,7 +129,7 @@ def _add_model(model: CfgNode) -> None:
     model.BACKBONE.NAME, model.BACKBONE.FREEZE_AT = "PVTv2", 0
     model.PIXEL_MEAN, model.PIXEL_STD = [round(255 * x, 3) for x in PIXEL_MEAN], [round(255 * x, 3) for x in PIXEL_STD]
     model.NUM_CLASSES = 1
-    model.FRAME_CHUNK = 8
+    model.FRAME_CHUNK = 0  # frames that go through a model at once outside training; 0: as many as it says
     model.LGRNET = CfgNode({"ENCODER": _section(LGREncoder), "DECODER": _section(VideoDecoder, "num_classes")})
     model.PLAIN_HEAD = _section(PlainHead, "num_classes")
     model.CRITERION = _section(SetCriterion)

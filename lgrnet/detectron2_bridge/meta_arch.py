@@ -227,7 +227,7 @@ class LGRNet(ClipMetaArch):
             backbone=backbone,
             encoder=make(LGREncoder, **arguments(section.ENCODER), zen_partial=True),
             decoder=make(VideoDecoder, num_classes=cfg.MODEL.NUM_CLASSES, **arguments(section.DECODER)),
-            frame_chunk=cfg.MODEL.FRAME_CHUNK,
+            frame_chunk=cfg.MODEL.FRAME_CHUNK or None,
         )
 
 
@@ -250,7 +250,7 @@ class PlainHead(ClipMetaArch):
 
 def per_frame(cfg: CfgNode, net: Any, make: Make, decision: str = "logit") -> Any:
     """A still-image network for every frame of a clip; its pixel statistics are part of what a weights file says."""
-    return make(PerFrame, net=net, chunk=cfg.MODEL.FRAME_CHUNK, decision=decision, **statistics(cfg))
+    return make(PerFrame, net=net, chunk=cfg.MODEL.FRAME_CHUNK or None, decision=decision, **statistics(cfg))
 
 
 def construct(kind: Callable[..., Any], zen_partial: bool = False, **given: Any) -> Any:

@@ -26,7 +26,7 @@ def evaluate_sets(
     folder: str | Path,
     size: tuple[int, int],
     device: torch.device | str = "cpu",
-    chunk: int | None = 16,
+    chunk: int | None = None,
     pictures: int = 4,
     weights: Path | None = None,
     facts: Mapping[str, object] | None = None,
@@ -37,7 +37,7 @@ def evaluate_sets(
     """The scores of every set; to be called on all ranks.
 
     size       (height, width) that the model sees
-    chunk      frames that pass the backbone together
+    chunk      frames that pass the model together; None: as many as the model says
     pictures   overlays of the worst and of the best frames, so many each, and three times as many frames that are the
                same at every evaluation
     weights    the file that the model came from, its hash stands in the report

@@ -41,7 +41,7 @@ class TrainSettings:
     out_dir           folder of the run; None: runs/<config>
     backbone_weights  file of official ImageNet weights; None: random
     init_weights      a weights file of the whole model to start from
-    eval_chunk        frames that pass the backbone together in evaluation
+    eval_chunk        frames that pass the model together in evaluation; None: as many as the model says
     pictures          overlays of the worst and of the best frames, so many each, per evaluation set
     """
 
@@ -70,7 +70,7 @@ class TrainSettings:
     out_dir: str | None = None
     backbone_weights: str | None = None
     init_weights: str | None = None
-    eval_chunk: int = 16
+    eval_chunk: int | None = None
     pictures: int = 4
 
     def __post_init__(self) -> None:

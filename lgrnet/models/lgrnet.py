@@ -10,7 +10,7 @@ from torch import Tensor
 from lgrnet.layers.mask_head import decided_by_logit, published_masks
 from lgrnet.models.backbones import LEVELS, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
-from lgrnet.models.segmenter import Segmenter, in_unit_range
+from lgrnet.models.segmenter import Segmenter, frames_at_once, in_unit_range
 from lgrnet.models.video_decoder import VideoDecoder
 from lgrnet.models.whole_video import decode, encode
 from lgrnet.records import Candidates, Prediction
@@ -27,7 +27,7 @@ class LGRNet(Segmenter):
     encoder      makes the encoder from these channels: `partial(LGREncoder, dim=64, ...)`
     decoder      the video decoder, of the same dim as the encoder
     frame_chunk  frames that go through the backbone at once outside training, and through everything in `infer`, so
-                 that memory hardly grows with the video
+                 that memory hardly grows with the video; None: see `frames_at_once`
 
     Raises ValueError when encoder and decoder differ in dim.
     """
@@ -37,7 +37,7 @@ class LGRNet(Segmenter):
         backbone: TimmBackbone,
         encoder: Callable[..., LGREncoder],
         decoder: VideoDecoder,
-        frame_chunk: int = 8,
+        frame_chunk: int | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -53,7 +53,7 @@ class LGRNet(Segmenter):
         if self.training:
             maps = self.backbone(flat)
         else:
-            chunks = [self.backbone(chunk) for chunk in flat.split(self.frame_chunk)]
+            chunks = [self.backbone(chunk) for chunk in flat.split(frames_at_once(self.frame_chunk, flat.device))]
             maps = {k: torch.cat([chunk[k] for chunk in chunks]) for k in LEVELS}
         return {k: maps[k].unflatten(0, frames.shape[:2]) for k in LEVELS}
 
@@ -69,7 +69,7 @@ class LGRNet(Segmenter):
         the video are taken in another order than in `forward`, so values differ by rounding. See `Segmenter.infer`.
         """
         self.normalise(in_unit_range(frames[:, :1]))  # raises for bad frames before anything is cut
-        length, size = frames.shape[1], self.frame_chunk
+        length, size = frames.shape[1], frames_at_once(self.frame_chunk, frames.device)
         spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]
         parts = (self.features(self.normalise(in_unit_range(frames[:, span]))) for span in spans)
         video = encode(self.encoder, parts, spans, length)

@@ -23,7 +23,9 @@ class Segmenter(nn.Module):
 
     def __init__(self, pixel_mean: tuple[float, ...] = PIXEL_MEAN, pixel_std: tuple[float, ...] = PIXEL_STD):
         super().__init__()
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer(
+            "pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1), persistent=False
+        )
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     def normalise(self, frames: Tensor) -> Tensor:
@@ -54,6 +56,12 @@ class Segmenter(nn.Module):
         return self(in_unit_range(frames))
 
 
+def frames_at_once(chosen: int | None, device: torch.device) -> int:
+    """How many frames go through a network together: `chosen`, or on a CPU so few that their features stay in its
+    caches and its allocator keeps their memory, on a GPU enough to keep it busy."""
+    return chosen or (2 if device.type == "cpu" else 16)
+
+
 def in_unit_range(frames: Tensor) -> Tensor:
     """uint8 frames as float32 in 0..1; others as they are."""
     return frames.float().div(255) if frames.dtype == torch.uint8 else frames
@@ -67,7 +75,7 @@ class PerFrame(Segmenter):
 
     net       maps normalised frames [batch, 3, H, W] to logits [batch, channels, h, w] with h = H / net.mask_stride;
               net.stride, where it has one, is what H and W must be multiples of (else 32)
-    chunk     frames that go through the network at once outside training
+    chunk     frames that go through the network at once outside training; None: see `frames_at_once`
     decision  how a prediction is made of the logits:
               "logit"    channel k is class k; logits enlarged, above 0, nearest to disk size
               "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer)
@@ -81,7 +89,7 @@ class PerFrame(Segmenter):
     def __init__(
         self,
         net: nn.Module,
-        chunk: int = 8,
+        chunk: int | None = None,
         decision: str = "logit",
         pixel_mean: tuple[float, ...] = PIXEL_MEAN,
         pixel_std: tuple[float, ...] = PIXEL_STD,
@@ -101,7 +109,7 @@ class PerFrame(Segmenter):
 
     def forward(self, frames: Tensor) -> SegOutput:
         """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, channels, T, h, w] and their activation"""
-        size = frames.shape[1] if self.training else self.frame_chunk
+        size = frames.shape[1] if self.training else frames_at_once(self.frame_chunk, frames.device)
         parts = (self.normalise(part) for part in frames.split(size, dim=1))
         logits = torch.cat([self.net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts], dim=1)
         activation = "softmax" if self.decision == "softmax" else "sigmoid"
@@ -110,7 +118,8 @@ class PerFrame(Segmenter):
     @torch.no_grad()
     def infer(self, frames: Tensor) -> SegOutput:
         """See `Segmenter.infer`."""
-        parts = [self(in_unit_range(part)) for part in frames.split(self.frame_chunk, dim=1)]
+        size = frames_at_once(self.frame_chunk, frames.device)
+        parts = [self(in_unit_range(part)) for part in frames.split(size, dim=1)]
         return SegOutput(torch.cat([part.mask_logits for part in parts], dim=2), activation=parts[0].activation)
 
     @torch.no_grad()
