@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import math
 import os
 import platform
@@ -39,8 +40,15 @@ def environment(device: str) -> dict[str, object]:
         "numpy": np.__version__,
     }
     if device == "cuda":
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "triton": _version("triton")}
     return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -145,7 +145,7 @@ def _prepare(
     first: list[list[Tensor]] = []
     begun = time.monotonic()
     try:
-        work = _work(peer.build(problem), inputs, mode)
+        work = work_of(peer.build(problem), inputs, mode)
         row.peak_bytes = peak_bytes(lambda: first.append(work()), device)
     # A peer that is not installed, not compiled or not made for this device fails in each of these ways.
     except (Absent, ImportError, BackendError, RuntimeError, NotImplementedError) as error:
@@ -171,22 +171,22 @@ def _reason(error: Exception, how: str) -> str:
     return text if not how or how in text else f"{how} ({text})"
 
 
-def _work(function: Callable[..., Outputs], inputs: Sequence[Tensor], mode: str) -> Callable[[], list[Tensor]]:
+def work_of(function: Callable[..., Outputs], inputs: Sequence[Tensor], mode: str) -> Callable[[], list[Tensor]]:
     """What is timed: it gives the outputs and, for "fwdbwd", the gradients of all inputs after them."""
     if mode == "step":
-        return lambda: _listed(function(*inputs))
+        return lambda: listed(function(*inputs))
     if mode == "fwd":
 
         def forward() -> list[Tensor]:
             with torch.no_grad():
-                return _listed(function(*inputs))
+                return listed(function(*inputs))
 
         return forward
     leaves = [t.clone().requires_grad_() for t in inputs]
     weights: list[Tensor] = []
 
     def both() -> list[Tensor]:
-        outputs = _listed(function(*leaves))
+        outputs = listed(function(*leaves))
         if not weights:
             weights.extend(_weights(outputs))
         gradients = torch.autograd.grad(outputs, leaves, weights, allow_unused=True)
@@ -204,7 +204,8 @@ def _weights(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [d.to(t.device, t.dtype) for d, t in zip(drawn, outputs, strict=True)]
 
 
-def _listed(outputs: Outputs) -> list[Tensor]:
+def listed(outputs: Outputs) -> list[Tensor]:
+    """One tensor or several, as a list."""
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
@@ -212,7 +213,7 @@ def _truth(problem: Problem, mode: str, dtype: torch.dtype) -> list[Tensor] | No
     """Outputs and gradients in float64, of inputs as exact as `dtype` holds them."""
     if problem.truth is None:
         return None
-    return _work(problem.truth, [t.detach().to(dtype).double() for t in problem.inputs], mode)()
+    return work_of(problem.truth, [t.detach().to(dtype).double() for t in problem.inputs], mode)()
 
 
 def error_of(found: Sequence[Tensor], truth: Sequence[Tensor], values: int) -> float:
