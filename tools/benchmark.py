@@ -122,7 +122,7 @@ def _write(rows: Sequence[runner.Row], facts: dict[str, object], options: argpar
         print("no picture: it needs cases of two lengths", file=sys.stderr)
     if options.suite is not None:
         threads = "one thread" if options.threads == 1 else f"{options.threads} threads"
-        threads = "one GPU" if options.device == "cuda" else threads
+        threads = "one GPU, fp32 without TF32" if options.device == "cuda" else threads
         settings = f"{threads}, {_settings(options).clock} time, up to {options.rounds} rounds"
         command = f"python tools/benchmark.py --suite {options.suite}"
         suite.rewrite(options.page, options.suite, suite.page(rows, facts, command, settings))
@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _settings(options)
         torch.set_num_threads(options.threads)
+        runner.without_tf32()
         facts = report.environment(options.device)
         print(report.environment_line(facts), flush=True)
         rows = _run(options)

@@ -15,6 +15,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,8 @@ def _all(options: argparse.Namespace) -> list[Result]:
         print(report.verdict(result), flush=True)
 
     if options.device == "cuda":
-        return schedule.all_apart(chosen, setup, Path(__file__).resolve(), options.out / "notes", say)
+        with tempfile.TemporaryDirectory() as folder:
+            return schedule.all_apart(chosen, setup, Path(__file__).resolve(), Path(folder), say)
     results = []
     for section in chosen:
         results.append(schedule.in_here(section, setup))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -72,6 +73,11 @@ class Row:
         return values
 
 
+def without_tf32() -> None:
+    """fp32 means fp32: matrix products and convolutions on GPUs keep all their digits."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def measure(
     op: Op,
     case: Case,
@@ -117,12 +123,19 @@ def _measure(op, case, mode, dtype, settings, against, say) -> list[Row]:
     samples = interleave(works, Clock(settings.clock), settings.rounds, settings.budget_s, settings.seed)
     for row in rows:
         if row.peer in samples:
-            _fill(row, samples[row.peer], samples[OURS], settings.seed)
+            _fill(row, samples[row.peer], samples.get(OURS), settings.seed)
+    # What was compiled for these shapes counts against torch.compile's limit.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
     return rows
 
 
-def _fill(row: Row, theirs: list[float], ours: list[float], seed: int) -> None:
+def _fill(row: Row, theirs: list[float], ours: list[float] | None, seed: int) -> None:
+    """Time and ratio; no ratio where ours was wrong and so has no time."""
     row.median_ms, row.rounds = float(torch.tensor(theirs).double().median()), len(theirs)
+    if ours is None:
+        row.spread = spread(theirs)
+        return
     if row.peer == OURS:
         row.ratio, row.interval, row.spread = 1.0, (1.0, 1.0), spread(theirs)
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from benchmarks.runner import without_tf32
 from torch import Tensor
 
 from gpu_checks.check import Check, Setup, attempt, bounded
@@ -61,7 +62,7 @@ def _case(name: str, half: bool, device: str) -> Iterator[Check]:
 
 def run(setup: Setup) -> Iterator[Check]:
     """Every golden case in both types; in a quick run the smallest one."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    without_tf32()
     for name in CASES[:1] if setup.quick else CASES:
         for half in (False, True):
             yield from attempt(

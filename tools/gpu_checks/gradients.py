@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from benchmarks import model as whole_model
+from benchmarks.runner import without_tf32
 from torch import Tensor
 
 from gpu_checks.check import FAILED, OK, Check, Setup, attempt, bounded
@@ -63,6 +64,7 @@ def _whole(half: bool, setup: Setup) -> Iterator[Check]:
 
 def run(setup: Setup) -> Iterator[Check]:
     """Small sizes for the differences, a training clip for the model."""
+    without_tf32()
     yield from attempt("references", lambda: _references(setup.device))
     for half in (False,) if setup.quick else (False, True):
         yield from attempt("LGRNet", lambda h=half: _whole(h, setup))

@@ -52,6 +52,7 @@ def apart(section: Section, setup: Setup, command: Sequence[str], notes: Path) -
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines()
             result.error = f"ended with {done.returncode}: {lines[-1][:300] if lines else 'it said nothing'}"
+            result.extra["stderr"] = done.stderr[-4000:]
     except subprocess.TimeoutExpired:
         result.error = f"stopped after {seconds + START_S:.0f} s"
     for line in _lines(notes):
@@ -82,8 +83,10 @@ def _lines(notes: Path) -> Iterator[dict]:
 def all_apart(
     sections: Sequence[Section], setup: Setup, script: Path, folder: Path, say: Callable[[Result], None]
 ) -> list[Result]:
-    """First those without times, side by side, then the others one after the other."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """First those without times, side by side, then the others one after the other.
+
+    folder  for the notes of the processes
+    """
     command = [sys.executable, str(script), "--device", setup.device, *["--quick"] * setup.quick]
 
     def one(section: Section) -> Result:
