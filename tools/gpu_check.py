@@ -1,4 +1,4 @@
-"""Proves lgrnet on a GPU in one command, in less than nine minutes: kernels, golden numbers, memory, speed.
+"""Proves lgrnet on a GPU in one command, in at most nine minutes: kernels, golden numbers, memory, speed.
 
     python tools/gpu_check.py                              # everything, to runs/gpu_check
     python tools/gpu_check.py --section scan --section graph

@@ -270,6 +270,27 @@ def test_every_peer_that_needs_no_compiler_is_right(name):
         assert all(row.error is not None and row.peak_bytes is not None for row in rows)
 
 
+GPU_PEERS = (("scan", "mamba_ssm"), ("neighborhood", "natten"), ("neighborhood", "flex attention"))
+GPU_PEERS += (("deform", "mmcv MSDeformAttn"), ("deform", "transformers"))
+
+
+@pytest.mark.parametrize(("op", "name"), GPU_PEERS)
+def test_on_a_gpu_its_peers_take_part_at_every_size(op, name):
+    peer = next(peer for peer in suite.OPS[op].peers if peer.name == name)
+    refused = [peer.refuses(case, mode, "cuda") for case in suite.OPS[op].cases(False) for mode in suite.OPS[op].modes]
+    assert set(refused) == {None}
+
+
+def test_the_suite_of_a_gpu_names_cases_that_are_there_and_needs_a_gpu(capsys):
+    for part in suite.SUITES["cuda"]:
+        assert len(part.of(False)) >= len(part.cases or ()) and part.of(False)
+    assert benchmark.main(["--suite", "cuda", "--device", "cpu"]) == 2
+    assert "suite cuda is measured on cuda, not on cpu" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert benchmark.main(["--suite", "cuda"]) == 2
+        assert "PyTorch sees no GPU here" in capsys.readouterr().err
+
+
 def test_every_peer_has_a_name_of_its_own_and_ours_comes_first():
     for op in suite.OPS.values():
         names = [peer.name for peer in op.peers]
