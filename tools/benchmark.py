@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import torch  # noqa: E402
-from benchmarks import contest, report, runner, suite  # noqa: E402
 
+from benchmarks import contest, report, runner, suite  # noqa: E402
 from lgrnet.records import write_frame  # noqa: E402
 
 

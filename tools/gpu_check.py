@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import torch  # noqa: E402
+
 from benchmarks import report as machine  # noqa: E402
 from gpu_checks import report, schedule  # noqa: E402
 from gpu_checks.check import Result, Setup  # noqa: E402

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from benchmarks import model as whole_model
-from benchmarks.clock import peak_bytes
 from torch import Tensor, nn
 
+from benchmarks import model as whole_model
+from benchmarks.clock import peak_bytes
 from gpu_checks.check import SKIPPED, Check, Setup, attempt, bounded, milliseconds, told
 
 LENGTHS, QUICK_LENGTHS = (6, 60, 300, 600, 1200), (2,)

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from benchmarks.runner import without_tf32
 from torch import Tensor
 
+from benchmarks.runner import without_tf32
 from gpu_checks.check import Check, Setup, attempt, bounded
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from benchmarks import model as whole_model
-from benchmarks.runner import without_tf32
 from torch import Tensor
 
+from benchmarks import model as whole_model
+from benchmarks.runner import without_tf32
 from gpu_checks.check import FAILED, OK, Check, Setup, attempt, bounded
 from gpu_checks.ops import backend, normal, orders, scan_inputs
 from lgrnet.layers.deformable import token_centres

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from benchmarks.runner import DTYPES, error_of, work_of
 from torch import Tensor
 
+from benchmarks.runner import DTYPES, error_of, work_of
 from gpu_checks.check import Check, Setup, attempt, bounded
 from lgrnet.layers.deformable import token_centres
 from lgrnet.layers.hilbert import hilbert_order

@@ -11,7 +11,6 @@ from pathlib import Path
 from benchmarks import report as tables
 from benchmarks import suite
 from benchmarks.runner import Row
-
 from gpu_checks.check import Check, Result
 
 

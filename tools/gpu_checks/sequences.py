@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from benchmarks.clock import peak_bytes
 from torch import Tensor
 
+from benchmarks.clock import peak_bytes
 from gpu_checks.check import Check, Setup, attempt, bounded, told
 from gpu_checks.ops import backend, orders, scan_inputs
 from lgrnet.ops import selective_scan

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from benchmarks import runner, suite
 from benchmarks.contest import Case, Op
-
 from gpu_checks.check import FAILED, SKIPPED, Check, Setup, attempt, bounded, told
 
 QUICK = ("scan", "neighborhood", "deform", "heads", "loss")

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+
 from benchmarks import model as whole_model
 from benchmarks.clock import peak_bytes
-
 from gpu_checks.check import SKIPPED, Check, Setup, attempt, bounded, milliseconds, told
 from lgrnet.engine.optim import adamw, constant
 from lgrnet.engine.settings import TrainSettings
