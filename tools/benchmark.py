@@ -3,6 +3,7 @@
     python tools/benchmark.py --op scan --against all --device cpu --json runs/scan.json --picture runs/scan.png
     python tools/benchmark.py --op neighborhood --against gather,natten --mode fwd --case T=6
     python tools/benchmark.py --suite cpu                       # the tables of ops/README.md
+    python tools/benchmark.py --suite cuda                      # those of a GPU
 
 Every peer is first checked against the reference in float64. Then all take their turns in one process, round after
 round; a ratio is the peer's time over ours, the median over the rounds, with a bootstrap 95 % interval, and is not
@@ -22,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import torch  # noqa: E402
-from benchmarks import contest, report, runner, suite  # noqa: E402
 
+from benchmarks import contest, report, runner, suite  # noqa: E402
 from lgrnet.records import write_frame  # noqa: E402
 
 
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         "--suite", choices=sorted(suite.SUITES), help="measure everything and rewrite the tables of --page"
     )
     parser.add_argument("--against", default="all", help="all, or names of peers with commas between")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: that of the suite, else cpu")
     parser.add_argument("--case", help="only these cases, with commas between; else all but the largest")
     parser.add_argument("--mode", help="of fwd, fwdbwd and step, with commas between; default: all that the op has")
     parser.add_argument("--dtype", help="of fp32 and bf16, with commas between; default: fp32")
@@ -62,6 +63,8 @@ def _choose(given: str | None, known: Sequence[str], what: str) -> list[str]:
 
 
 def _settings(options: argparse.Namespace) -> runner.Settings:
+    if options.suite is not None and options.device != options.suite:
+        raise ValueError(f"suite {options.suite} is measured on {options.suite}, not on {options.device}; choose one")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but PyTorch sees no GPU here; use --device cpu")
     if options.threads < 1 or options.rounds < 1:
@@ -119,6 +122,7 @@ def _write(rows: Sequence[runner.Row], facts: dict[str, object], options: argpar
         print("no picture: it needs cases of two lengths", file=sys.stderr)
     if options.suite is not None:
         threads = "one thread" if options.threads == 1 else f"{options.threads} threads"
+        threads = "one GPU, fp32 without TF32" if options.device == "cuda" else threads
         settings = f"{threads}, {_settings(options).clock} time, up to {options.rounds} rounds"
         command = f"python tools/benchmark.py --suite {options.suite}"
         suite.rewrite(options.page, options.suite, suite.page(rows, facts, command, settings))
@@ -127,9 +131,11 @@ def _write(rows: Sequence[runner.Row], facts: dict[str, object], options: argpar
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0, or 2 with a message."""
     options = _parser().parse_args(arguments)
+    options.device = options.device or options.suite or "cpu"
     try:
         _settings(options)
         torch.set_num_threads(options.threads)
+        runner.without_tf32()
         facts = report.environment(options.device)
         print(report.environment_line(facts), flush=True)
         rows = _run(options)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from lgrnet.config import ConfigError
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
 
@@ -74,13 +73,21 @@ class TrainSettings:
     pictures: int = 4
 
     def __post_init__(self) -> None:
+        mistake = next(self._mistakes(), None)
+        if mistake is not None:
+            # Here and not above: a trainer made without a config file needs no OmegaConf.
+            from lgrnet.config import ConfigError
+
+            raise ConfigError(mistake)
+
+    def _mistakes(self) -> Iterator[str]:
         for name in ("steps", "batch_size", "save_every", "keep", "accumulate", "max_skipped", "log_every"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+                yield f"train.{name} is {getattr(self, name)}; it must be at least 1"
         if self.precision not in PRECISIONS:
-            raise ConfigError(f"train.precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+            yield f"train.precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"
         if not 0 <= self.ema < 1:
-            raise ConfigError(f"train.ema is {self.ema}; it must be in 0..1, for example 0.999 (0: none)")
+            yield f"train.ema is {self.ema}; it must be in 0..1, for example 0.999 (0: none)"
         for name in ("clip_norm", "eval_every", "freeze_steps"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; it must not be negative (0: none)")
+                yield f"train.{name} is {getattr(self, name)}; it must not be negative (0: none)"

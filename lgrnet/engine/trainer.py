@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lgrnet import distributed
-from lgrnet.data.transforms import draw_size
 from lgrnet.draws import KeyedDraws, keyed_seed, python_generator
 from lgrnet.engine.clock import TrainingClock
 from lgrnet.engine.optim import clip_gradients
@@ -236,8 +235,12 @@ class Trainer:
         return DistributedDataParallel(module, device_ids=places, find_unused_parameters=unused, **{sync: False})
 
     def _draw_size(self) -> int | None:
-        sizes = self.settings.sizes
-        return draw_size(sizes, python_generator(self.settings.seed, self.step, "size")) if sizes else None
+        if not self.settings.sizes:
+            return None
+        # Here and not above: a step of one size needs no OpenCV.
+        from lgrnet.data.transforms import draw_size
+
+        return draw_size(self.settings.sizes, python_generator(self.settings.seed, self.step, "size"))
 
     def _forward_backward(self, batch: ClipBatch, size: int | None) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients of this rank's mean loss, in `accumulate` parts; (terms, total) without graph."""

@@ -480,7 +480,8 @@ def _backward(ctx, dout):
     dreference = None
     if ctx.needs_input_grad[3]:
         # A reference point moves all samples of its level by its share of the level's width and height.
-        sizes = doffsets.new_tensor(ctx.sides, dtype=torch.float32).view(-1, 2).flip(1)
+        sides = [doffsets.new_full((), side, dtype=torch.float32) for side in ctx.sides]  # no copy from the host
+        sizes = torch.stack(sides).view(-1, 2).flip(1)
         dreference = doffsets.sum((2, 4), dtype=torch.float32) * sizes
         dreference = dreference.sum_to_size(tensors[3].shape).to(tensors[3].dtype)
     return dvalue, doffsets, dlogits, dreference, None

@@ -34,6 +34,13 @@ def cannot_run(like: Tensor) -> str | None:
     return None
 
 
+def kernel_errors() -> tuple[type[Exception], ...]:
+    """What compiling or launching a kernel may raise, RuntimeError among it: out of registers, a type it lacks."""
+    if missing() is not None:
+        return (RuntimeError,)
+    return (RuntimeError, importlib.import_module("lgrnet.ops.gpu.triton_kernels").TritonError)
+
+
 def lazily(op: str, function: str) -> Callable:
     """A function of an op's triton_kernels.py; the file is imported at the first call."""
     loaded = {}

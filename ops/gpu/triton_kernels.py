@@ -16,6 +16,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.errors import TritonError  # noqa: F401  the face of triton for others
 
 LAUNCH = {"enable_fp_fusion": True}
 """Options of every launch. Triton 3.10 no longer fuses multiply and add by itself."""

@@ -162,7 +162,7 @@ def _forward(
     d = tl.program_id(1) % blocks * BD + tl.arange(0, BD)
     n = tl.arange(0, NS)[:, None] * NF + tl.arange(0, NF)[None, :]
     decay, at, ok = _decay(A, g, d, n, channels, states, G, FULL)
-    size = tl.to_tensor(channels * states * G).to(tl.int64)
+    size = tl.cast(channels * states * G, tl.int64)
     h = tl.zeros([NS, GB, BD, NF], tl.float32)
     if entries is not None:
         h = tl.load(entries + (b * tl.num_programs(0) + c) * size + at, mask=ok, other=0.0)
@@ -301,7 +301,7 @@ def _carry(
     slots += b * chunks * size
     totals += b * chunks * (size // states)
     begin = chunks - 1 if ADJOINT else 0
-    size = tl.to_tensor(size).to(tl.int64)
+    size = tl.cast(size, tl.int64)
     tl.store(slots + begin * size + e, h, mask=ok)
     for start in tl.range(0, chunks - 1, T, num_stages=3):
         c = chunks - 1 - (start + t) if ADJOINT else start + t
@@ -340,7 +340,7 @@ def _backward(
     d = block * BD + tl.arange(0, BD)
     n = tl.arange(0, NS)[:, None] * NF + tl.arange(0, NF)[None, :]
     decay, at, ok = _decay(A, g, d, n, channels, states, G, FULL)
-    size = tl.to_tensor(channels * states * G).to(tl.int64)
+    size = tl.cast(channels * states * G, tl.int64)
     mu = tl.load(exits + (b * chunks + c) * size + at, mask=ok, other=0.0)
     gd = g[:, None] * channels + d[None, :]
     dok = _below(g, G, FULL)[:, None] & _below(d, channels, FULL)[None, :]

@@ -19,6 +19,7 @@ from lgrnet.engine.optim import (
     poly,
     restarted_cosine,
 )
+from tests.fake_gpu import fake_gpu, moved
 from tests.losses.golden import SUBSET, load
 from tests.models.golden import build, seed_weights
 
@@ -248,3 +249,10 @@ def test_clipping_scales_all_gradients_together():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_adamw_is_fused_on_gpus_and_as_it_was_elsewhere():
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    assert [group["fused"] for group in adamw(model).param_groups] == [None, None]
+    with fake_gpu():
+        assert [group["fused"] for group in adamw(moved(model)).param_groups] == [True, True]

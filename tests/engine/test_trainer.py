@@ -18,6 +18,7 @@ from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.structures import Targets
 from tests.engine.toy import ToyClips, ToyCriterion, ToyLoader, ToyModel, adamw, halving
+from tests.fake_gpu import HostWaits, fake_gpu
 
 
 class Keep(Hook):
@@ -112,6 +113,32 @@ def test_the_gradient_is_clipped_to_the_norm():
         trainer.schedule = halving(trainer.optimizer)
         (record,) = run(trainer)
         assert norms[-1] == pytest.approx(clip or record.grad_norm, rel=1e-3) and record.grad_norm > 0.01
+
+
+def test_losses_norm_and_what_ranks_decided_come_in_one_copy_from_the_device():
+    trainer = make()
+    with fake_gpu():
+        one = torch.ones((), device="cuda")
+        with HostWaits(answers=[[0.5, 2.0, 3.0, 0.0, 1.0, 4.0]]) as waits:
+            losses, total, norm, finite = trainer._agree({"b": one, "a": one}, one, one)
+    assert [place.split(":")[0] for place in waits.found] == ["tolist at lgrnet/engine/trainer.py"]
+    assert (losses, total, norm, finite, trainer.stopping) == ({"a": 0.5, "b": 2.0}, 3.0, 4.0, True, True)
+
+
+def test_a_fused_optimizer_resumes_bit_for_bit():
+    def fused() -> Trainer:
+        trainer = make()
+        trainer.optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=0.01, fused=True)
+        trainer.schedule = halving(trainer.optimizer)
+        return trainer
+
+    unbroken, first, second = fused(), fused(), fused()
+    expected = run(unbroken)
+    first.settings = dataclasses.replace(first.settings, steps=3)
+    records = run(first)
+    second.load_state(first.weights(), first.state())
+    assert records + run(second) == expected and second.optimizer.param_groups[0]["fused"]
+    assert all(torch.equal(a, b) for a, b in zip(state(unbroken).values(), state(second).values(), strict=True))
 
 
 def test_what_ran_before_does_not_change_a_step():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrnet.checkpoint.official import to_official, to_ours
+from lgrnet.layers.mask_head import published_masks
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.lgrnet import LGRNet
@@ -23,6 +24,7 @@ SETTINGS = {
     "fibroid_pvt": {"backbone": "pvt_v2_b2", "drop_path": 0.1, "dim": 64, "dilation": 2, "gather_mask": True},
     "sunseg_res": {"backbone": "res2net50d", "drop_path": 0.0, "dim": 128},
 }
+NOT_TENSORS_OF_THE_MODEL = {"meta", "input.videos01", "input.hilbert_curve", "video_projs.res2"}
 
 
 def seed_weights():
@@ -76,6 +78,47 @@ def taps(model: LGRNet, frames: Tensor) -> tuple[dict[str, Tensor], SegOutput]:
         scores = layer.class_logits.softmax(-1)
         seen[f"dec_out{i}.pred_class"] = scores[:, None].expand(-1, frames.shape[1], -1, -1)
     return seen, output
+
+
+def frames_of(case: str, golden: Mapping[str, object]) -> Tensor:
+    """The frames [B, T, 3, H, W] of a golden case; small files have them by rule, not by value."""
+    meta = golden["meta"]
+    shape = (meta["B"], meta["T"], 3, meta["H"], meta["W"])
+    drawn = torch.from_numpy(seed_weights().seeded_input(f"video_{case}", shape, "uniform"))
+    return golden.get("input.videos01", drawn)
+
+
+def pairs(model: LGRNet, frames: Tensor, golden: Mapping[str, object]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, ours, published) of every tensor of a golden case that is one of the model.
+
+    Of sampled masks only the places are given where the logit is not within rounding of 0. Raises ValueError for a
+    name that is not known.
+    """
+    seen, output = taps(model, frames)
+    for name, expected in golden.items():
+        layer = name.partition(".")[0]
+        if name in seen:
+            yield name, seen[name], expected
+        elif name.endswith("_stride4"):
+            yield name, seen[name.removesuffix("_stride4")][..., ::4, ::4], expected
+        elif name.endswith("attn_logits"):
+            logits = output.layers[int(layer[3:])].mask_logits.transpose(1, 2).flatten(0, 1)
+            yield name, nn.functional.interpolate(logits, size=expected.shape[-2:], mode="bilinear"), expected
+        elif name.endswith("attn_mask_raw"):
+            index = int(layer[3:])
+            shape = seen["encoder_out." + ("res5", "res4", "res3")[index % 3]].shape[-2:]
+            yield name, model.decoder.low(output.layers[index].mask_logits, shape)[:, 0], expected
+        elif name == "sample.pred_masks":
+            size = expected.shape[-2:]
+            ours = published_masks(output.mask_logits[0], size, size).transpose(0, 1).to(expected.device)
+            certain = seen["dec_out3.pred_masks"][0, ..., : size[0], : size[1]].abs() > 1e-5
+            yield name, ours[certain], expected[certain]
+        elif name == "sample.pred_class":
+            yield name, seen["dec_out3.pred_class"][0], expected
+        elif name not in NOT_TENSORS_OF_THE_MODEL and "margin" not in name and "sample.video" not in name:
+            raise ValueError(
+                f"golden tensor {name} is not known; say in tests/models/golden.py what it is of the model"
+            )
 
 
 def _hooks(model: LGRNet, seen: dict[str, Tensor]) -> Iterator[tuple[nn.Module, Callable]]:

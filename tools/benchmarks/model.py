@@ -56,7 +56,8 @@ def cases(quick: bool) -> list[Case]:
     """
     if quick:
         return [Case("T=2", {"frames": 2, "side": 64, "small": 1}, 2)]
-    large = [Case(f"T={n}", {"frames": n, "side": 352, "small": 0}, n, full=n == SHORT) for n in (SHORT, 60, 600)]
+    lengths = (SHORT, 60, 120, 300, 600)
+    large = [Case(f"T={n}", {"frames": n, "side": 352, "small": 0}, n, full=n == SHORT) for n in lengths]
     return large + [Case(f"B0 T={n}", {"frames": n, "side": 352, "small": 1}, n, full=False) for n in (60, 600)]
 
 
@@ -115,12 +116,13 @@ def _training_problem(case: Case, device: str) -> Problem:
     fixed = {"case": case, "device": device}
 
     def truth(frames: Tensor) -> Tensor:
-        return _loss(build(bool(case.sizes["small"]), "reference").train().to(device).double(), frames).detach()
+        return training_loss(build(bool(case.sizes["small"]), "reference").train().to(device).double(), frames).detach()
 
     return Problem((_frames(case, device),), truth, fixed)
 
 
-def _loss(net: nn.Module, frames: Tensor) -> Tensor:
+def training_loss(net: nn.Module, frames: Tensor) -> Tensor:
+    """The loss of a clip with a square in it; frames [1, T, 3, H, W]."""
     _, count, _, height, width = frames.shape
     masks = torch.zeros(1, count, height, width, device=frames.device)
     masks[..., height // 4 : height // 2, width // 4 : width // 2] = 1
@@ -143,7 +145,7 @@ def _step(backend: str) -> Callable[[Problem], Callable[[Tensor], Tensor]]:
             optimizer.zero_grad(set_to_none=True)
             half = frames.dtype == torch.bfloat16
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
-                loss = _loss(net, frames.float())
+                loss = training_loss(net, frames.float())
             loss.backward()
             optimizer.step()
             return loss.detach()

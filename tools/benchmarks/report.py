@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import math
 import os
 import platform
@@ -41,8 +42,15 @@ def environment(device: str) -> dict[str, object]:
         "numpy": np.__version__,
     }
     if device == "cuda":
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "triton": _version("triton")}
     return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:
@@ -89,7 +97,7 @@ def cells(row: Row) -> tuple[str, ...]:
         ratio = row.status.upper() if row.status == "wrong" else row.status
     elif row.noisy:
         ratio = "noisy"
-    elif row.peer != OURS:
+    elif row.peer != OURS and row.ratio is not None:
         ratio, interval = three_digits(row.ratio), " to ".join(map(three_digits, row.interval))
     memory = "" if row.peak_bytes is None else three_digits(row.peak_bytes / 1e6)
     error = "" if row.error is None else f"{row.error:.1e}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +41,8 @@ class Settings:
 class Row:
     """One peer in one case.
 
-    ratio     its time over ours, with the 95 % `interval`; both None when they would say too little (`noisy`)
+    ratio     its time over ours, with the 95 % `interval`; both None when they would say too little (`noisy`), or when
+              ours is wrong
     error     against the float64 reference, see TOLERANCE; None: not checked
     status    "ok", "wrong" (not timed) or "absent" (`note` says why, or how to get it)
     """
@@ -70,6 +72,11 @@ class Row:
         if self.error is not None and not math.isfinite(self.error):
             values["error"], values["note"] = None, "its result is not finite, or has another shape"
         return values
+
+
+def without_tf32() -> None:
+    """fp32 means fp32: matrix products and convolutions on GPUs keep all their digits."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def measure(
@@ -117,14 +124,21 @@ def _measure(op, case, mode, dtype, settings, against, say) -> list[Row]:
     samples = interleave(works, Clock(settings.clock), settings.rounds, settings.budget_s, settings.seed)
     for row in rows:
         if row.peer in samples:
-            _fill(row, samples[row.peer], samples[OURS], settings.seed)
+            _fill(row, samples[row.peer], samples.get(OURS), settings.seed)
+    # On a GPU there are more shapes than torch.compile keeps; those of this case are not needed again.
+    if settings.device == "cuda" and "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
     return rows
 
 
-def _fill(row: Row, theirs: list[float], ours: list[float], seed: int) -> None:
+def _fill(row: Row, theirs: list[float], ours: list[float] | None, seed: int) -> None:
+    """ours  None where our own result is wrong, so that there is nothing to compare with"""
     row.median_ms, row.rounds = float(torch.tensor(theirs).double().median()), len(theirs)
     if row.peer == OURS:
         row.ratio, row.interval, row.spread = 1.0, (1.0, 1.0), spread(theirs)
+        return
+    if ours is None:
+        row.spread = spread(theirs)
         return
     ratio = compare(theirs, ours, seed=seed)
     row.spread, row.noisy = ratio.spread, ratio.noisy
@@ -145,7 +159,7 @@ def _prepare(
     first: list[list[Tensor]] = []
     begun = time.monotonic()
     try:
-        work = _work(peer.build(problem), inputs, mode)
+        work = work_of(peer.build(problem), inputs, mode)
         row.peak_bytes = peak_bytes(lambda: first.append(work()), device)
     # A peer that is not installed, not compiled or not made for this device fails in each of these ways.
     except (Absent, ImportError, BackendError, RuntimeError, NotImplementedError) as error:
@@ -171,22 +185,22 @@ def _reason(error: Exception, how: str) -> str:
     return text if not how or how in text else f"{how} ({text})"
 
 
-def _work(function: Callable[..., Outputs], inputs: Sequence[Tensor], mode: str) -> Callable[[], list[Tensor]]:
+def work_of(function: Callable[..., Outputs], inputs: Sequence[Tensor], mode: str) -> Callable[[], list[Tensor]]:
     """What is timed: it gives the outputs and, for "fwdbwd", the gradients of all inputs after them."""
     if mode == "step":
-        return lambda: _listed(function(*inputs))
+        return lambda: listed(function(*inputs))
     if mode == "fwd":
 
         def forward() -> list[Tensor]:
             with torch.no_grad():
-                return _listed(function(*inputs))
+                return listed(function(*inputs))
 
         return forward
     leaves = [t.clone().requires_grad_() for t in inputs]
     weights: list[Tensor] = []
 
     def both() -> list[Tensor]:
-        outputs = _listed(function(*leaves))
+        outputs = listed(function(*leaves))
         if not weights:
             weights.extend(_weights(outputs))
         gradients = torch.autograd.grad(outputs, leaves, weights, allow_unused=True)
@@ -204,7 +218,8 @@ def _weights(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [d.to(t.device, t.dtype) for d, t in zip(drawn, outputs, strict=True)]
 
 
-def _listed(outputs: Outputs) -> list[Tensor]:
+def listed(outputs: Outputs) -> list[Tensor]:
+    """One tensor or several, as a list."""
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
@@ -212,7 +227,7 @@ def _truth(problem: Problem, mode: str, dtype: torch.dtype) -> list[Tensor] | No
     """Outputs and gradients in float64, of inputs as exact as `dtype` holds them."""
     if problem.truth is None:
         return None
-    return _work(problem.truth, [t.detach().to(dtype).double() for t in problem.inputs], mode)()
+    return work_of(problem.truth, [t.detach().to(dtype).double() for t in problem.inputs], mode)()
 
 
 def error_of(found: Sequence[Tensor], truth: Sequence[Tensor], values: int) -> float:

@@ -35,6 +35,9 @@ TITLES = {
 }
 
 
+BOTH = ("fp32", "bf16")
+
+
 @dataclass(frozen=True)
 class Part:
     """What the suite measures of an op.
@@ -64,8 +67,19 @@ SUITES = {
         Part("backbone"),
         Part("model", ("T=6", "B0 T=60", "B0 T=600")),
         Part("train"),
-    )
+    ),
+    "cuda": (
+        Part("model", ("T=6", "T=60", "T=300")),
+        Part("scan", dtypes=BOTH),
+        Part("neighborhood", ("T=6", "T=24", "T=60"), BOTH),
+        Part("deform", ("T=6", "T=24", "T=60"), BOTH),
+        Part("heads"),
+        Part("loss"),
+        Part("train"),
+        Part("backbone"),
+    ),
 }
+"""By device; what matters most comes first, since time may end."""
 
 
 def marks(suite: str) -> tuple[str, str]:
