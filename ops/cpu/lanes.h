@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -111,6 +111,31 @@ LGRNET_INLINE float largest(Lanes lanes) {
 #endif
 }
 
+// a > b ? a : b and a < b ? a : b, so that b is the answer where either is NaN: one instruction, which GCC does not find.
+LGRNET_INLINE Lanes larger(Lanes a, Lanes b) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+LGRNET_INLINE Lanes smaller(Lanes a, Lanes b) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 LGRNET_INLINE Lanes bits_as_float(IntLanes bits) {
   Lanes lanes;
   std::memcpy(&lanes, &bits, sizeof(lanes));
@@ -133,19 +158,26 @@ LGRNET_INLINE Lanes exp2_fraction(Lanes f) {
   return p * f + all(1.0f);
 }
 
-// 2^x to 2e-7 of its value; NaN for NaN, infinite from 2^128 on. What is below 2^-125 may stay there instead of 0.
-LGRNET_INLINE Lanes exp2(Lanes x) {
+// 2^x for x < 128 to 2e-7 of its value; NaN for NaN. What is below 2^-125 may stay there instead of 0.
+LGRNET_INLINE Lanes exp2_below_128(Lanes x) {
 #if defined(__AVX512DQ__)
   const Lanes f = _mm512_reduce_ps(x, 0);  // x less the nearest whole number
   return _mm512_scalef_ps(exp2_fraction(f), x - f);
 #else
-  // Comparisons with NaN are false, so that NaN is not clamped away.
-  x = x < all(-125.0f) ? all(-125.0f) : x;
-  x = x > all(128.0f) ? all(128.0f) : x;
+  x = larger(all(-125.0f), x);
   const Lanes magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number in the low bits
   const Lanes shifted = x + magic;
   const Lanes p = exp2_fraction(x - (shifted - magic));
   return bits_as_float(float_as_bits(p) + (float_as_bits(shifted) << 23));
+#endif
+}
+
+// The same for any x: infinite from 2^128 on.
+LGRNET_INLINE Lanes exp2(Lanes x) {
+#if defined(__AVX512DQ__)
+  return exp2_below_128(x);
+#else
+  return exp2_below_128(smaller(all(128.0f), x));
 #endif
 }
 

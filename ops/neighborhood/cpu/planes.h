@@ -29,6 +29,7 @@ struct Problem {
 
   int64_t reach() const { return window / 2 * dilation; }
   int64_t span() const { return window * dilation; }
+  bool one_token() const { return heads % LANES == 0; }
   int64_t past(int64_t frame) const { return (frame + frames - shift) % frames; }
   int64_t place(int64_t clip, int64_t frame, int64_t token) const {
     return ((clip * frames + frame) * tokens + token) * heads * channels;
@@ -43,10 +44,11 @@ inline int64_t window_start(int64_t i, int64_t length, const Problem &p) {
 
 inline constexpr int64_t whole(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 
-// LANES neighbouring (x, head) of a row of queries. Key i of their windows is at first + i * step of a plane.
+// LANES neighbouring (x, head) of a row of queries, from `begin` on. In floats of a row of keys: key i of their windows
+// is at first + i * step.
 struct Block {
-  int64_t begin, count, first, step, token;  // token is the x of the first one
-  bool inner;  // no window is shifted: the keys are in the plane, else they are behind it
+  int64_t begin, count, first, step, x, head;  // the x and the head of the first one
+  bool inner;  // no window is shifted; always so called where vectors are of one token
 };
 
 // `count` neighbouring keys, which are also behind the plane.
@@ -56,7 +58,9 @@ struct Copy {
 
 // What all frames share of a level: where windows are, and how a row of keys lies in memory.
 struct Level {
-  int64_t height, width, first_token, rows, columns, lanes, plane;
+  int64_t height, width, first_token, rows, columns, lanes;
+  int64_t plane;          // floats of a row's plane, or of all its vectors of one channel
+  int64_t unit, channel;  // floats between two (x, head) where vectors begin there, and between two channels
   int64_t inner_begin = 0, inner_end = 0;  // (x, head) of the inner blocks
   std::vector<int64_t> row_starts;
   std::vector<Block> blocks;
@@ -68,13 +72,17 @@ struct Level {
     columns = std::max(width, p.span());
     lanes = width * p.heads;
     for (int64_t y = 0; y < height; ++y) row_starts.push_back(window_start(y, rows, p));
-    plane = whole(columns * p.heads) + LANES;  // loads and stores of whole vectors may reach past the last key
+    plane = whole(columns * p.heads);
+    unit = p.one_token() ? p.channels : 1;
+    if (!p.one_token()) plane += LANES;  // loads and stores of whole vectors may reach past the last key
     for (int64_t begin = 0; begin < lanes; begin += LANES) add_block(p, begin);
-    plane += LANES;
+    if (!p.one_token()) plane += LANES;
+    channel = p.one_token() ? LANES : plane;
   }
 
   void add_block(const Problem &p, int64_t begin) {
     const int64_t count = std::min<int64_t>(LANES, lanes - begin), step = p.dilation * p.heads;
+    const int64_t first_x = begin / p.heads, first_head = begin % p.heads;
     std::vector<Copy> runs;  // of lanes whose keys are neighbours
     bool inner = count == LANES;
     for (int64_t lane = 0; lane < count; ++lane) {
@@ -85,12 +93,12 @@ struct Level {
         runs.push_back({static_cast<int32_t>(key), static_cast<int32_t>(lane), 0});
       ++runs.back().count;
     }
-    if (inner) {
+    if (inner || p.one_token()) {
       if (inner_end == 0) inner_begin = begin;
       inner_end = begin + LANES;
-      return blocks.push_back({begin, count, begin - p.reach() * p.heads, step, begin / p.heads, true});
+      return blocks.push_back({begin, count, runs[0].from * unit, step * unit, first_x, first_head, true});
     }
-    blocks.push_back({begin, count, plane, LANES, begin / p.heads, false});
+    blocks.push_back({begin, count, plane, LANES, first_x, first_head, false});
     for (int64_t i = 0; i < p.window; ++i, plane += LANES)
       for (const Copy &run : runs)
         copies.push_back({static_cast<int32_t>(run.from + i * step), static_cast<int32_t>(run.to + plane), run.count});
@@ -103,40 +111,6 @@ LGRNET_INLINE IntLanes lane_numbers() {
   return numbers;
 }
 
-// The transpose of up to LANES rows of d floats; lanes without a row are 0. D > 0 is d known to the compiler.
-template <int D>
-LGRNET_INLINE void load_columns(const float *from, int64_t count, int64_t d, Lanes *columns) {
-  if (D > 0) {
-    float part[(D ? D : 1) * LANES];
-    if (count < LANES) {
-      std::memset(part, 0, sizeof(part));
-      std::memcpy(part, from, count * D * sizeof(float));
-      from = part;
-    }
-    for (int c = 0; c < D; ++c) columns[c] = load(from + c * LANES);
-    rows_to_columns<D ? D : 1>(columns);
-  } else {
-    for (int64_t c = 0; c < d; ++c) {
-      columns[c] = Lanes{};
-      for (int64_t lane = 0; lane < count; ++lane) columns[c][lane] = from[lane * d + c];
-    }
-  }
-}
-
-template <int D>
-LGRNET_INLINE void store_columns(float *to, int64_t count, int64_t d, Lanes *columns) {
-  if (D > 0) {
-    columns_to_rows<D ? D : 1>(columns);
-    float part[(D ? D : 1) * LANES];
-    float *place = count < LANES ? part : to;
-    for (int c = 0; c < D; ++c) store(place + c * LANES, columns[c]);
-    if (count < LANES) std::memcpy(to, part, count * D * sizeof(float));
-  } else {
-    for (int64_t c = 0; c < d; ++c)
-      for (int64_t lane = 0; lane < count; ++lane) to[lane * d + c] = columns[c][lane];
-  }
-}
-
 // Memory for floats that begins where a vector may.
 class Floats {
  public:
@@ -147,48 +121,81 @@ class Floats {
   std::vector<Lanes> memory;
 };
 
+// Between up to LANES rows of d floats, one after the other, and their columns.
+class Transpose {
+ public:
+  explicit Transpose(int64_t channels) : d(channels), part(LANES * d) {}
+
+  // Lanes without a row are 0.
+  void load(const float *from, int64_t count, Lanes *columns) {
+    if (count < LANES) {
+      std::fill_n(std::copy_n(from, count * d, part.data()), (LANES - count) * d, 0.0f);
+      from = part.data();
+    }
+    gather_columns(from, d, d, columns);
+  }
+
+  void store(const Lanes *columns, int64_t count, float *to) {
+    scatter_columns(columns, d, count < LANES ? part.data() : to, d);
+    if (count < LANES) std::copy_n(part.data(), count * d, to);
+  }
+
+ private:
+  int64_t d;
+  Floats part;
+};
+
 // The tokens of one level and frame, row by row.
 class Map {
  public:
   Map(const Problem &p, const Level &level)
-      : token(p.heads * p.channels), width(level.width), height(level.height),
-        block_tokens(std::min((LANES + p.heads - 1) / p.heads, width)), dense(width * token) {}
+      : one_token(p.one_token()), channels(p.channels), token(p.heads * p.channels), width(level.width),
+        height(level.height), block_tokens(std::min((LANES + p.heads - 1) / p.heads, width)),
+        dense(one_token ? 0 : width * token), transpose(p.channels) {}
 
   void open(const Input &from, const Level &level, int64_t clip, int64_t frame) {
     stride = from.token;
     data = from.data + clip * from.clip + frame * from.frame + level.first_token * stride;
   }
 
-  // Row y without gaps between tokens, until the next call.
+  // Row y for `columns`, until the next call; without gaps between tokens where vectors are of several.
   const float *row(int64_t y) {
     const float *tokens = data + y * width * stride;
-    if (stride == token) return tokens;
+    if (stride == token || one_token) return tokens;
     float *copy = dense.data();
-    for (int64_t x = 0; x < width; ++x) std::memcpy(copy + x * token, tokens + x * stride, token * sizeof(float));
+    for (int64_t x = 0; x < width; ++x) std::copy_n(tokens + x * stride, token, copy + x * token);
     return copy;
   }
 
-  // Starts to load a block of row y from memory. Inlined, since GCC drops calls that do nothing else.
+  // The channels of a block of a row.
+  void columns(const float *row, const Block &block, Lanes *to) {
+    transpose.load(row + (one_token ? block.x * stride + block.head * channels : block.begin * channels), block.count, to);
+  }
+
+  // Starts to load a block of row y from memory, as far as the second cache: it is not needed soon. Inlined, since GCC
+  // drops calls that do nothing else.
   __attribute__((always_inline)) void expect(int64_t y, const Block &block) const {
     if (y >= height) return;
-    const float *tokens = data + (y * width + block.token) * stride;
+    const float *tokens = data + (y * width + block.x) * stride;
     for (int64_t x = 0; x < block_tokens; ++x, tokens += stride)
-      for (int64_t c = 0; c < token; c += CACHE_LINE) __builtin_prefetch(tokens + c);
+      for (int64_t c = 0; c < token; c += CACHE_LINE) __builtin_prefetch(tokens + c, 0, 2);
   }
 
  private:
   static constexpr int64_t CACHE_LINE = 16;  // floats
-  int64_t token, width, height, block_tokens, stride = 0;
+  bool one_token;
+  int64_t channels, token, width, height, block_tokens, stride = 0;
   const float *data = nullptr;
   Floats dense;
+  Transpose transpose;
 };
 
-// Planes of the rows that a window spans, [d][plane] each; as it moves on, a row takes the place of one that is past.
-template <int D>
+// The rows that a window spans; as it moves on, a row takes the place of one that is past.
 class Rows {
  public:
   Rows(const Problem &problem, const Level &of)
-      : p(problem), level(of), size(p.channels * of.plane), memory(p.span() * size), spare(p.channels) {}
+      : p(problem), level(of), size(p.channels * of.plane), memory(p.span() * size), columns(p.channels),
+        transpose(p.channels) {}
 
   float *row(int64_t r) { return memory.data() + r % p.span() * size; }
 
@@ -197,34 +204,36 @@ class Rows {
   // Row r of a map, zeros below it. What is right of the map stays 0.
   void read(Map &map, int64_t r) {
     if (r >= level.height) return clear(r);
-    const int64_t d = D ? D : p.channels;
     const float *tokens = map.row(r);
-    float *planes = row(r);
-    Lanes fixed[D ? D : 1], *columns = D ? fixed : spare.data();
+    float *to = row(r);
+    if (p.one_token()) {
+      for (const Block &block : level.blocks)
+        map.columns(tokens, block, reinterpret_cast<Lanes *>(to + block.begin * level.unit));
+      return;
+    }
     for (const Block &block : level.blocks) {
-      load_columns<D>(tokens + block.begin * d, block.count, d, columns);
-      for (int64_t c = 0; c < d; ++c) store(planes + c * level.plane + block.begin, columns[c]);
+      map.columns(tokens, block, columns.data());
+      for (int64_t c = 0; c < p.channels; ++c) store(to + block.begin * level.unit + c * level.channel, columns[c]);
     }
     // Each is stored as a whole vector, and the next one over what is too much of it.
-    for (int64_t c = 0; c < d; ++c, planes += level.plane)
-      for (const Copy &copy : level.copies) store(planes + copy.to, load(planes + copy.from));
+    for (int64_t c = 0; c < p.channels; ++c, to += level.channel)
+      for (const Copy &copy : level.copies) store(to + copy.to, load(to + copy.from));
   }
 
   // Writes a row of gradients, and those behind its planes, to its tokens.
   void write(float *tokens, int64_t r) {
-    const int64_t d = D ? D : p.channels;
-    float *planes = row(r);
+    float *from = row(r);
     for (const Copy &copy : level.copies) {
-      float *to = planes + copy.from;
-      const float *from = planes + copy.to;
+      float *to = from + copy.from;
+      const float *more = from + copy.to;
       const IntLanes taken = lane_numbers() < copy.count;
-      for (int64_t c = 0; c < d; ++c, to += level.plane, from += level.plane)
-        store(to, load(to) + (taken ? load(from) : Lanes{}));
+      for (int64_t c = 0; c < p.channels; ++c, to += level.channel, more += level.channel)
+        store(to, load(to) + (taken ? load(more) : Lanes{}));
     }
-    Lanes fixed[D ? D : 1], *columns = D ? fixed : spare.data();
     for (const Block &block : level.blocks) {
-      for (int64_t c = 0; c < d; ++c) columns[c] = load(row(r) + c * level.plane + block.begin);
-      store_columns<D>(tokens + block.begin * d, block.count, d, columns);
+      for (int64_t c = 0; c < p.channels; ++c)
+        columns[c] = load(from + block.begin * level.unit + c * level.channel);
+      transpose.store(columns.data(), block.count, tokens + block.begin * p.channels);
     }
   }
 
@@ -233,7 +242,8 @@ class Rows {
   const Level &level;
   int64_t size;
   Floats memory;
-  std::vector<Lanes> spare;
+  std::vector<Lanes> columns;
+  Transpose transpose;
 };
 
 }  // namespace neighborhood
