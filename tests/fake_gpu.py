@@ -77,8 +77,12 @@ class HostWaits(TorchDispatchMode):
 
 
 def _where() -> str:
-    """The innermost line of the project, outside of this file."""
-    frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(str(ROOT))]
+    """The innermost line of the project, outside of this file and of packages, which may be installed in its folder."""
+    frames = [
+        frame
+        for frame in traceback.extract_stack()
+        if frame.filename.startswith(str(ROOT)) and "site-packages" not in frame.filename
+    ]
     frame = next((f for f in reversed(frames) if f.filename != __file__), frames[-1])
     return f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}"
 

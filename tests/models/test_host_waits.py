@@ -57,6 +57,18 @@ def test_a_forward_pass_waits_for_nothing_and_takes_the_kernels(training, half):
         assert output.mask_logits.device.type == "cuda" and output.mask_logits.shape == (1, QUERIES, FRAMES, 16, 24)
 
 
+@pytest.mark.skipif(gpu.missing() is not None, reason="triton is not installed")
+def test_a_video_in_chunks_waits_for_nothing():
+    net = model(gather_mask=True).eval()
+    net.frame_chunk = 2
+    with fake_gpu():
+        net, frames = moved(net), torch.rand(1, 5, 3, 64, 64, device="cuda")
+        net.infer(frames)
+        with HostWaits() as waits:
+            output = net.infer(frames)
+    assert waits.found == [] and output.mask_logits.shape == (1, QUERIES, 5, 16, 16)
+
+
 def test_without_triton_it_waits_for_nothing_either():
     """The references make their index tables on the device."""
     backends = {f"{op}_backend": "reference" for op in ("scan", "neighborhood", "deform")}
