@@ -52,7 +52,7 @@ struct Window {
           Lanes sum = first ? *product : Lanes{};
           for (int c = 0; c < C; ++c) sum += q[c] * load(key + c * channel);
           *product = sum;
-          most = larger(sum, most);
+          most = at_least(most, sum);
         }
       }
     });
