@@ -88,7 +88,7 @@ def cells(row: Row) -> tuple[str, ...]:
         ratio = row.status.upper() if row.status == "wrong" else row.status
     elif row.noisy:
         ratio = "noisy"
-    elif row.peer != OURS:
+    elif row.peer != OURS and row.ratio is not None:
         ratio, interval = three_digits(row.ratio), " to ".join(map(three_digits, row.interval))
     memory = "" if row.peak_bytes is None else three_digits(row.peak_bytes / 1e6)
     error = "" if row.error is None else f"{row.error:.1e}"

@@ -40,7 +40,8 @@ class Settings:
 class Row:
     """One peer in one case.
 
-    ratio     its time over ours, with the 95 % `interval`; both None when they would say too little (`noisy`)
+    ratio     its time over ours, with the 95 % `interval`; both None when they would say too little (`noisy`), or when
+              ours is wrong
     error     against the float64 reference, see TOLERANCE; None: not checked
     status    "ok", "wrong" (not timed) or "absent" (`note` says why, or how to get it)
     """
@@ -117,14 +118,18 @@ def _measure(op, case, mode, dtype, settings, against, say) -> list[Row]:
     samples = interleave(works, Clock(settings.clock), settings.rounds, settings.budget_s, settings.seed)
     for row in rows:
         if row.peer in samples:
-            _fill(row, samples[row.peer], samples[OURS], settings.seed)
+            _fill(row, samples[row.peer], samples.get(OURS), settings.seed)
     return rows
 
 
-def _fill(row: Row, theirs: list[float], ours: list[float], seed: int) -> None:
+def _fill(row: Row, theirs: list[float], ours: list[float] | None, seed: int) -> None:
+    """ours  None where our own result is wrong, so that there is nothing to compare with"""
     row.median_ms, row.rounds = float(torch.tensor(theirs).double().median()), len(theirs)
     if row.peer == OURS:
         row.ratio, row.interval, row.spread = 1.0, (1.0, 1.0), spread(theirs)
+        return
+    if ours is None:
+        row.spread = spread(theirs)
         return
     ratio = compare(theirs, ours, seed=seed)
     row.spread, row.noisy = ratio.spread, ratio.noisy

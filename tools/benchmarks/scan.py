@@ -205,7 +205,7 @@ OP = Op(
     (
         Peer(OURS, lambda problem: _block("auto")(problem.fixed["order"])),
         Peer("our reference", lambda problem: _block("reference")(problem.fixed["order"])),
-        Peer("mamba, plain", _through(mamba_scan), refuses=_quadratic),
+        Peer("plain mamba", _through(mamba_scan), refuses=_quadratic),
         Peer("mambapy", _through(mambapy_scan), "pip install mambapy"),
         Peer("chunked torch", _through(chunked_scan)),
         Peer("compiled loop", _through(compiled_scan), "a C++ compiler for torch.compile"),
