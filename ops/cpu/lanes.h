@@ -111,6 +111,20 @@ LGRNET_INLINE float largest(Lanes lanes) {
 #endif
 }
 
+// Whether every lane is; NaN is not.
+LGRNET_INLINE bool all_at_most(Lanes lanes, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(lanes, _mm512_set1_ps(limit), _CMP_LE_OQ) == 0xFFFF;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(lanes, _mm256_set1_ps(limit), _CMP_LE_OQ)) == 0xFF;
+#else
+  const IntLanes fits = lanes <= all(limit);
+  int count = 0;
+  for (int lane = 0; lane < LANES; ++lane) count += fits[lane] != 0;
+  return count == LANES;
+#endif
+}
+
 LGRNET_INLINE Lanes bits_as_float(IntLanes bits) {
   Lanes lanes;
   std::memcpy(&lanes, &bits, sizeof(lanes));
@@ -123,74 +137,146 @@ LGRNET_INLINE IntLanes float_as_bits(Lanes lanes) {
   return bits;
 }
 
-// The larger and the smaller of each; `x` where it is NaN. One instruction, which compilers do not make of `x < low`.
-LGRNET_INLINE Lanes at_least(Lanes x, Lanes low) {
+// N vectors that go the same way side by side. A long chain of operations on one vector makes the processor wait for each
+// of them; written for several it goes through them in turns, which an AVX2 machine does not find by itself: it looks
+// ahead over three or four chains of an exponential only.
+template <int N>
+struct Several {
+  Lanes v[N];
+
+  Lanes &operator[](int i) { return v[i]; }
+  const Lanes &operator[](int i) const { return v[i]; }
+};
+
+template <int N, class Function>
+LGRNET_INLINE Several<N> each(Function function) {
+  Several<N> result;
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) result[i] = function(i);
+  return result;
+}
+
+#define LGRNET_SEVERAL(sign)                                                                        \
+  template <int N>                                                                                  \
+  LGRNET_INLINE Several<N> operator sign(const Several<N> &a, const Several<N> &b) {                \
+    return each<N>([&](int i) { return a[i] sign b[i]; });           \
+  }                                                                                                 \
+  template <int N>                                                                                  \
+  LGRNET_INLINE Several<N> operator sign(const Several<N> &a, Lanes b) {                            \
+    return each<N>([&](int i) { return a[i] sign b; });              \
+  }
+LGRNET_SEVERAL(+)
+LGRNET_SEVERAL(-)
+LGRNET_SEVERAL(*)
+LGRNET_SEVERAL(/)
+#undef LGRNET_SEVERAL
+
+// The larger (smaller) of the two; x where one is NaN. One instruction, which compilers do not make of a comparison and a
+// choice.
+LGRNET_INLINE Lanes at_least(Lanes x, Lanes limit) {
 #if defined(__AVX512F__)
-  return _mm512_max_ps(low, x);
+  return _mm512_max_ps(limit, x);
 #elif defined(__AVX2__)
-  return _mm256_max_ps(low, x);
+  return _mm256_max_ps(limit, x);
 #elif defined(__SSE2__)
-  return _mm_max_ps(low, x);
+  return _mm_max_ps(limit, x);
 #else
-  return x < low ? low : x;
+  return x < limit ? limit : x;
 #endif
 }
 
-LGRNET_INLINE Lanes at_most(Lanes x, Lanes high) {
+LGRNET_INLINE Lanes at_most(Lanes x, Lanes limit) {
 #if defined(__AVX512F__)
-  return _mm512_min_ps(high, x);
+  return _mm512_min_ps(limit, x);
 #elif defined(__AVX2__)
-  return _mm256_min_ps(high, x);
+  return _mm256_min_ps(limit, x);
 #elif defined(__SSE2__)
-  return _mm_min_ps(high, x);
+  return _mm_min_ps(limit, x);
 #else
-  return high < x ? high : x;
+  return x > limit ? limit : x;
 #endif
 }
 
-LGRNET_INLINE Lanes magnitude(Lanes x) { return bits_as_float(float_as_bits(x) & 0x7fffffff); }
+// -|x|
+LGRNET_INLINE Lanes negative(Lanes x) { return bits_as_float(float_as_bits(x) | INT32_MIN); }
+LGRNET_INLINE Lanes magnitude(Lanes x) { return bits_as_float(float_as_bits(x) & INT32_MAX); }
+
+// The same in a register, for what follows: a constant that the compiler takes from memory at every use keeps the loads of
+// an AVX2 machine busier than its arithmetic.
+LGRNET_INLINE Lanes held(Lanes lanes) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  asm volatile("" : "+x"(lanes));
+#endif
+  return lanes;
+}
+
+// Below, V is Lanes or Several of them.
 
 // 2^f for -0.5 <= f <= 0.5: minimax in the relative error, 9e-8, among the polynomials that are 1 at 0.
-LGRNET_INLINE Lanes exp2_fraction(Lanes f) {
-  Lanes p = all(1.3264727e-3f);
-  p = p * f + all(9.6715126e-3f);
-  p = p * f + all(5.5507337e-2f);
-  p = p * f + all(2.4022242e-1f);
-  p = p * f + all(6.9314698e-1f);
-  return p * f + all(1.0f);
+template <class V>
+LGRNET_INLINE V exp2_fraction(V f) {
+  V p = f * held(all(1.3264727e-3f)) + held(all(9.6715126e-3f));
+  p = p * f + held(all(5.5507337e-2f));
+  p = p * f + held(all(2.4022242e-1f));
+  p = p * f + held(all(6.9314698e-1f));
+  return p * f + held(all(1.0f));
 }
 
-// 2^x for x < 128 to 2e-7 of its value; NaN for NaN. What is below 2^-125 may stay there instead of 0.
-LGRNET_INLINE Lanes exp2_below_128(Lanes x) {
+// The limits of what exp2_within can do.
+constexpr float EXP2_MOST = 125.0f;
+
+// 2^x to 2e-7 of its value for -EXP2_MOST <= x <= EXP2_MOST.
+template <int N>
+LGRNET_INLINE Several<N> exp2_within(const Several<N> &x) {
 #if defined(__AVX512DQ__)
-  const Lanes f = _mm512_reduce_ps(x, 0);  // x less the nearest whole number
-  return _mm512_scalef_ps(exp2_fraction(f), x - f);
+  // x less the nearest whole number
+  const auto f = each<N>([&](int i) { return _mm512_reduce_ps(x[i], 0); });
+  const auto p = exp2_fraction(f), whole = x - f;
+  return each<N>([&](int i) { return _mm512_scalef_ps(p[i], whole[i]); });
 #else
-  x = at_least(x, all(-125.0f));
-  const Lanes magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number in the low bits
-  const Lanes shifted = x + magic;
-  const Lanes p = exp2_fraction(x - (shifted - magic));
-  return bits_as_float(float_as_bits(p) + (float_as_bits(shifted) << 23));
+  const Lanes magic = held(all(12582912.0f));  // 1.5 * 2^23: adding it rounds to a whole number in the low bits
+  const auto shifted = x + magic;
+  const auto p = exp2_fraction(x - (shifted - magic));
+  return each<N>([&](int i) {
+    return bits_as_float(float_as_bits(p[i]) + (float_as_bits(shifted[i]) << 23));
+  });
 #endif
 }
 
-// The same for any x: infinite from 2^128 on.
-LGRNET_INLINE Lanes exp2(Lanes x) {
+// The same for every x: NaN for NaN, infinite from 2^128 on. What is below 2^-125 may stay there instead of 0.
+template <int N>
+LGRNET_INLINE Several<N> exp2(const Several<N> &x) {
 #if defined(__AVX512DQ__)
-  return exp2_below_128(x);
+  return exp2_within(x);
 #else
-  return exp2_below_128(at_most(x, all(128.0f)));
+  return exp2_within(each<N>([&](int i) {
+    return at_most(at_least(x[i], all(-EXP2_MOST)), all(128.0f));
+  }));
+#endif
+}
+
+LGRNET_INLINE Lanes exp2(Lanes x) { return exp2(Several<1>{{x}})[0]; }
+
+// The same for x < 128.
+LGRNET_INLINE Lanes exp2_below_128(Lanes x) {
+#if defined(__AVX512DQ__)
+  return exp2(x);
+#else
+  return exp2_within(Several<1>{{at_least(x, all(-EXP2_MOST))}})[0];
 #endif
 }
 
 constexpr float LOG2_E = 1.44269504088896340736f;
 
-LGRNET_INLINE Lanes exp(Lanes x) { return exp2(x * all(LOG2_E)); }
+template <class V>
+LGRNET_INLINE V exp(const V &x) {
+  return exp2(x * all(LOG2_E));
+}
 
 // log(1 + t) for 0 <= t <= 1 to 2e-7 of its value: log(1 + t) / t is minimax in the relative error, 3e-8.
-LGRNET_INLINE Lanes log1p_unit(Lanes t) {
-  Lanes p = all(5.23269069e-3f);
-  p = p * t + all(-2.95052289e-2f);
+template <class V>
+LGRNET_INLINE V log1p_unit(V t) {
+  V p = t * all(5.23269069e-3f) + all(-2.95052289e-2f);
   p = p * t + all(7.82259443e-2f);
   p = p * t + all(-1.3663246e-1f);
   p = p * t + all(1.91060074e-1f);
@@ -202,13 +288,17 @@ LGRNET_INLINE Lanes log1p_unit(Lanes t) {
 }
 
 // log(1 + exp(x)), NaN for NaN, and its derivative 1 / (1 + exp(-x)), both without overflow on either side.
-LGRNET_INLINE Lanes softplus(Lanes x, Lanes &slope) {
-  const Lanes positive = at_least(x, all(0.0f)), small = exp(-magnitude(x));
-  slope = (x < all(0.0f) ? small : all(1.0f)) / (all(1.0f) + small);
-  return positive + log1p_unit(small);
+template <int N>
+LGRNET_INLINE Several<N> softplus(const Several<N> &x, Several<N> &slope) {
+  const auto small = exp(each<N>([&](int i) { return negative(x[i]); }));
+  const auto numerator =
+      each<N>([&](int i) { return x[i] < all(0.0f) ? small[i] : all(1.0f); });
+  slope = numerator / (small + all(1.0f));
+  return each<N>([&](int i) { return at_least(x[i], all(0.0f)); }) + log1p_unit(small);
 }
 
-LGRNET_INLINE Lanes softplus(Lanes x) {
-  Lanes slope;
+template <int N>
+LGRNET_INLINE Several<N> softplus(const Several<N> &x) {
+  Several<N> slope;
   return softplus(x, slope);
 }

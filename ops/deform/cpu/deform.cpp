@@ -61,9 +61,40 @@ LGRNET_INLINE void read_eights(const Planes &planes, const float *plane, const S
 }
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// For 8 channels, when a corner is one vector: the outputs of four queries from number q on, which wait for their
+// corners side by side.
+LGRNET_INLINE Several<4> read_four(const Planes &planes, const float *plane, const Samples &s, int q) {
+  Several<4> upper{}, lower{};
+  for (int64_t level = 0, i = 0; level < s.p.levels; ++level) {
+    const float *below = plane + planes.row[level];
+    for (const int64_t end = i + s.p.points; i < end; ++i) {
+      const Sample &sample = s.samples[i];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        const int64_t at = sample.at[q + k];
+        upper[k] += load(plane + at) * all(sample.top_left[q + k]);
+        upper[k] += load(plane + at + 8) * all(sample.top_right[q + k]);
+        lower[k] += load(below + at) * all(sample.low_left[q + k]);
+        lower[k] += load(below + at + 8) * all(sample.low_right[q + k]);
+      }
+    }
+  }
+  return upper + lower;
+}
+#endif
+
 void read(const Planes &planes, const float *plane, const Samples &s, float *out, int64_t step, int count) {
-#if defined(__AVX512F__)
-  if (planes.width == 8) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if (s.p.channels == 8) {
+    for (int q = 0; q < count; q += 4) {
+      const auto found = read_four(planes, plane, s, q);
+      for (int k = 0; k < 4 && q + k < count; ++k) store(out + (q + k) * step, found[k]);
+    }
+    return;
+  }
+#elif defined(__AVX512F__)
+  if (s.p.channels == 8) {
     __m256 found[LANES];
     read_eights<0>(planes, plane, s, found);
     read_eights<1>(planes, plane, s, found + 8);
@@ -125,8 +156,8 @@ struct Back {
   // Adds to the gradient of the planes, and multiplies each corner with the gradient of the output.
   void through_corners(const float *plane, float *dplane, const float *dout, int count) {
     const int64_t step = p.heads * p.channels;
-#if defined(__AVX512F__)
-    if (planes.width == 8) return through_eights(plane, dplane, dout, step, count);
+#if defined(__AVX2__)
+    if (p.channels == 8) return through_eights(plane, dplane, dout, step, count);
 #endif
     for (int64_t i = 0; i < samples.count; ++i) {
       const Sample &sample = samples.samples[i];
@@ -154,7 +185,40 @@ struct Back {
     return sum(dot);
   }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  void through_eights(const float *plane, float *dplane, const float *dout, int64_t step, int count) {
+    Lanes g[LANES] = {};  // the gradients of the queries' outputs
+    for (int q = 0; q < count; ++q) g[q] = load(dout + q * step);
+    for (int64_t i = 0; i < samples.count; ++i) {
+      const Sample &sample = samples.samples[i];
+      const int64_t below = planes.row[i / p.points];
+      dots[i].top_left = through_eight(plane, dplane, sample, sample.top_left, g);
+      dots[i].top_right = through_eight(plane + 8, dplane + 8, sample, sample.top_right, g);
+      dots[i].low_left = through_eight(plane + below, dplane + below, sample, sample.low_left, g);
+      dots[i].low_right = through_eight(plane + below + 8, dplane + below + 8, sample, sample.low_right, g);
+    }
+  }
+
+  // One corner of eight queries: its products with their gradients.
+  static inline __attribute__((always_inline)) Lanes through_eight(const float *plane, float *dplane,
+                                                                   const Sample &sample, const Lanes &weight,
+                                                                   const Lanes *g) {
+    Lanes fours[2];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      Lanes products[4];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        const int q = 4 * half + k;
+        const int64_t at = sample.at[q];
+        products[k] = load(plane + at) * g[q];
+        store(dplane + at, load(dplane + at) + g[q] * all(weight[q]));
+      }
+      fours[half] = sums_of_four(products);
+    }
+    return sums_of_fours(fours);
+  }
+#elif defined(__AVX512F__)
   void through_eights(const float *plane, float *dplane, const float *dout, int64_t step, int count) {
     __m512 g[LANES];  // twice the gradient of a query's output
     for (int q = 0; q < LANES; ++q)

@@ -123,8 +123,7 @@ struct Slope {
 // The floor of a place in a padded map, clamped to 0 .. size + 1, where what is outside meets only zeros.
 // Moves `place` into these bounds; NaN stays.
 LGRNET_INLINE IntLanes whole_part(Lanes &place, float size) {
-  place = all(0.0f) > place ? all(0.0f) : place;
-  place = all(size + 1.0f) < place ? all(size + 1.0f) : place;
+  place = at_most(at_least(place, all(0.0f)), all(size + 1.0f));
   const IntLanes whole = __builtin_convertvector(place, IntLanes);
   return whole > 0 ? whole : IntLanes{};  // NaN gives any number
 }
@@ -193,14 +192,21 @@ struct Samples {
 
   void softmax() {
     Lanes peak = columns[0], total{};
-    for (int64_t s = 1; s < count; ++s) peak = columns[s] > peak ? columns[s] : peak;
-    for (int64_t s = 0; s < count; ++s) {
-      const Lanes e = exp(columns[s] - peak);
-      samples[s].share = e;
-      total += e;
-    }
+    for (int64_t s = 1; s < count; ++s) peak = at_least(peak, columns[s]);
+    int64_t s = 0;
+    for (; s + 4 <= count; s += 4) weigh<4>(s, peak, total);
+    for (; s < count; ++s) weigh<1>(s, peak, total);
     const Lanes factor = all(1.0f) / total;
-    for (int64_t s = 0; s < count; ++s) samples[s].share *= factor;
+    for (s = 0; s < count; ++s) samples[s].share *= factor;
+  }
+
+  template <int N>
+  inline __attribute__((always_inline)) void weigh(int64_t s, Lanes peak, Lanes &total) {
+    const auto e = exp(each<N>([&](int k) { return columns[s + k] - peak; }));
+    for (int k = 0; k < N; ++k) {
+      samples[s + k].share = e[k];
+      total += e[k];
+    }
   }
 
   template <bool BACK>

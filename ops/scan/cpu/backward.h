@@ -15,36 +15,27 @@ struct Gradients {
   float *dinitial;                      // [B, G, D, N] or null
 };
 
-// Adds up to LANES sums; the first block of channels writes.
-LGRNET_INLINE void add_sums(Lanes sums, int64_t count, float *to, bool first) {
-  const int part = static_cast<int>(std::min<int64_t>(LANES, count));
-  store_part(to, first ? sums : load_part(to, part) + sums, part);
-}
-
 // One direction of one clip, a chunk of tokens at a time from the last to the first, and in it one block of channels
 // after the other: what a block needs of all tokens of a chunk stays in the nearest caches.
 template <int FIXED>
 struct Backward {
   static constexpr int MOST = FIXED ? FIXED : MOST_STATES;
 
-  // Of a token: its place, time step and input, and the derivative of softplus.
-  struct Step {
-    int64_t token;
-    Lanes delta, x, slope;
-  };
-
   const Problem &p;
   const Gradients &grad;
   const float *checkpoints;
-  int64_t clip, g, states;
+  int64_t clip, g, states, fours;  // fours: of states, as many as make whole vectors
   std::vector<Block> weights;
   std::vector<Lanes> dh, dweight, dbias, dskip, drate;  // [blocks, ...]
   std::vector<Lanes> kept, decay;                       // [interval, N]: exp(delta A), alone and times the state before
-  std::vector<Step> steps;                              // [interval]
-  std::vector<Lanes> ddt;                               // [interval, R]
+  std::vector<Lanes> delta, slope;                      // [interval]: time step, and the derivative of softplus
+  std::vector<Lanes> ddrive, ddelta;                    // [interval]
+  std::vector<Lanes> ddt, db, dc;                       // [interval, R or fours]: sums over the blocks so far
+  Tile x, dy, dx;
 
   Backward(const Problem &problem, const Gradients &gradients, const float *from, int64_t clip_, int64_t g_)
-      : p(problem), grad(gradients), checkpoints(from), clip(clip_), g(g_), states(FIXED ? FIXED : problem.states) {
+      : p(problem), grad(gradients), checkpoints(from), clip(clip_), g(g_), states(FIXED ? FIXED : problem.states),
+        fours((states + LANES - 1) / LANES * (LANES / 4)), x(0, p.blocks(), p.interval), dy(x), dx(x) {
     const int64_t blocks = p.blocks();
     for (int64_t block = 0; block < blocks; ++block) weights.emplace_back(p, g, block);
     dh.assign(blocks * states, Lanes{});
@@ -54,8 +45,11 @@ struct Backward {
     dskip.assign(blocks, Lanes{});
     kept.resize(p.interval * states);
     decay.resize(p.interval * states);
-    steps.resize(p.interval);
+    for (auto *of_tokens : {&delta, &slope, &ddrive, &ddelta})
+      of_tokens->resize((p.interval + STEPS - 1) / STEPS * STEPS);
     ddt.resize(p.interval * p.rank);
+    db.resize(p.interval * fours);
+    dc.resize(p.interval * fours);
   }
 
   void run() {
@@ -63,13 +57,7 @@ struct Backward {
     if (grad.dlast)
       for (int64_t block = 0; block < blocks; ++block)
         load_state(grad.dlast + (row + block * LANES) * states, &dh[block * states], p.width(block), states);
-    for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk)
-      for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t count = std::min(p.interval, p.tokens - chunk * p.interval);
-        find_steps(chunk, block, count);
-        recompute(chunk, block, count);
-        go_back(block, count);
-      }
+    for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk) go_through(chunk);
     for (int64_t block = 0; block < blocks; ++block) {
       const int count = p.width(block);
       const int64_t at = row + block * LANES;
@@ -81,106 +69,130 @@ struct Backward {
     }
   }
 
-  void find_steps(int64_t chunk, int64_t block, int64_t count) {
-    const Block &w = weights[block];
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t token = clip * p.tokens + p.order[g * p.tokens + chunk * p.interval + i];
-      const Lanes z = w.raw_step(p.dt.of(token, g), p.rank);
-      const Lanes x = load_part(p.x + token * p.channels + block * LANES, p.width(block));
-      Lanes slope;
-      const Lanes delta = softplus(z, slope);
-      steps[i] = {token, delta, x, slope};
+  void go_through(int64_t chunk) {
+    const int64_t count = std::min(p.interval, p.tokens - chunk * p.interval);
+    const int32_t *order = p.order + g * p.tokens + chunk * p.interval;
+    x.gather(p, p.x, clip, order, count);
+    dy.gather(p, grad.dy, clip, order, count);
+    for (auto *sums : {&ddt, &db, &dc}) std::fill(sums->begin(), sums->end(), Lanes{});
+    for (int64_t block = 0; block < p.blocks(); ++block) {
+      weights[block].template find_steps<true>(p, clip, g, order, count, delta.data(), slope.data());
+      recompute(chunk, order, block, count);
+      std::fill_n(ddrive.data(), count, Lanes{});
+      std::fill_n(ddelta.data(), count, Lanes{});
+      int64_t n = 0;
+      for (; n + 4 <= states; n += 4) states_back<4>(order, block, n, count);
+      if (n < states) rest_back(states - n, order, block, n, count);
+      steps_back(order, block, count);
     }
+    for (int64_t i = 0; i < count; ++i) write_sums(clip * p.tokens + order[i], i);
+    // Directions add up in their order, so that the sum is the same however they are divided among threads.
+    float *to = grad.dx + (grad.apart ? g * p.clips * p.tokens * p.channels : 0);
+    g && !grad.apart ? dx.scatter<true>(p, to, clip, order, count) : dx.scatter<false>(p, to, clip, order, count);
   }
 
-  void recompute(int64_t chunk, int64_t block, int64_t count) {
-    Lanes h[MOST], rate[MOST];
+  // Again the states of a chunk, from the one that was kept.
+  void recompute(int64_t chunk, const int32_t *order, int64_t block, int64_t count) {
+    Lanes h[MOST];
     const float *from =
         checkpoints + (((clip * p.directions + g) * p.chunks() + chunk) * p.blocks() + block) * states * LANES;
-    std::copy_n(weights[block].rate.data(), states, rate);
     for (int64_t n = 0; n < states; ++n) h[n] = load(from + n * LANES);
-    for (int64_t i = 0; i < count; ++i) {
-      const Step &step = steps[i];
-      const float *b = p.b.of(step.token, g);
-      const Lanes drive = step.delta * step.x;
-      Lanes *keep = &kept[i * states], *a = &decay[i * states];
-#pragma GCC unroll 16
-      for (int64_t n = 0; n < (FIXED ? FIXED : states); ++n) {
-        a[n] = exp2(step.delta * rate[n]);
-        keep[n] = a[n] * h[n];
-        h[n] = keep[n] + drive * all(b[n]);
-      }
+    for (int64_t i = 0; i < count; ++i)
+      weights[block].within(delta[i]) ? advance_all<true>(h, order, block, i) : advance_all<false>(h, order, block, i);
+  }
+
+  template <bool WITHIN>
+  inline __attribute__((always_inline)) void advance_all(Lanes *h, const int32_t *order, int64_t block, int64_t i) {
+    const float *b = p.b.of(clip * p.tokens + order[i], g);
+    int64_t n = 0;
+#pragma GCC unroll 4
+    for (; n + 4 <= (FIXED ? FIXED : states); n += 4) advance<4, WITHIN>(h, block, i, n, b);
+    for (; n < (FIXED ? FIXED : states); ++n) advance<1, WITHIN>(h, block, i, n, b);
+  }
+
+  template <int COUNT, bool WITHIN>
+  inline __attribute__((always_inline)) void advance(Lanes *h, int64_t block, int64_t i, int64_t n, const float *b) {
+    const Lanes step = delta[i], drive = step * x.of(block)[i], *rate = weights[block].rate.data() + n;
+    const auto logs = each<COUNT>([&](int k) { return step * rate[k]; });
+    const auto factors = WITHIN ? exp2_within(logs) : exp2(logs);
+    Lanes *keep = &kept[i * states + n], *a = &decay[i * states + n];
+#pragma GCC unroll 4
+    for (int k = 0; k < COUNT; ++k) {
+      a[k] = factors[k];
+      keep[k] = factors[k] * h[n + k];
+      h[n + k] = keep[k] + drive * all(b[n + k]);
     }
   }
 
-  void go_back(int64_t block, int64_t tokens) {
-    const Block &w = weights[block];
-    const int count = p.width(block);
-    const bool first = block == 0, last = block + 1 == p.blocks();
-    Lanes dh_now[MOST];
-    std::copy_n(&dh[block * states], states, dh_now);
+  void rest_back(int64_t count, const int32_t *order, int64_t block, int64_t n, int64_t tokens) {
+    if (count == 1) states_back<1>(order, block, n, tokens);
+    if (count == 2) states_back<2>(order, block, n, tokens);
+    if (count == 3) states_back<3>(order, block, n, tokens);
+  }
+
+  // Up to four states, from number n on, of all tokens of the chunk: what they carry stays in registers.
+  template <int COUNT>
+  void states_back(const int32_t *order, int64_t block, int64_t n, int64_t tokens) {
+    const Lanes *rate = weights[block].rate.data() + n, *xs = x.of(block), *dys = dy.of(block);
+    Lanes dh_now[COUNT], of_rate[COUNT];
+    // One by one: an array that is copied as a whole stays in memory.
+    for (int k = 0; k < COUNT; ++k) dh_now[k] = dh[block * states + n + k];
+    for (int k = 0; k < COUNT; ++k) of_rate[k] = drate[block * states + n + k];
+    const Rows bs = p.b, cs = p.c;
+    const int64_t before = clip * p.tokens;
     for (int64_t i = tokens - 1; i >= 0; --i) {
-      const Step &step = steps[i];
-      const Lanes dy = load_part(grad.dy + step.token * p.channels + block * LANES, count);
-      Lanes ddrive{}, ddelta{};
+      const float *b = bs.of(before + order[i], g) + n, *c = cs.of(before + order[i], g) + n;
+      const Lanes *keep = &kept[i * states + n], *a = &decay[i * states + n];
+      const Lanes step = delta[i], drive = step * xs[i], dyi = dys[i];
+      Lanes of_b[4] = {}, of_c[4] = {}, drives[2] = {}, deltas[2] = {};
 #pragma GCC unroll 4
-      for (int64_t n = 0; n < (FIXED ? FIXED : states); n += LANES)
-        states_back(block, i, n, dy, dh_now, ddrive, ddelta);
+      for (int k = 0; k < COUNT; ++k) {
+        const Lanes bk = all(b[k]), dhk = dh_now[k] + dyi * all(c[k]);
+        of_c[k] = dyi * (keep[k] + drive * bk);
+        of_b[k] = dhk * drive;
+        drives[k % 2] += dhk * bk;
+        const Lanes through = dhk * keep[k];
+        deltas[k % 2] += through * rate[k];
+        of_rate[k] += through * step;
+        dh_now[k] = dhk * a[k];
+      }
+      ddrive[i] += drives[0] + drives[1];
+      ddelta[i] += deltas[0] + deltas[1];
+      db[i * fours + n / 4] += sums_of_four(of_b);
+      dc[i * fours + n / 4] += sums_of_four(of_c);
+    }
+    for (int k = 0; k < COUNT; ++k) dh[block * states + n + k] = dh_now[k];
+    for (int k = 0; k < COUNT; ++k) drate[block * states + n + k] = of_rate[k];
+  }
+
+  // From the gradients of time steps and inputs to those of what they were made from.
+  void steps_back(const int32_t *order, int64_t block, int64_t tokens) {
+    const Block &w = weights[block];
+    const Lanes *xs = x.of(block), *dys = dy.of(block);
+    Lanes *dxs = dx.of(block), *of_weight = &dweight[block * p.rank];
+    for (int64_t i = tokens - 1; i >= 0; --i) {
       // rate carries log2(e) for exp2; the derivative of exp(delta A) by delta is A exp(delta A).
-      const Lanes dz = (ddelta * all(1.0f / LOG2_E) + ddrive * step.x) * step.slope;
-      dskip[block] += dy * step.x;
+      const Lanes dz = (ddelta[i] * all(1.0f / LOG2_E) + ddrive[i] * xs[i]) * slope[i];
+      dskip[block] += dys[i] * xs[i];
       dbias[block] += dz;
-      const float *dt = p.dt.of(step.token, g);
+      const float *dt = p.dt.of(clip * p.tokens + order[i], g);
       for (int64_t r = 0; r < p.rank; ++r) {
-        Lanes &sum_of_blocks = ddt[i * p.rank + r];
-        dweight[block * p.rank + r] += dz * all(dt[r]);
-        sum_of_blocks = first ? dz * w.weight[r] : sum_of_blocks + dz * w.weight[r];
-        if (last) grad.ddt[(step.token * p.directions + g) * p.rank + r] = sum(sum_of_blocks);
+        of_weight[r] += dz * all(dt[r]);
+        ddt[i * p.rank + r] += dz * w.weight[r];
       }
-      write_dx(step.token * p.channels + block * LANES, ddrive * step.delta + dy * w.skip, count);
+      dxs[i] = ddrive[i] * delta[i] + dys[i] * w.skip;
     }
-    std::copy_n(dh_now, states, &dh[block * states]);
   }
 
-  // Up to LANES states of a token, from number n on.
-  inline __attribute__((always_inline)) void states_back(int64_t block, int64_t i, int64_t n, Lanes dy, Lanes *dh_now,
-                                                         Lanes &ddrive, Lanes &ddelta) {
-    const Step &step = steps[i];
-    const float *b = p.b.of(step.token, g), *c = p.c.of(step.token, g);
-    const Lanes *keep = &kept[i * states], *a = &decay[i * states], *rate = weights[block].rate.data();
-    Lanes *of_rate = &drate[block * states], db[LANES / 4], dc[LANES / 4], drives[4] = {}, deltas[4] = {};
-    const Lanes drive = step.delta * step.x;
-#pragma GCC unroll 4
-    for (int q = 0; q < LANES / 4; ++q) {
-      Lanes of_b[4] = {}, of_c[4] = {};
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k, ++n) {
-        if (!FIXED && n >= states) break;
-        const Lanes bn = all(b[n]), dhn = dh_now[n] + dy * all(c[n]);
-        of_c[k] = dy * (keep[n] + drive * bn);
-        of_b[k] = dhn * drive;
-        drives[k] += dhn * bn;
-        const Lanes through = dhn * keep[n];
-        deltas[k] += through * rate[n];
-        of_rate[n] += through * step.delta;
-        dh_now[n] = dhn * a[n];
-      }
-      db[q] = sums_of_four(of_b);
-      dc[q] = sums_of_four(of_c);
+  // The sums over the channels of a token, when all blocks have added theirs.
+  void write_sums(int64_t token, int64_t i) const {
+    const int64_t row = token * p.directions + g;
+    for (int64_t r = 0; r < p.rank; ++r) grad.ddt[row * p.rank + r] = sum(ddt[i * p.rank + r]);
+    for (int64_t n = 0; n < states; n += LANES) {
+      const int count = static_cast<int>(std::min<int64_t>(LANES, states - n));
+      store_part(grad.db + row * states + n, sums_of_fours(&db[i * fours + n / 4]), count);
+      store_part(grad.dc + row * states + n, sums_of_fours(&dc[i * fours + n / 4]), count);
     }
-    ddrive += (drives[0] + drives[1]) + (drives[2] + drives[3]);
-    ddelta += (deltas[0] + deltas[1]) + (deltas[2] + deltas[3]);
-    const int64_t begin = (n - 1) / LANES * LANES, at = (step.token * p.directions + g) * states + begin;
-    add_sums(sums_of_fours(db), states - begin, grad.db + at, block == 0);
-    add_sums(sums_of_fours(dc), states - begin, grad.dc + at, block == 0);
-  }
-
-  // Directions add up in their order, so that the sum is the same however they are divided among threads.
-  void write_dx(int64_t place, Lanes values, int count) const {
-    if (grad.apart)
-      store_part(grad.dx + g * p.clips * p.tokens * p.channels + place, values, count);
-    else
-      store_part(grad.dx + place, g ? load_part(grad.dx + place, count) + values : values, count);
   }
 };
 

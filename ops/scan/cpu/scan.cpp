@@ -14,29 +14,28 @@ namespace {
 
 using namespace scan;
 
-// One token: states h <- exp(delta A) h + delta x B, returns <C, h>. FIXED > 0 is the number of states known to the
-// compiler, which then keeps them in registers.
-template <int FIXED>
-LGRNET_INLINE Lanes advance(Lanes *h, const Lanes *rate, Lanes delta, Lanes drive, const float *b, const float *c,
-                            int64_t states) {
-  const int64_t count = FIXED ? FIXED : states;
-  Lanes parts[4] = {};
-#pragma GCC unroll 16
-  for (int64_t n = 0; n < count; ++n) {
-    h[n] = exp2(delta * rate[n]) * h[n] + drive * all(b[n]);
-    parts[n % 4] += h[n] * all(c[n]);
+// Up to four states of one token: h <- exp(delta A) h + delta x B, and parts += C h. WITHIN: exp2_within can do it.
+template <int COUNT, bool WITHIN>
+LGRNET_INLINE void advance(Lanes *h, const Lanes *rate, Lanes delta, Lanes drive, const float *b, const float *c,
+                           Lanes *parts) {
+  const auto logs = each<COUNT>([&](int k) { return delta * rate[k]; });
+  const auto decay = WITHIN ? exp2_within(logs) : exp2(logs);
+#pragma GCC unroll 4
+  for (int k = 0; k < COUNT; ++k) {
+    h[k] = decay[k] * h[k] + drive * all(b[k]);
+    parts[k] += h[k] * all(c[k]);
   }
-  return (parts[0] + parts[1]) + (parts[2] + parts[3]);
 }
 
 // Some blocks of channels of one clip, a tile of tokens at a time: what the tile's tokens share (dt, B, C) is then read
 // from the nearest cache for all blocks but the first.
 template <int FIXED>
 struct Forward {
-  static constexpr int64_t TILE = 64;
+  static constexpr int64_t TILE = 32;
   const Problem &p;
   int64_t clip, first, end;  // blocks
   float *y, *checkpoints;
+  Tile x{first, end, TILE}, out{first, end, TILE};
 
   void run(const float *initial, float *last) {
     const int64_t states = FIXED ? FIXED : p.states;
@@ -49,41 +48,51 @@ struct Forward {
         const float *from = initial + row + block * LANES * states;
         if (initial) load_state(from, &h[(block - first) * states], p.width(block), states);
       }
-      for (int64_t start = 0; start < p.tokens; start += TILE)
+      for (int64_t start = 0; start < p.tokens; start += TILE) {
+        const int64_t count = std::min(TILE, p.tokens - start);
+        const int32_t *order = p.order + g * p.tokens + start;
+        x.gather(p, p.x, clip, order, count);
         for (int64_t block = first; block < end; ++block)
-          tile(g, block, weights[block - first], &h[(block - first) * states], start);
+          tile(g, block, weights[block - first], &h[(block - first) * states], start, count);
+        out.scatter<true>(p, y, clip, order, count);
+      }
       for (int64_t block = first; last && block < end; ++block)
         store_state(last + row + block * LANES * states, &h[(block - first) * states], p.width(block), states);
     }
   }
 
-  void tile(int64_t g, int64_t block, const Block &weights, Lanes *state, int64_t start) {
-    const int64_t states = FIXED ? FIXED : p.states, stop = std::min(start + TILE, p.tokens);
-    const int count = p.width(block);
-    const float *x = p.x + clip * p.tokens * p.channels + block * LANES;
-    float *out = y + clip * p.tokens * p.channels + block * LANES;
-    Lanes h[FIXED ? FIXED : MOST_STATES], rate[FIXED ? FIXED : MOST_STATES];
-    std::copy_n(state, states, h);
-    std::copy_n(weights.rate.data(), states, rate);
+  void tile(int64_t g, int64_t block, const Block &weights, Lanes *h, int64_t start, int64_t count) {
+    const int64_t states = FIXED ? FIXED : p.states;
+    const int32_t *order = p.order + g * p.tokens + start;
+    const Lanes *xs = x.of(block);
+    Lanes delta[TILE], *ys = out.of(block);
     // The time steps of all tokens first: each takes long, but none waits for another.
-    Lanes delta[TILE], xs[TILE];
-    for (int64_t i = start; i < stop; ++i) {
-      const int64_t token = p.order[g * p.tokens + i];
-      delta[i - start] = softplus(weights.raw_step(p.dt.of(clip * p.tokens + token, g), p.rank));
-      xs[i - start] = load_part(x + token * p.channels, count);
-    }
-    for (int64_t i = start; i < stop; ++i) {
-      if (checkpoints && i % p.interval == 0) {
-        const int64_t row = ((clip * p.directions + g) * p.chunks() + i / p.interval) * p.blocks() + block;
+    weights.find_steps<false>(p, clip, g, order, count, delta, nullptr);
+    for (int64_t i = 0; i < count; ++i) {
+      if (checkpoints && (start + i) % p.interval == 0) {
+        const int64_t row = ((clip * p.directions + g) * p.chunks() + (start + i) / p.interval) * p.blocks() + block;
         for (int64_t n = 0; n < states; ++n) store(checkpoints + (row * states + n) * LANES, h[n]);
       }
-      const int64_t token = p.order[g * p.tokens + i], row = clip * p.tokens + token;
-      const Lanes xi = xs[i - start], step = delta[i - start];
-      const Lanes over_states = advance<FIXED>(h, rate, step, step * xi, p.b.of(row, g), p.c.of(row, g), states);
-      float *place = out + token * p.channels;
-      store_part(place, load_part(place, count) + over_states + weights.skip * xi, count);
+      const int64_t token = clip * p.tokens + order[i];
+      const float *b = p.b.of(token, g), *c = p.c.of(token, g);
+      const Lanes over_states = weights.within(delta[i]) ? advance_all<true>(h, weights, delta[i], xs[i], b, c)
+                                                         : advance_all<false>(h, weights, delta[i], xs[i], b, c);
+      ys[i] = over_states + weights.skip * xs[i];
     }
-    std::copy_n(h, states, state);
+  }
+
+  // One token; returns <C, h>.
+  template <bool WITHIN>
+  inline __attribute__((always_inline)) Lanes advance_all(Lanes *h, const Block &weights, Lanes delta, Lanes x,
+                                                          const float *b, const float *c) const {
+    const int64_t states = FIXED ? FIXED : p.states;
+    const Lanes *rate = weights.rate.data(), drive = delta * x;
+    Lanes parts[4] = {};
+    int64_t n = 0;
+#pragma GCC unroll 4
+    for (; n + 4 <= states; n += 4) advance<4, WITHIN>(h + n, rate + n, delta, drive, b + n, c + n, parts);
+    for (; n < states; ++n) advance<1, WITHIN>(h + n, rate + n, delta, drive, b + n, c + n, parts + n % 4);
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
   }
 };
 
