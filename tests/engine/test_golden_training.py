@@ -28,16 +28,20 @@ def clips():
     return torch.from_numpy(seed_weights().seeded_input("video_train", (2, 3, 3, 64, 96), "uniform"))
 
 
-@pytest.fixture(scope="module")
-def step():
+def after_backward(dtype):
     """A model after backward on the golden clips, its golden numbers, and its losses."""
     golden = load(SUBSET)
-    model = golden_model("sunseg_pvt", drop_path=0.0).train()
+    model = golden_model("sunseg_pvt", drop_path=0.0).train().to(dtype)
     criterion = SetCriterion(num_points=256)
-    terms = criterion(model(clips()), targets_of(golden, "single"), draws_of(golden, "single", 256))
+    terms = criterion(model(clips().to(dtype)), targets_of(golden, "single"), draws_of(golden, "single", 256))
     total = sum(WEIGHTS[k] * v for k, v in terms.items())
     total.backward()
     return model, golden, terms, total
+
+
+@pytest.fixture(scope="module")
+def step():
+    return after_backward(torch.float32)
 
 
 def check_losses(model, golden, kind, points):
@@ -60,15 +64,26 @@ def test_losses_of_the_real_model_at_the_published_number_of_points(step, shared
     check_losses(step[0], golden, kind, 12544)
 
 
-def test_gradients(step):
-    model, golden, _, total = step
+def check_gradients(model, golden, total, tolerance):
     assert total.item() == pytest.approx(golden["grad.total_loss"], rel=1e-5)
     gradients = official_gradients(model)
     for name, norm in golden["grad.norms"].items():
-        assert gradients[name].norm().item() == pytest.approx(norm, rel=2e-4, abs=1e-6), name
+        assert gradients[name].norm().item() == pytest.approx(norm, rel=tolerance, abs=1e-6), name
     for name in golden:
         if name.startswith("grad.") and torch.is_tensor(golden[name]):
-            assert relative_error(gradients[name.removeprefix("grad.")], golden[name]) < 2e-4, name
+            assert relative_error(gradients[name.removeprefix("grad.")], golden[name]) < tolerance, name
+
+
+def test_gradients(step):
+    """In float32 a rectifier whose input is within rounding of 0 passes its gradient on some processors only: on
+    one of two that were tried all are within 9e-5, on the other that makes 2.1e-4."""
+    model, golden, _, total = step
+    check_gradients(model, golden, total, 1e-3)
+
+
+def test_gradients_free_of_rounding():
+    model, golden, _, total = after_backward(torch.float64)
+    check_gradients(model, golden, total, 2e-5)
 
 
 def test_groups_and_the_step(step):
