@@ -137,9 +137,8 @@ LGRNET_INLINE IntLanes float_as_bits(Lanes lanes) {
   return bits;
 }
 
-// N vectors that go the same way side by side. A long chain of operations on one vector makes the processor wait for each
-// of them; written for several it goes through them in turns, which an AVX2 machine does not find by itself: it looks
-// ahead over three or four chains of an exponential only.
+// N vectors that go the same way side by side: their chains of operations overlap, and a constant in a register serves
+// all of them.
 template <int N>
 struct Several {
   Lanes v[N];
@@ -201,8 +200,8 @@ LGRNET_INLINE Lanes at_most(Lanes x, Lanes limit) {
 LGRNET_INLINE Lanes negative(Lanes x) { return bits_as_float(float_as_bits(x) | INT32_MIN); }
 LGRNET_INLINE Lanes magnitude(Lanes x) { return bits_as_float(float_as_bits(x) & INT32_MAX); }
 
-// The same in a register, for what follows: a constant that the compiler takes from memory at every use keeps the loads of
-// an AVX2 machine busier than its arithmetic.
+// The same in a register, for what follows: constants that are taken from memory at every use keep the loads of an AVX2
+// machine busier than its arithmetic.
 LGRNET_INLINE Lanes held(Lanes lanes) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   asm volatile("" : "+x"(lanes));

@@ -120,10 +120,10 @@ struct Slope {
   Lanes right, below, share_x, share_y;
 };
 
-// The floor of a place in a padded map, clamped to 0 .. size + 1, where what is outside meets only zeros.
+// The floor of a place in a padded map, clamped to 0 .. last = size + 1, where what is outside meets only zeros.
 // Moves `place` into these bounds; NaN stays.
-LGRNET_INLINE IntLanes whole_part(Lanes &place, float size) {
-  place = at_most(at_least(place, all(0.0f)), all(size + 1.0f));
+LGRNET_INLINE IntLanes whole_part(Lanes &place, Lanes last) {
+  place = at_most(at_least(place, all(0.0f)), last);
   const IntLanes whole = __builtin_convertvector(place, IntLanes);
   return whole > 0 ? whole : IntLanes{};  // NaN gives any number
 }
@@ -156,12 +156,8 @@ struct Samples {
     load_columns(p.logits, query, head, count);
     softmax();
     load_columns(p.offsets, query, head, 2 * count);
-    for (int64_t level = 0, s = 0; level < p.levels; ++level) {
-      const float *center = centers.of(planes.clip, level) + query;
-      const Lanes x = load(center), y = load(center + centers.padded);
-      for (const int64_t end = s + p.points; s < end; ++s)
-        slopes.empty() ? locate<false>(level, s, x, y) : locate<true>(level, s, x, y);
-    }
+    for (int64_t level = 0; level < p.levels; ++level)
+      slopes.empty() ? locate<false>(query, level) : locate<true>(query, level);
   }
 
  private:
@@ -209,26 +205,34 @@ struct Samples {
     }
   }
 
+  // What all samples of a level share is read once: the compiler cannot know that they do not overwrite it.
   template <bool BACK>
-  inline __attribute__((always_inline)) void locate(int64_t level, int64_t s, Lanes x, Lanes y) {
-    const Lanes far_x = x + columns[2 * s], far_y = y + columns[2 * s + 1];
-    Lanes near_x = far_x, near_y = far_y;
-    const IntLanes column = whole_part(near_x, static_cast<float>(p.width(level)));
-    const IntLanes line = whole_part(near_y, static_cast<float>(p.height(level)));
-    const Lanes right = near_x - __builtin_convertvector(column, Lanes);
-    const Lanes below = near_y - __builtin_convertvector(line, Lanes);
-    Sample &sample = samples[s];
-    const Lanes upper = sample.share * (all(1.0f) - below), lower = sample.share * below;
-    sample.top_right = upper * right;
-    sample.top_left = upper * (all(1.0f) - right);
-    sample.low_right = lower * right;
-    sample.low_left = lower * (all(1.0f) - right);
-    sample.at = line * planes.row[level] + column * static_cast<int32_t>(planes.width) + planes.first[level];
-    if (!BACK) return;
-    // A place outside stays outside when it moves a little.
-    const Lanes none{}, wide = all(p.width(level) + 1.0f), high = all(p.height(level) + 1.0f);
-    slopes[s] = {right, below, (far_x > none) & (far_x < wide) ? sample.share : none,
-                 (far_y > none) & (far_y < high) ? sample.share : none};
+  void locate(int64_t query, int64_t level) {
+    const float *center = centers.of(planes.clip, level) + query;
+    const Lanes x = load(center), y = load(center + centers.padded), none{};
+    const Lanes wide = all(p.width(level) + 1.0f), high = all(p.height(level) + 1.0f);
+    const IntLanes first = IntLanes{} + planes.first[level], row = IntLanes{} + planes.row[level];
+    const int32_t pixel = static_cast<int32_t>(planes.width);
+    const Lanes *step = &columns[2 * level * p.points];
+    Sample *sample = &samples[level * p.points];
+    Slope *slope = slopes.data() + (BACK ? level * p.points : 0);
+    for (const Sample *end = sample + p.points; sample < end; ++sample, ++slope, step += 2) {
+      const Lanes far_x = x + step[0], far_y = y + step[1], share = sample->share;
+      Lanes near_x = far_x, near_y = far_y;
+      const IntLanes column = whole_part(near_x, wide), line = whole_part(near_y, high);
+      const Lanes right = near_x - __builtin_convertvector(column, Lanes);
+      const Lanes below = near_y - __builtin_convertvector(line, Lanes);
+      const Lanes lower = share * below, upper = share - lower;
+      sample->top_right = upper * right;
+      sample->top_left = upper - sample->top_right;
+      sample->low_right = lower * right;
+      sample->low_left = lower - sample->low_right;
+      sample->at = line * row + column * pixel + first;
+      // A place outside stays outside when it moves a little.
+      if (BACK)
+        *slope = {right, below, (far_x > none) & (far_x < wide) ? share : none,
+                  (far_y > none) & (far_y < high) ? share : none};
+    }
   }
 };
 

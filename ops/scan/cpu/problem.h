@@ -51,7 +51,7 @@ struct Block {
     for (const Lanes &r : rate) fastest = at_least(magnitude(r), fastest);
   }
 
-  // The time steps delta [count rounded up to STEPS] of the clip's tokens `order`, and where SLOPES softplus's derivative.
+  // The time steps delta [count rounded up to STEPS] of a clip's tokens and, where SLOPES, softplus's derivative.
   template <bool SLOPES>
   void find_steps(const Problem &p, int64_t clip, int64_t g, const int32_t *order, int64_t count, Lanes *delta,
                   Lanes *slope) const {
