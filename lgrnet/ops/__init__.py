@@ -1,4 +1,4 @@
-"""The face of ops/: `from lgrnet.ops import selective_scan, neighborhood_attention, ms_deform_attn`.
+"""The face of ops/: `from lgrnet.ops import selective_scan, depthwise_gelu, ...`.
 
 The sources stand in the top-level folder ops/. In a clone that folder is appended to this package's path; in an
 installed package setup.py has put the same folders here.
@@ -11,7 +11,8 @@ if (_clone / "scan").is_dir():
     __path__.append(str(_clone))
 
 from lgrnet.ops.deform import ms_deform_attn  # noqa: E402
+from lgrnet.ops.depthwise import depthwise_gelu  # noqa: E402
 from lgrnet.ops.neighborhood import neighborhood_attention  # noqa: E402
 from lgrnet.ops.scan import selective_scan  # noqa: E402
 
-__all__ = ["ms_deform_attn", "neighborhood_attention", "selective_scan"]
+__all__ = ["depthwise_gelu", "ms_deform_attn", "neighborhood_attention", "selective_scan"]

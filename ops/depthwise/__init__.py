@@ -1,0 +1,44 @@
+"""Depthwise convolution and GELU of tokens: the middle of the MLPs of PVTv2 and SegFormer.
+
+Legend: B images, H x W tokens row by row, C channels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.cpu import cannot_run
+from lgrnet.ops.depthwise.cpu import depthwise_gelu_cpu
+from lgrnet.ops.depthwise.reference import depthwise_gelu_reference
+
+__all__ = ["depthwise_gelu"]
+
+BACKENDS = {
+    "cpu": Backend(depthwise_gelu_cpu, cannot_run),
+    "reference": Backend(depthwise_gelu_reference),
+}
+
+
+def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int], *, backend: str = "auto") -> Tensor:
+    """GELU(3x3 convolution of each channel by itself + bias), in the layout of tokens throughout.
+
+    x        [B, H * W, C]
+    weight   [C, 1, 3, 3], as that of a Conv2d with C groups
+    bias     [C]
+    shape    (H, W)
+    backend  "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside) or
+             "reference"
+
+    The map is zero outside; the GELU is the exact one, x Phi(x). Returns [B, H * W, C].
+    Raises ValueError for shapes that do not fit together, and BackendError (a ValueError) for a backend that is unknown
+    or cannot do this.
+    """
+    height, width = shape
+    if x.ndim != 3 or min(height, width) < 0 or x.shape[1] != height * width:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected [B, H * W, C] with (H, W) = {tuple(shape)}")
+    expected = {"weight": (weight, (x.shape[2], 1, 3, 3)), "bias": (bias, (x.shape[2],))}
+    for name, (tensor, size) in expected.items():
+        if tuple(tensor.shape) != size:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {size} for {x.shape[2]} channels")
+    return choose(BACKENDS, backend, x)(x, weight, bias, (height, width))

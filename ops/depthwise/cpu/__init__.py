@@ -1,0 +1,80 @@
+"""Depthwise convolution and GELU compiled for the CPU: depthwise.cpp says how it works."""
+
+from __future__ import annotations
+
+from ctypes import c_int, c_int64
+
+import torch
+from torch import Tensor
+
+from lgrnet.ops.cpu import library, pointer
+
+__all__ = ["depthwise_gelu_cpu"]
+
+
+def depthwise_gelu_cpu(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int]) -> Tensor:
+    """See `lgrnet.ops.depthwise_gelu`; computes in float32."""
+    return depthwise_forward(*(t.float().contiguous() for t in (x, weight, bias)), *shape).to(x.dtype)
+
+
+@torch.library.custom_op("lgrnet::depthwise_forward", mutates_args=(), device_types="cpu")
+def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
+    """[B, H * W, C]"""
+    _check(x, weight, bias, height, width)
+    out = torch.empty_like(x)
+    if out.numel():
+        library().lgrnet_depthwise_forward(*map(pointer, (x, weight, bias, out)), *_sizes(x, height, width))
+    return out
+
+
+@torch.library.custom_op("lgrnet::depthwise_backward", mutates_args=(), device_types="cpu")
+def depthwise_backward(x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor, height: int, width: int) -> list[Tensor]:
+    """Gradients of x, weight and bias."""
+    inputs = (x, weight, bias)
+    _check(*inputs, height, width)
+    if x.numel() == 0:
+        return [torch.zeros_like(t) for t in inputs]
+    gradients = [torch.empty_like(t) for t in inputs]
+    library().lgrnet_depthwise_backward(*map(pointer, (*inputs, dout, *gradients)), *_sizes(x, height, width))
+    return gradients
+
+
+@depthwise_forward.register_fake
+def _(x, weight, bias, height, width):
+    return torch.empty_like(x)
+
+
+@depthwise_backward.register_fake
+def _(x, weight, bias, dout, height, width):
+    return [torch.empty_like(t) for t in (x, weight, bias)]
+
+
+def _remember(ctx, inputs, output) -> None:
+    *tensors, ctx.height, ctx.width = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, dout):
+    return *depthwise_backward(*ctx.saved_tensors, dout.contiguous(), ctx.height, ctx.width), None, None
+
+
+depthwise_forward.register_autograd(_backward, setup_context=_remember)
+
+
+def _sizes(x: Tensor, height: int, width: int) -> list:
+    """B, H, W, C and the number of threads, as C numbers."""
+    return [*map(c_int64, (len(x), height, width, x.shape[2])), c_int(torch.get_num_threads())]
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> None:
+    """The kernel reads and writes where the sizes say: wrong ones would be memory of others."""
+    channels = x.shape[2]
+    if (
+        min(height, width) < 0
+        or height * width != x.shape[1]
+        or (weight.numel(), len(bias)) != (9 * channels, channels)
+    ):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}, bias {tuple(bias.shape)}; expected "
+            f"[B, {height} * {width}, C], [C, 1, 3, 3] and [C]"
+        )

@@ -1,0 +1,168 @@
+"""Depthwise convolution and GELU: the reference against its definition, the compiled kernel against the reference."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lgrnet.ops import cpu, depthwise_gelu
+from lgrnet.ops.backends import BackendError
+from lgrnet.ops.depthwise.cpu import depthwise_forward, depthwise_gelu_cpu
+from lgrnet.ops.depthwise.reference import depthwise_gelu_reference
+
+compiled = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
+SIZES = [(1, 1, 1, 1), (2, 1, 6, 3), (1, 5, 1, 8), (2, 5, 7, 70), (3, 33, 4, 17), (1, 65, 3, 130), (2, 9, 9, 64)]
+
+
+def inputs(batch, height, width, channels, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(height * width)
+    shapes = ((batch, height * width, channels), (channels, 1, 3, 3), (channels,))
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+def relative(found, expected):
+    return float((found.detach().double() - expected.detach()).abs().max() / expected.detach().abs().max())
+
+
+def test_the_reference_is_its_definition():
+    x, weight, bias = inputs(2, 3, 4, 5)
+    out = depthwise_gelu(x, weight, bias, (3, 4))
+    for b in range(2):
+        for y in range(3):
+            for z in range(4):
+                for c in range(5):
+                    total = float(bias[c])
+                    for j in range(max(0, y - 1), min(3, y + 2)):
+                        for i in range(max(0, z - 1), min(4, z + 2)):
+                            total += float(x[b, j * 4 + i, c] * weight[c, 0, j - y + 1, i - z + 1])
+                    expected = total * 0.5 * (1 + math.erf(total / math.sqrt(2)))
+                    assert float(out[b, y * 4 + z, c]) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+def test_gradients_of_the_reference():
+    tensors = [t.requires_grad_() for t in inputs(1, 3, 2, 2)]
+    assert torch.autograd.gradcheck(lambda *t: depthwise_gelu(*t, (3, 2)), tensors)
+
+
+@compiled
+@pytest.mark.parametrize("sizes", SIZES)
+def test_value_and_every_gradient(sizes):
+    low = [t.float().requires_grad_() for t in inputs(*sizes)]
+    high = [t.detach().double().requires_grad_() for t in low]
+    got, expected = depthwise_gelu_cpu(*low, sizes[1:3]), depthwise_gelu_reference(*high, sizes[1:3])
+    assert relative(got, expected) < 3e-7
+    dout = torch.randn(got.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(got, low, dout)
+    for found, true in zip(gradients, torch.autograd.grad(expected, high, dout.double()), strict=True):
+        assert relative(found, true) < 1e-6
+
+
+@compiled
+def test_the_gelu_is_exact_to_the_last_digits_everywhere():
+    x = torch.linspace(-12, 12, 200_001)[None, :, None].requires_grad_()
+    middle = torch.zeros(1, 1, 3, 3)
+    middle[..., 1, 1] = 1
+    got = depthwise_gelu_cpu(x, middle, torch.zeros(1), (1, x.shape[1]))
+    (slope,) = torch.autograd.grad(got.sum(), x)
+    true = x.detach().double().requires_grad_()
+    expected = true * 0.5 * torch.special.erfc(-true * math.sqrt(0.5))  # special.ndtr loses the digits of the tail
+    (expected_slope,) = torch.autograd.grad(expected.sum(), true)
+    error = (got.detach() - expected.detach()).abs()
+    assert float((error / true.detach().abs().clamp(min=1e-3)).max()) < 2e-7
+    tail = (true.detach() < 0) & (true.detach() > -8)
+    assert float((error / expected.detach().abs())[tail].max()) < 2e-5
+    assert float((slope - expected_slope).abs().max()) < 3e-7
+
+
+@compiled
+@pytest.mark.parametrize("value", [-1e30, -100.0, 100.0, 1e30])
+def test_large_numbers(value):
+    x = torch.full((1, 1, 1), value)
+    out = depthwise_gelu_cpu(x, torch.ones(1, 1, 3, 3), torch.zeros(1), (1, 1))
+    assert out.item() == pytest.approx(max(0.0, value), rel=1e-6, abs=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_not_a_number_reaches_what_depends_on_it_and_nothing_else(which):
+    tensors = inputs(2, 5, 7, 20, torch.float32)
+    tensors[which].view(-1)[4] = float("nan")
+    out = depthwise_gelu_cpu(*tensors, (5, 7))
+    spoilt, expected = out.isnan(), torch.zeros_like(out, dtype=torch.bool)
+    if which == 0:  # token 0, channel 4
+        expected.view(2, 5, 7, 20)[0, :2, :2, 4] = True
+    else:  # the middle tap of channel 0, the bias of channel 4
+        expected[..., 0 if which == 1 else 4] = True
+    assert torch.equal(spoilt, expected)
+
+
+@compiled
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
+def test_half_precision_comes_and_goes_with_float32_inside(dtype, tolerance):
+    low = [t.requires_grad_() for t in inputs(2, 5, 7, 20, dtype)]
+    got = depthwise_gelu_cpu(*low, (5, 7))
+    assert got.dtype == dtype
+    assert relative(got, depthwise_gelu_reference(*(t.double() for t in low), (5, 7))) < tolerance
+    got.float().sum().backward()
+    assert all(t.grad.dtype == dtype and t.grad.isfinite().all() for t in low)
+
+
+@compiled
+def test_the_number_of_threads_changes_no_bit():
+    tensors = [t.requires_grad_() for t in inputs(2, 70, 5, 150, torch.float32)]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            out = depthwise_gelu_cpu(*tensors, (70, 5))
+            results.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("sizes", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 3, 0)])
+def test_nothing_gives_nothing(sizes):
+    tensors = [t.requires_grad_() for t in inputs(*sizes, torch.float32)]
+    out = depthwise_gelu_cpu(*tensors, sizes[1:3])
+    assert out.shape == tensors[0].shape
+    out.sum().backward()
+    assert not any(t.grad.any() for t in tensors)
+
+
+@compiled
+def test_inputs_that_are_not_contiguous():
+    tensors = inputs(2, 5, 7, 20, torch.float32)
+    crooked = [t.transpose(0, -1).contiguous().transpose(0, -1) for t in tensors]
+    assert torch.equal(depthwise_gelu_cpu(*crooked, (5, 7)), depthwise_gelu_cpu(*tensors, (5, 7)))
+
+
+@compiled
+def test_the_op_keeps_torchs_rules():
+    tensors = [t.requires_grad_() for t in inputs(2, 5, 7, 20, torch.float32)]
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(depthwise_forward, (*tensors, 5, 7), test_utils=tests)
+
+
+@pytest.mark.parametrize("change, says", [(0, "x has shape"), (1, "weight has shape"), (2, "bias has shape")])
+def test_shapes_that_do_not_fit(change, says):
+    tensors = inputs(2, 5, 7, 20)
+    tensors[change] = tensors[change][:, :-1] if change < 2 else tensors[change][:-1]
+    with pytest.raises(ValueError, match=says):
+        depthwise_gelu(*tensors, (5, 7))
+
+
+def test_a_backend_that_is_not_there():
+    with pytest.raises(BackendError, match="backend is 'triton', expected auto or one of cpu, reference"):
+        depthwise_gelu(*inputs(1, 2, 2, 2), (2, 2), backend="triton")
+    with pytest.raises(BackendError, match="it computes in float32, not in torch.float64"):
+        depthwise_gelu(*inputs(1, 2, 2, 2), (2, 2), backend="cpu")
+
+
+@compiled
+def test_the_kernel_refuses_sides_that_are_not_the_maps():
+    with pytest.raises(ValueError, match="expected"):
+        depthwise_forward(*inputs(1, 2, 3, 4, torch.float32), 3, 3)
