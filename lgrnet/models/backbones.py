@@ -10,6 +10,8 @@ import timm
 from segmentation_models_pytorch.encoders import mix_transformer
 from torch import Tensor, nn
 
+from lgrnet.layers.depthwise_mlp import with_depthwise_mlps
+
 # dims of the four stages, blocks in each (Xie et al., NeurIPS 2021, table 6)
 _MIT = {
     "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
@@ -62,6 +64,7 @@ class TimmBackbone(nn.Module):
             raise ValueError(f"timm model {name!r} has no feature maps at strides {missing}; expected all of {STRIDES}")
         self.indices = [by_stride[stride] for stride in STRIDES]
         self.net.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+        with_depthwise_mlps(self.net)
         self.channels = {k: self.net.feature_info[i]["num_chs"] for k, i in zip(LEVELS, self.indices, strict=True)}
         set_norm_eps(self.net, norm_eps)
 
@@ -99,6 +102,7 @@ class MixTransformer(nn.Module):
             sr_ratios=(8, 4, 2, 1),
         )
         self.net.pretrained_cfg = {"architecture": name}  # where timm says it, too
+        with_depthwise_mlps(self.net)
         set_norm_eps(self.net, norm_eps)
         self.channels = dict(zip(LEVELS, dims, strict=True))
 

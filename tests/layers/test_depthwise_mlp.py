@@ -1,0 +1,117 @@
+"""The MLP of PVTv2 and SegFormer against the libraries' own: value, gradients, names, and what does not fit."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from segmentation_models_pytorch.encoders import mix_transformer
+from timm.models import pvt_v2
+from torch import nn
+
+from lgrnet.layers import depthwise_mlp
+from lgrnet.layers.depthwise_mlp import DepthwiseMlp, with_depthwise_mlps
+
+SHAPE = (5, 7)
+TIMM = (lambda: pvt_v2.MlpWithDepthwiseConv(6, 150), (SHAPE,))
+SEGFORMER = (lambda: mix_transformer.Mlp(6, 150), SHAPE)
+
+
+def both(make):
+    torch.manual_seed(0)
+    theirs = make()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return theirs, DepthwiseMlp(copy.deepcopy(theirs)), torch.randn(2, 35, 6)
+
+
+@pytest.mark.parametrize(("make", "size"), [TIMM, SEGFORMER])
+def test_value_gradients_and_names_are_theirs(make, size):
+    theirs, ours, x = both(make)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert [k for k, _ in ours.named_modules()] == [k for k, _ in theirs.named_modules()]
+    expected, got = theirs(x, *size), ours(x, *size)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    got.square().sum().backward()
+    expected.square().sum().backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4 * float(other.grad.abs().max()))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize(("make", "size"), [TIMM, SEGFORMER])
+def test_in_inference_the_hidden_channels_come_in_parts(make, size, batch, monkeypatch):
+    theirs, ours, _ = both(make)
+    x = torch.randn(batch, 35, 6)
+    monkeypatch.setattr(depthwise_mlp, "PART", 64 * 35)  # 150 channels: 64, 64, 22
+    with torch.no_grad():
+        got, expected = ours.eval()(x, *size), theirs.eval()(x, *size)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert ours(x, *size).dtype == theirs(x, *size).dtype
+        torch.testing.assert_close(ours.double()(x.double(), *size), theirs.double()(x.double(), *size))
+
+
+def test_drop_out_in_training_draws_as_theirs():
+    theirs, ours, x = both(lambda: pvt_v2.MlpWithDepthwiseConv(6, 150, drop=0.5))
+    results = []
+    for mlp in (theirs, ours):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            results.append(mlp(x, SHAPE))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+    assert int((results[0] == 0).sum()) > 100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"act_layer": nn.ReLU},
+        {"act_layer": lambda: nn.GELU("tanh")},
+        {"extra_relu": True},
+    ],
+)
+def test_another_mlp_stays_what_it_is(change):
+    assert not DepthwiseMlp.fits(pvt_v2.MlpWithDepthwiseConv(6, 8, **change))
+
+
+@pytest.mark.parametrize(
+    "name, layer", [("fc2", nn.Identity()), ("dwconv", nn.Conv2d(8, 8, 3, padding=1)), ("new", nn.ReLU())]
+)
+def test_an_mlp_of_another_release_stays_what_it_is(name, layer):
+    mlp = pvt_v2.MlpWithDepthwiseConv(6, 8)
+    assert DepthwiseMlp.fits(mlp)
+    setattr(mlp, name, layer)
+    assert not DepthwiseMlp.fits(mlp)
+
+
+def test_every_mlp_of_a_net_and_nothing_else_is_replaced():
+    theirs = timm.create_model("pvt_v2_b0", num_classes=0).eval()
+    ours = with_depthwise_mlps(copy.deepcopy(theirs))
+    assert sum(isinstance(m, DepthwiseMlp) for m in ours.modules()) == 8
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert not any(isinstance(m, DepthwiseMlp) for m in with_depthwise_mlps(timm.create_model("resnet18")).modules())
+    frames = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(frames), theirs(frames), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_an_exported_graph_has_plain_torch(grad):
+    _, ours, x = both(TIMM[0])
+
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp = ours.eval()
+
+        def forward(self, x):
+            return self.mlp(x, SHAPE)
+
+    with torch.set_grad_enabled(grad):
+        graph = torch.export.export(Sized(), (x,))
+        names = {str(node.target) for node in graph.graph.nodes}
+        assert not any("lgrnet" in name for name in names) and any("conv2d" in name for name in names)
+        torch.testing.assert_close(graph.module()(x), ours(x, SHAPE), rtol=1e-5, atol=1e-5)
