@@ -241,9 +241,10 @@ EAGER = {
     "scan": ["our reference", "mamba, plain", "chunked torch"],
     "neighborhood": ["gather", "unfold", "masked SDPA"],
     "deform": ["grid_sample"],
+    "depthwise": ["as timm", "channels_last"],
     "heads": ["ours and last masks x4", "published way"],
     "loss": ["full-size masks"],
-    "backbone": ["channels_last", "eager bf16"],
+    "backbone": ["ours frame by frame", "plain timm", "plain timm frame by frame", "channels_last", "eager bf16"],
     "model": ["reference ops", "ours bf16", "reference ops bf16"],
     "train": ["reference ops", "ours bf16"],
 }

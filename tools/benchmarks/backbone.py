@@ -1,10 +1,12 @@
-"""PVTv2-B2 as a feature pyramid: frames [T, 3, 352, 352] -> four maps. Ours is the plain net in fp32."""
+"""PVTv2-B2 as a feature pyramid: frames [T, 3, 352, 352] -> four maps. The peers are the plain net of timm."""
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,18 @@ class Maps(nn.Module):
         return tuple(self.net(frames).values())
 
 
+class FrameByFrame(nn.Module):
+    """The same maps from one frame at a time."""
+
+    def __init__(self, maps: Maps):
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """[T, 3, H, W] -> four maps"""
+        return tuple(map(torch.cat, zip(*(self.maps(frame) for frame in frames.split(1)), strict=True)))
+
+
 def cases(quick: bool) -> list[Case]:
     """A clip of 6 frames, as they go through the net at once."""
     if quick:
@@ -39,13 +53,24 @@ def problem(case: Case, device: str) -> Problem:
     """Random weights, normal input."""
     torch.manual_seed(0)
     name = "pvt_v2_b0" if case.sizes["small"] else "pvt_v2_b2"
-    net = Maps(TimmBackbone(name, drop_path=0)).eval().requires_grad_(False).to(device)
+    ours = TimmBackbone(name, drop_path=0)
+    plain = copy.deepcopy(ours)
+    plain.net = timm.create_model(name, num_classes=0)
+    plain.net.prune_intermediate_layers(plain.indices, prune_norm=True, prune_head=True)
+    plain.net.load_state_dict(ours.net.state_dict())
+    ours, plain = (Maps(net).eval().requires_grad_(False).to(device) for net in (ours, plain))
     frames = torch.randn(case.sizes["frames"], 3, case.sizes["side"], case.sizes["side"], device=device)
-    return Problem((frames,), in_type_of_input(net), {"net": net})
+    return Problem((frames,), in_type_of_input(plain), {"ours": ours, "plain": plain})
 
 
-def _with(change: Callable[[nn.Module], Callable[..., object]]) -> Callable[[Problem], Callable[..., object]]:
-    return lambda problem: in_type_of_input(problem.fixed["net"], change)
+def _with(
+    change: Callable[[nn.Module], Callable[..., object]], net: str = "plain"
+) -> Callable[[Problem], Callable[..., object]]:
+    return lambda problem: in_type_of_input(problem.fixed[net], change)
+
+
+def _same(net: nn.Module) -> Callable[..., object]:
+    return net
 
 
 def _channels_last(net: nn.Module) -> Callable[..., object]:
@@ -62,7 +87,7 @@ def _onnxruntime(problem: Problem) -> Callable[[Tensor], tuple[Tensor, ...]]:
     import onnxruntime
 
     written = io.BytesIO()
-    torch.onnx.export(problem.fixed["net"], problem.inputs, written, dynamo=True, external_data=False, verbose=False)
+    torch.onnx.export(problem.fixed["plain"], problem.inputs, written, dynamo=True, external_data=False, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(written.getvalue(), options, providers=["CPUExecutionProvider"])
@@ -84,11 +109,16 @@ OP = Op(
     cases,
     problem,
     (
-        Peer(OURS, _with(lambda net: net)),
+        Peer(OURS, _with(_same, "ours")),
+        Peer("ours frame by frame", _with(FrameByFrame, "ours")),
+        Peer("ours compiled", _with(_compiled, "ours"), _COMPILER),
+        Peer("plain timm", _with(_same)),
+        Peer("plain timm frame by frame", _with(FrameByFrame)),
         Peer("channels_last", _with(_channels_last)),
         Peer("compiled", _with(_compiled), _COMPILER),
         Peer("onnxruntime", _onnxruntime, 'pip install "lgrnet[export]"', refuses=_on_cpu, first_call=True),
-        Peer("eager bf16", _with(lambda net: net), dtype="bf16", tolerance=BF16),
+        Peer("ours bf16", _with(_same, "ours"), dtype="bf16", tolerance=BF16),
+        Peer("eager bf16", _with(_same), dtype="bf16", tolerance=BF16),
         Peer("channels_last bf16", _with(_channels_last), dtype="bf16", tolerance=BF16),
         Peer("compiled bf16", _with(_compiled), _COMPILER, dtype="bf16", tolerance=BF16),
     ),

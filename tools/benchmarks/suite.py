@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import backbone, deform, heads, loss, model, neighborhood, report, scan
+from benchmarks import backbone, deform, depthwise, heads, loss, model, neighborhood, report, scan
 from benchmarks.contest import Case, Op
 from benchmarks.runner import Row
 
@@ -16,6 +16,7 @@ OPS: dict[str, Op] = {
         scan.OP,
         neighborhood.OP,
         deform.OP,
+        depthwise.OP,
         heads.OP,
         loss.OP,
         backbone.OP,
@@ -27,9 +28,10 @@ TITLES = {
     "scan": "Scan block: projection, softplus, scans in K orders, sum",
     "neighborhood": "Neighborhood attention, three levels of 352 x 352, window 5",
     "deform": "Multi-scale deformable attention, three levels of 352 x 352",
+    "depthwise": "Depthwise 3x3 convolution, bias and GELU of one frame's tokens in PVTv2-B2",
     "heads": "Mask heads: four calls, 10 queries",
     "loss": "Set criterion: four layers, 10 queries, 12,544 points",
-    "backbone": "PVTv2-B2, 6 frames of 352 x 352 (ours is the plain net in fp32)",
+    "backbone": "PVTv2-B2, 6 frames of 352 x 352 (peers: the plain net of timm)",
     "model": "LGRNet with PVTv2-B2, inference at 352 x 352",
     "train": "LGRNet with PVTv2-B2, a training step at 352 x 352",
 }
@@ -59,6 +61,7 @@ SUITES = {
         Part("scan"),
         Part("neighborhood", ("T=6",)),
         Part("deform", ("T=6",)),
+        Part("depthwise"),
         Part("heads"),
         Part("loss"),
         Part("backbone"),
