@@ -62,6 +62,12 @@ def cannot_run(like: Tensor) -> str | None:
         return f"it computes in float32, not in {like.dtype}"
     if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return "an exported graph cannot hold it"
+    return _missing_as_constant()
+
+
+@torch.compiler.assume_constant_result
+def _missing_as_constant() -> str | None:
+    """torch.compile cannot look for files while it records: it asks once."""
     return missing()
 
 

@@ -115,3 +115,29 @@ def test_an_exported_graph_has_plain_torch(grad):
         names = {str(node.target) for node in graph.graph.nodes}
         assert not any("lgrnet" in name for name in names) and any("conv2d" in name for name in names)
         torch.testing.assert_close(graph.module()(x), ours(x, SHAPE), rtol=1e-5, atol=1e-5)
+
+
+def test_a_hook_on_a_layer_is_called():
+    theirs, ours, x = both(TIMM[0])
+    seen = []
+    handle = ours.act.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    assert torch.equal(ours(x, SHAPE), theirs(x, SHAPE)) and seen == [(2, 35, 150)]
+    handle.remove()
+    ours(x, SHAPE)
+    assert len(seen) == 1
+
+
+def test_a_layer_that_was_exchanged_is_called():
+    theirs, ours, x = both(TIMM[0])
+    for mlp in (theirs, ours):
+        mlp.fc1 = nn.Sequential(mlp.fc1, nn.Tanh())
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(x, SHAPE), theirs.eval()(x, SHAPE))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_torch_compile_takes_it_whole(grad):
+    _, ours, x = both(TIMM[0])
+    with torch.set_grad_enabled(grad):
+        got = torch.compile(ours, backend="aot_eager", fullgraph=True)(x, SHAPE)
+        torch.testing.assert_close(got, ours(x, SHAPE), rtol=1e-5, atol=1e-5)
