@@ -23,6 +23,7 @@ typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t IntLanes __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 #define LGRNET_INLINE static inline __attribute__((always_inline))
+#define LGRNET_MEMBER __attribute__((always_inline))  // of functions of classes, and of lambdas
 
 // Not 0 + value: that would be an addition, since it makes 0 of -0.
 LGRNET_INLINE Lanes all(float value) {
@@ -111,7 +112,7 @@ LGRNET_INLINE float largest(Lanes lanes) {
 #endif
 }
 
-// a > b ? a : b and a < b ? a : b, so that b is the answer where either is NaN: one instruction, which GCC does not find.
+// a > b ? a : b and a < b ? a : b: b where either is NaN. One instruction, which GCC does not find.
 LGRNET_INLINE Lanes larger(Lanes a, Lanes b) {
 #if defined(__AVX512F__)
   return _mm512_max_ps(a, b);

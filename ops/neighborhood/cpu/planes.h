@@ -1,14 +1,18 @@
 // How the maps of a level lie in memory while neighborhood.cpp works on them, and which keys are whose.
 //
-// A row of a map is [x][head][channel] in memory. Its transpose, a plane of (x, head) for each channel, takes a network
-// of shuffles, and in it the keys of LANES neighbouring (x, head) for one place of the window are one load, since all
-// heads have the same windows. They are not where windows are shifted, near the left and right border: the keys of the
-// blocks there are copied once per row to behind the plane. Planes exist of as many rows as a window spans.
+// A row of a map is [x][head][channel] in memory. Where the heads of a token are whole vectors, each token is
+// transposed for itself, to [head / LANES][channel][LANES], and the keys of a block are blocks, one for each place of
+// the window.
+//
+// Else the whole row is: in a plane of (x, head) for each channel the keys of LANES neighbouring (x, head) for one
+// place of the window are one load, since all heads have the same windows. They are not where windows are shifted, near
+// the left and right border: the keys of the blocks there are copied once per row to behind the plane.
+//
+// Either way there are as many rows as a window spans.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "../../cpu/lanes.h"
