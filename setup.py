@@ -51,9 +51,7 @@ def kernels():
     """One library per set of flags; on other processors than x86 only the portable one."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     warnings = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]  # GCC 12, about its own header
-    # Else GCC makes calls and copies of 16 bytes of loops over a few vectors, which then wait for each other.
-    loops = ["-fno-tree-loop-distribute-patterns"]
-    common = ["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", "-pthread", *loops, *warnings]
+    common = ["-O3", "-g0", "-std=c++17", "-ffp-contract=fast", "-pthread", *warnings]
     return [
         Extension(
             f"lgrnet.ops.cpu.{name}",

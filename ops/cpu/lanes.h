@@ -23,6 +23,7 @@ typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t IntLanes __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 #define LGRNET_INLINE static inline __attribute__((always_inline))
+#define LGRNET_MEMBER __attribute__((always_inline))  // of functions of classes, and of lambdas
 
 // Not 0 + value: that would be an addition, since it makes 0 of -0.
 LGRNET_INLINE Lanes all(float value) {

@@ -3,59 +3,6 @@
 
 #include "lanes.h"
 
-// Lanes of a and b by their numbers, which are constants; those of b go on after those of a.
-#if defined(__clang__)
-#define LGRNET_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define LGRNET_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IntLanes{__VA_ARGS__})
-#endif
-
-#if defined(__AVX512F__)
-#define LGRNET_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define LGRNET_ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
-#define LGRNET_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define LGRNET_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif defined(__AVX2__)
-#define LGRNET_EVEN 0, 2, 4, 6, 8, 10, 12, 14
-#define LGRNET_ODD 1, 3, 5, 7, 9, 11, 13, 15
-#define LGRNET_LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define LGRNET_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define LGRNET_EVEN 0, 2, 4, 6
-#define LGRNET_ODD 1, 3, 5, 7
-#define LGRNET_LOW 0, 4, 1, 5
-#define LGRNET_HIGH 2, 6, 3, 7
-#endif
-
-// LANES rows of D floats, one after the other in D vectors, become D columns of LANES floats. D is a power of two:
-// taking the even places before the odd ones moves the lowest bit of a place's number to its top, log2(D) times.
-template <int D>
-LGRNET_INLINE void rows_to_columns(Lanes *v) {
-  static_assert((D & (D - 1)) == 0, "D is a power of two");
-  for (int step = 1; step < D; step *= 2) {
-    Lanes next[D];
-    for (int i = 0; i < D / 2; ++i) {
-      next[i] = LGRNET_SHUFFLE(v[2 * i], v[2 * i + 1], LGRNET_EVEN);
-      next[i + D / 2] = LGRNET_SHUFFLE(v[2 * i], v[2 * i + 1], LGRNET_ODD);
-    }
-    for (int i = 0; i < D; ++i) v[i] = next[i];
-  }
-}
-
-// The way back.
-template <int D>
-LGRNET_INLINE void columns_to_rows(Lanes *v) {
-  static_assert((D & (D - 1)) == 0, "D is a power of two");
-  for (int step = 1; step < D; step *= 2) {
-    Lanes next[D];
-    for (int i = 0; i < D / 2; ++i) {
-      next[2 * i] = LGRNET_SHUFFLE(v[i], v[i + D / 2], LGRNET_LOW);
-      next[2 * i + 1] = LGRNET_SHUFFLE(v[i], v[i + D / 2], LGRNET_HIGH);
-    }
-    for (int i = 0; i < D; ++i) v[i] = next[i];
-  }
-}
-
 // Within each 128 bits: the lower (upper) halves of a and b, taken in turns by single floats or by pairs.
 #if defined(__AVX512F__)
 LGRNET_INLINE Lanes weave_low(Lanes a, Lanes b) { return _mm512_unpacklo_ps(a, b); }
@@ -68,6 +15,12 @@ LGRNET_INLINE Lanes weave_high(Lanes a, Lanes b) { return _mm256_unpackhi_ps(a, 
 LGRNET_INLINE Lanes join_low(Lanes a, Lanes b) { return (Lanes)_mm256_unpacklo_pd((__m256d)a, (__m256d)b); }
 LGRNET_INLINE Lanes join_high(Lanes a, Lanes b) { return (Lanes)_mm256_unpackhi_pd((__m256d)a, (__m256d)b); }
 #else
+// Lanes of a and b by their numbers, which are constants; those of b go on after those of a.
+#if defined(__clang__)
+#define LGRNET_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LGRNET_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IntLanes{__VA_ARGS__})
+#endif
 LGRNET_INLINE Lanes weave_low(Lanes a, Lanes b) { return LGRNET_SHUFFLE(a, b, 0, 4, 1, 5); }
 LGRNET_INLINE Lanes weave_high(Lanes a, Lanes b) { return LGRNET_SHUFFLE(a, b, 2, 6, 3, 7); }
 LGRNET_INLINE Lanes join_low(Lanes a, Lanes b) { return LGRNET_SHUFFLE(a, b, 0, 1, 4, 5); }
@@ -103,8 +56,8 @@ LGRNET_INLINE Lanes sums_of_fours(const Lanes *v) {
 #endif
 }
 
-// columns[c] becomes the number c of LANES rows that begin `stride` floats apart.
-LGRNET_INLINE void gather_columns(const float *first, int64_t stride, int64_t count, Lanes *columns) {
+// columns[c * step] becomes the number c of LANES rows that begin `stride` floats apart.
+LGRNET_INLINE void gather_columns(const float *first, int64_t stride, int64_t count, Lanes *columns, int64_t step = 1) {
   int64_t c = 0;
   for (; c + 4 <= count; c += 4) {
     Lanes v[4];
@@ -122,17 +75,19 @@ LGRNET_INLINE void gather_columns(const float *first, int64_t stride, int64_t co
 #endif
     }
     transpose_fours(v);
-    for (int k = 0; k < 4; ++k) columns[c + k] = v[k];
+    for (int k = 0; k < 4; ++k) columns[(c + k) * step] = v[k];
   }
   for (; c < count; ++c)
-    for (int lane = 0; lane < LANES; ++lane) columns[c][lane] = first[lane * stride + c];
+    for (int lane = 0; lane < LANES; ++lane) columns[c * step][lane] = first[lane * stride + c];
 }
 
 // The way back: all rows are written.
-LGRNET_INLINE void scatter_columns(const Lanes *columns, int64_t count, float *first, int64_t stride) {
+LGRNET_INLINE void scatter_columns(const Lanes *columns, int64_t count, float *first, int64_t stride,
+                                   int64_t step = 1) {
   int64_t c = 0;
   for (; c + 4 <= count; c += 4) {
-    Lanes v[4] = {columns[c], columns[c + 1], columns[c + 2], columns[c + 3]};
+    Lanes v[4];
+    for (int k = 0; k < 4; ++k) v[k] = columns[(c + k) * step];
     transpose_fours(v);
     for (int r = 0; r < 4; ++r) {
       float *row = first + r * stride + c;
@@ -150,5 +105,5 @@ LGRNET_INLINE void scatter_columns(const Lanes *columns, int64_t count, float *f
     }
   }
   for (; c < count; ++c)
-    for (int lane = 0; lane < LANES; ++lane) first[lane * stride + c] = columns[c][lane];
+    for (int lane = 0; lane < LANES; ++lane) first[lane * stride + c] = columns[c * step][lane];
 }

@@ -120,7 +120,7 @@ def test_features(published, name):
     seen |= {f"c{i + 1}": level for i, level in enumerate(maps.values())}
     assert seen.keys() == golden.keys() - {"backbone"} - NO_MODULE[name] and len(seen) > 70
     errors = {key: np.abs(in_layout_of(golden[key], value) - golden[key]).max() for key, value in seen.items()}
-    assert max(errors.values()) < 1e-5, sorted(errors.items(), key=lambda item: -item[1])[:3]
+    assert max(errors.values()) < 2e-5, sorted(errors.items(), key=lambda item: -item[1])[:3]
 
 
 def in_layout_of(golden, value):
@@ -140,7 +140,7 @@ def test_forward_in_training(published, name):
             module.drop_prob = 0.0
     with torch.no_grad():
         logits = model.net(torch.from_numpy(golden["x"]))
-    assert np.abs(logits.numpy() - golden["y"]).max() < 1e-5
+    assert np.abs(logits.numpy() - golden["y"]).max() < 2e-5
     official = to_official(model.state_dict())
     buffers = {key.removeprefix("buf/") for key in golden if key.startswith("buf/") and "linear_fuse." not in key}
     assert len(buffers) >= 6

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.contest import OURS, Case, Op, Peer, Problem, only_on
 from lgrnet.ops import neighborhood_attention
-from lgrnet.ops.neighborhood.reference import window_indices, window_starts
+from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference, window_indices, window_starts
 
 HEADS, CHANNELS, WINDOW = 8, 8, 5
 SHAPES, SMALL = ((11, 11), (22, 22), (44, 44)), ((5, 5), (6, 7))
@@ -102,12 +102,23 @@ def _gather(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
 
 
 @cache
+def _compiled_reference() -> Callable[..., Tensor]:
+    return torch.compile(neighborhood_attention_reference, dynamic=False)
+
+
+def compiled_reference(problem: Problem) -> Callable[..., Tensor]:
+    """torch.compile of our reference as it stands: what a user gets who changes nothing."""
+    shapes = problem.fixed["shapes"]
+    return lambda q, k, v: _compiled_reference()(q, k, v, shapes, WINDOW, 1, 1)
+
+
+@cache
 def _compiled_gather() -> Callable[..., Tensor]:
     return torch.compile(_gather, dynamic=False)
 
 
 def compiled(q: Tensor, k: Tensor, v: Tensor, shape: Shape) -> Tensor:
-    """torch.compile of the gather."""
+    """torch.compile of a gather that was written for it."""
     return _compiled_gather()(*(t.contiguous() for t in (q, k, v)), _windows(shape, q.device))
 
 
@@ -144,6 +155,7 @@ OP = Op(
         Peer("gather", lambda problem: _op(problem.fixed["shapes"], "reference")),
         Peer("unfold", _by_level(unfolded)),
         Peer("masked SDPA", _by_level(masked)),
+        Peer("compiled reference", compiled_reference, "a C++ compiler for torch.compile"),
         Peer("compiled gather", _by_level(compiled), "a C++ compiler for torch.compile"),
         Peer("natten", lambda problem: _op(problem.fixed["shapes"], "natten")),
         Peer("flex attention", _by_level(flex), refuses=only_on("cuda")),

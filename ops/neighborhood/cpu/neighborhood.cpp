@@ -1,9 +1,9 @@
 // Neighborhood attention between the frames of a clip over all levels of a pyramid, forward and backward, in float32.
 //
-// The weights of LANES neighbouring queries stay in the nearest cache, and are computed again in the backward pass.
-// There, adding their products to the keys one query after the other would load what was just stored a few places
-// before, and wait for it; instead the weights of a row of queries are kept, and each block of keys collects its sums
-// from them. Sums are always taken in the order of the queries' rows, however the work is divided.
+// A block is LANES neighbouring (x, head). Its weights stay in the nearest cache, and are computed again in the
+// backward pass. planes.h says how keys and values lie in memory, sums.h how their gradients are summed: always in the
+// order of the queries' rows, however the work is divided. ONE_TOKEN: no vector holds heads of two tokens, as with the
+// 8 heads of LGRNet and AVX2.
 //
 // Letters as in ops/neighborhood/__init__.py: B clips, T frames, S tokens, d channels of a head.
 #include <algorithm>
@@ -36,7 +36,7 @@ struct Window {
   const Level &level;
   std::vector<const float *> rows;
 
-  // The products of a block of queries [d] with its keys, times scale, column by column. Returns the largest ones.
+  // The products of a block of queries [d] with its keys, times scale, [column, row]. Returns the largest ones.
   LGRNET_MEMBER Lanes multiply(const Block &block, const Lanes *queries, float scale, Lanes *products) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
     Lanes most;
@@ -59,8 +59,7 @@ struct Window {
     return most;
   }
 
-  // The sums [d] of the values with weights, column by column. Before one of these is used, prepare(its number) is
-  // called.
+  // The sums [d] of the values with weights [column, row]. prepare(n) is called before weight n is used, for each once.
   template <class Prepare>
   LGRNET_MEMBER void add(const Block &block, const Lanes *weights, Lanes *sums, Prepare prepare) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
@@ -86,8 +85,8 @@ class Forward {
  public:
   Forward(const Problem &problem, const Level &of)
       : p(problem), level(of), q_map(p, of), k_map(p, of), v_map(p, of), k_rows(p, of), v_rows(p, of),
-        keys{p, of, std::vector<const float *>(p.window)}, values(keys), weights(p.window * p.window), weights_before(weights), q(p.channels),
-        sums(p.channels), transpose(p.channels) {}
+        keys{p, of, std::vector<const float *>(p.window)}, values(keys), weights(p.window * p.window),
+        weights_before(weights), q(p.channels), sums(p.channels), transpose(p.channels) {}
 
   void run(const Task &task) {
     q_map.open(p.q, level, task.clip, task.frame);
@@ -107,6 +106,7 @@ class Forward {
       }
       const float *queries = q_map.row(y);
       float *to = out + y * level.lanes * p.channels;
+      // The exponentials of a block go with the sums of the one before: each alone would wait for its own results.
       const Block *before = nullptr;
       for (const Block &block : level.blocks) {
         q_map.expect(y + 1, block);
@@ -119,15 +119,18 @@ class Forward {
           weights[n] = exp2_below_128(weights[n] - most);
           sum += weights[n];
         };
-        if (before)
-          values.add(*before, weights_before.data(), sums.data(), exponential), finish(*before, to);
-        else
+        if (before) {
+          values.add(*before, weights_before.data(), sums.data(), exponential);
+          finish(*before, to);
+        } else {
           for (size_t n = 0; n < weights.size(); ++n) exponential(n);
+        }
         total = sum;
         std::swap(weights, weights_before);
         before = &block;
       }
-      values.add(*before, weights_before.data(), sums.data(), [](int64_t) {}), finish(*before, to);
+      values.add(*before, weights_before.data(), sums.data(), [](int64_t) {});
+      finish(*before, to);
     }
   }
 
@@ -143,8 +146,8 @@ class Forward {
   Map q_map, k_map, v_map;
   Rows k_rows, v_rows;
   Window<ONE_TOKEN> keys, values;
-  Lanes total;
-  std::vector<Lanes> weights, weights_before, q, sums;  // of a block: [window, window], [d], [d]
+  Lanes total;  // of weights_before
+  std::vector<Lanes> weights, weights_before, q, sums;  // of a block: twice [column, row], [d], [d]
   Transpose transpose;
 };
 
@@ -214,6 +217,7 @@ class Backward {
       const Lanes most = keys.multiply(block, query.q, LOG2_E, query.weights);
       dout_map.columns(dout, block, query.dout);
       values.multiply(block, query.dout, 1.0f, query.dlogits);
+      // From the logits the weights, and from the derivatives by the weights those by the logits.
       Lanes total{}, mean{};
       for (int64_t n = 0; n < p.window * p.window; ++n) {
         query.weights[n] = exp2_below_128(query.weights[n] - most);

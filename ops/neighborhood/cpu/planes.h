@@ -1,14 +1,18 @@
 // How the maps of a level lie in memory while neighborhood.cpp works on them, and which keys are whose.
 //
-// A row of a map is [x][head][channel] in memory. Its transpose, a plane of (x, head) for each channel, takes a network
-// of shuffles, and in it the keys of LANES neighbouring (x, head) for one place of the window are one load, since all
-// heads have the same windows. They are not where windows are shifted, near the left and right border: the keys of the
-// blocks there are copied once per row to behind the plane. Planes exist of as many rows as a window spans.
+// A row of a map is [x][head][channel] in memory. Where the heads of a token are whole vectors, each token is
+// transposed for itself, to [head / LANES][channel][LANES], and the keys of a block are blocks, one for each place of
+// the window.
+//
+// Else the whole row is: in a plane of (x, head) for each channel the keys of LANES neighbouring (x, head) for one
+// place of the window are one load, since all heads have the same windows. They are not where windows are shifted, near
+// the left and right border: the keys of the blocks there are copied once per row to behind the plane.
+//
+// Either way there are as many rows as a window spans.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "../../cpu/lanes.h"
@@ -126,17 +130,17 @@ class Transpose {
  public:
   explicit Transpose(int64_t channels) : d(channels), part(LANES * d) {}
 
-  // Lanes without a row are 0.
-  void load(const float *from, int64_t count, Lanes *columns) {
+  // Column c becomes columns[c * step]; lanes without a row are 0.
+  void load(const float *from, int64_t count, Lanes *columns, int64_t step = 1) {
     if (count < LANES) {
       std::fill_n(std::copy_n(from, count * d, part.data()), (LANES - count) * d, 0.0f);
       from = part.data();
     }
-    gather_columns(from, d, d, columns);
+    gather_columns(from, d, d, columns, step);
   }
 
-  void store(const Lanes *columns, int64_t count, float *to) {
-    scatter_columns(columns, d, count < LANES ? part.data() : to, d);
+  void store(const Lanes *columns, int64_t count, float *to, int64_t step = 1) {
+    scatter_columns(columns, d, count < LANES ? part.data() : to, d, step);
     if (count < LANES) std::copy_n(part.data(), count * d, to);
   }
 
@@ -167,9 +171,10 @@ class Map {
     return copy;
   }
 
-  // The channels of a block of a row.
-  void columns(const float *row, const Block &block, Lanes *to) {
-    transpose.load(row + (one_token ? block.x * stride + block.head * channels : block.begin * channels), block.count, to);
+  // The channels of a block of a row, `step` vectors apart.
+  void columns(const float *row, const Block &block, Lanes *to, int64_t step = 1) {
+    const int64_t at = one_token ? block.x * stride + block.head * channels : block.begin * channels;
+    transpose.load(row + at, block.count, to, step);
   }
 
   // Starts to load a block of row y from memory, as far as the second cache: it is not needed soon. Inlined, since GCC
@@ -194,8 +199,7 @@ class Map {
 class Rows {
  public:
   Rows(const Problem &problem, const Level &of)
-      : p(problem), level(of), size(p.channels * of.plane), memory(p.span() * size), columns(p.channels),
-        transpose(p.channels) {}
+      : p(problem), level(of), size(p.channels * of.plane), memory(p.span() * size), transpose(p.channels) {}
 
   float *row(int64_t r) { return memory.data() + r % p.span() * size; }
 
@@ -206,15 +210,8 @@ class Rows {
     if (r >= level.height) return clear(r);
     const float *tokens = map.row(r);
     float *to = row(r);
-    if (p.one_token()) {
-      for (const Block &block : level.blocks)
-        map.columns(tokens, block, reinterpret_cast<Lanes *>(to + block.begin * level.unit));
-      return;
-    }
-    for (const Block &block : level.blocks) {
-      map.columns(tokens, block, columns.data());
-      for (int64_t c = 0; c < p.channels; ++c) store(to + block.begin * level.unit + c * level.channel, columns[c]);
-    }
+    for (const Block &block : level.blocks)
+      map.columns(tokens, block, reinterpret_cast<Lanes *>(to + block.begin * level.unit), level.channel / LANES);
     // Each is stored as a whole vector, and the next one over what is too much of it.
     for (int64_t c = 0; c < p.channels; ++c, to += level.channel)
       for (const Copy &copy : level.copies) store(to + copy.to, load(to + copy.from));
@@ -230,11 +227,9 @@ class Rows {
       for (int64_t c = 0; c < p.channels; ++c, to += level.channel, more += level.channel)
         store(to, load(to) + (taken ? load(more) : Lanes{}));
     }
-    for (const Block &block : level.blocks) {
-      for (int64_t c = 0; c < p.channels; ++c)
-        columns[c] = load(from + block.begin * level.unit + c * level.channel);
-      transpose.store(columns.data(), block.count, tokens + block.begin * p.channels);
-    }
+    for (const Block &block : level.blocks)
+      transpose.store(reinterpret_cast<const Lanes *>(from + block.begin * level.unit), block.count,
+                      tokens + block.begin * p.channels, level.channel / LANES);
   }
 
  private:
@@ -242,7 +237,6 @@ class Rows {
   const Level &level;
   int64_t size;
   Floats memory;
-  std::vector<Lanes> columns;
   Transpose transpose;
 };
 

@@ -11,8 +11,6 @@
 
 #include "planes.h"
 
-#define LGRNET_MEMBER __attribute__((always_inline))
-
 namespace neighborhood {
 
 // Calls step(a number C known to the compiler, the first channel) for the channels in parts of C.
@@ -25,7 +23,7 @@ LGRNET_INLINE void in_parts(int64_t channels, Step step) {
   for (; c < channels; ++c) step(std::integral_constant<int, 1>{}, c);
 }
 
-// A block of queries: q and dout [d]; the weights, and the derivatives by the logits, for each key of the windows.
+// A block of queries: q and dout [d]; the weights, and the derivatives by the logits, [column, row] of the window.
 struct Query {
   Lanes *q, *dout, *weights, *dlogits;
 };
@@ -40,8 +38,8 @@ struct Series {
 
 // Adds to a block of keys, at `at` of some rows, for all channels: vectors(i)[channel] * factors(i)[row] for i < count.
 template <class Vectors, class Factors>
-LGRNET_INLINE void collect(const std::vector<float *> &rows, int64_t at, int64_t channels, int64_t channel, int64_t count,
-                           Vectors vectors, Factors factors) {
+LGRNET_INLINE void collect(const std::vector<float *> &rows, int64_t at, int64_t channels, int64_t channel,
+                           int64_t count, Vectors vectors, Factors factors) {
   in_parts<LANES == 16 ? 4 : 2>(channels, [&](auto part, int64_t first) LGRNET_MEMBER {
     constexpr int C = decltype(part)::value;
     const auto add = [&](auto some, int64_t from) LGRNET_MEMBER {
@@ -162,11 +160,11 @@ class PlaneSums {
     if (level.inner_end == 0) return;
     const int64_t near = p.reach() * p.heads;
     for (int64_t n = (level.inner_begin - near) / LANES * LANES; n < level.inner_end + near; n += LANES) {
-      const int64_t first = halo + n + near, step = p.dilation * p.heads;
       const auto sum = [&](const std::vector<float *> &rows, const float *vectors, const float *factors) LGRNET_MEMBER {
+        const int64_t first = halo + n + near, step = p.dilation * p.heads, column = p.window * span;
         collect(rows, n, p.channels, level.channel, p.window,
                 [&](int64_t i) LGRNET_MEMBER { return Series{vectors + first - i * step, span}; },
-                [&](int64_t i) LGRNET_MEMBER { return Series{factors + i * p.window * span + first - i * step, span}; });
+                [&](int64_t i) LGRNET_MEMBER { return Series{factors + first - i * step + i * column, span}; });
       };
       sum(dkeys, q_planes.data(), dlogit_planes.data());
       sum(dvalues, dout_planes.data(), weight_planes.data());
