@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 from torch import Tensor
 
@@ -88,6 +90,23 @@ class Op:
     peers: tuple[Peer, ...]
     modes: tuple[str, ...] = ("fwd", "fwdbwd")
     dtypes: tuple[str, ...] = ("fp32", "bf16")
+
+
+def emulated_bf16(case: Case, mode: str, device: str) -> str | None:
+    """A `refuses` for networks in bf16: without instructions for it a processor takes ten times as long as in fp32.
+
+    Small cases run all the same, and those with PVTv2-B0, whose memory is of interest.
+    """
+    if device != "cpu" or case.sizes.get("small") or any("bf16" in flag for flag in _processor_flags()):
+        return None
+    return "this processor computes bfloat16 by software only"
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    """What the processor says it can do; empty where Linux does not tell."""
+    path = Path("/proc/cpuinfo")
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.exists() else frozenset()
 
 
 def only_on(device_type: str) -> Callable[[Case, str, str], str | None]:

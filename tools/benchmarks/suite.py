@@ -61,14 +61,14 @@ class Part:
 
 SUITES = {
     "cpu": (
-        Part("scan"),
+        Part("scan", ("B=1 K=4 L=120", "B=1 K=4 L=1200", "B=1 K=4 L=6000", "B=1 K=2 L=120")),
         Part("neighborhood", ("T=6",)),
         Part("deform", ("T=6",)),
         Part("depthwise"),
         Part("heads"),
         Part("loss"),
         Part("backbone"),
-        Part("model", ("T=6", "B0 T=60", "B0 T=600")),
+        Part("model", ("T=6",)),
         Part("train"),
     ),
     "cuda": (
