@@ -20,8 +20,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, inputs, h, w] -> [batch, outputs, h, w]"""
-        x = self.norm(self.conv(x))
-        return F.relu(x) if self.relu else x
+        norm = self.norm
+        # The module refuses a single frame whose map is one pixel, though its groups have several channels.
+        x = torch.group_norm(self.conv(x), norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return F.relu(x, inplace=True) if self.relu else x
 
 
 @dataclass(frozen=True)
