@@ -25,6 +25,25 @@ class Backend:
     why_not: Callable[[Tensor], str | None] = lambda like: None
 
 
+def check_tensors(**tensors: Tensor | None) -> None:
+    """Raises ValueError unless all are floating-point tensors on one device; a kernel would read another's memory.
+
+    Those that are None are passed over.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first = next(iter(given))
+    for name, tensor in given.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tensor.dtype}, expected a floating-point type; convert it with .float()")
+        check_device(name, tensor, first, given[first])
+
+
+def check_device(name: str, tensor: Tensor, first: str, like: Tensor) -> None:
+    """Raises ValueError when a tensor is on another device than one that is called `first`."""
+    if tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device}, {first} on {like.device}; move both to one device")
+
+
 def choose(
     backends: Mapping[str, Backend], wanted: str, like: Tensor, peers: Mapping[str, Callable] | None = None
 ) -> Callable:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lgrnet.ops import gpu
-from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.backends import Backend, check_tensors, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.deform.cpu import ms_deform_attn_cpu
 from lgrnet.ops.deform.reference import ms_deform_attn_reference
@@ -44,7 +44,7 @@ def ms_deform_attn(
                    "triton" (CUDA, float32 inside) or "reference"
 
     Sampling is bilinear with pixel centres at half numbers, and zero outside of a level.
-    Returns [B, Q, heads * d]. Raises ValueError for shapes that do not fit together,
+    Returns [B, Q, heads * d]. Raises ValueError for shapes, types or devices that do not fit,
     and BackendError (a ValueError) for a backend that is unknown or cannot do this.
     """
     if value.ndim != 4 or offsets.ndim != 6:
@@ -63,4 +63,5 @@ def ms_deform_attn(
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape} for levels {tuple(shapes)}")
+    check_tensors(value=value, offsets=offsets, weight_logits=weight_logits, reference=reference)
     return choose(BACKENDS, backend, value)(value, offsets, weight_logits, reference, tuple(map(tuple, shapes)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.backends import Backend, check_tensors, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.depthwise.cpu import depthwise_gelu_cpu
 from lgrnet.ops.depthwise.reference import depthwise_gelu_reference
@@ -31,8 +31,8 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, in
              "reference"
 
     The map is zero outside; the GELU is the exact one, x Phi(x). Returns [B, H * W, C].
-    Raises ValueError for shapes that do not fit together, and BackendError (a ValueError) for a backend that is unknown
-    or cannot do this.
+    Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that
+    is unknown or cannot do this.
     """
     height, width = shape
     if x.ndim != 3 or min(height, width) < 0 or x.shape[1] != height * width:
@@ -41,4 +41,5 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, in
     for name, (tensor, size) in expected.items():
         if tuple(tensor.shape) != size:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {size} for {x.shape[2]} channels")
+    check_tensors(x=x, weight=weight, bias=bias)
     return choose(BACKENDS, backend, x)(x, weight, bias, (height, width))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lgrnet.ops import gpu
-from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.backends import Backend, check_tensors, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.neighborhood.cpu import neighborhood_attention_cpu
 from lgrnet.ops.neighborhood.peers import neighborhood_attention_natten
@@ -51,7 +51,7 @@ def neighborhood_attention(
     backend      "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside),
                  "triton" (CUDA, float32 inside), "reference", or "natten": NATTEN, on a CPU without gradients
 
-    Returns [B, T, S, heads, d]. Raises ValueError for shapes that do not fit together, and BackendError (a
+    Returns [B, T, S, heads, d]. Raises ValueError for shapes, types or devices that do not fit, and BackendError (a
     ValueError) for a backend that is unknown, not installed, or cannot do this.
     """
     tokens = sum(h * w for h, w in shapes)
@@ -62,5 +62,6 @@ def neighborhood_attention(
         )
     if window < 1 or window % 2 == 0 or dilation < 1:
         raise ValueError(f"window is {window}, dilation {dilation}; expected an odd window and a dilation of 1 or more")
+    check_tensors(q=q, k=k, v=v)
     attention = choose(BACKENDS, backend, q, PEERS)
     return attention(q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)

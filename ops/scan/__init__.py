@@ -5,10 +5,11 @@ Legend: B clips, L tokens, D channels, G directions, R rank of the time step, N 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lgrnet.ops import gpu
-from lgrnet.ops.backends import Backend, choose
+from lgrnet.ops.backends import Backend, check_device, check_tensors, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.scan.cpu import selective_scan_cpu
 from lgrnet.ops.scan.peers import selective_scan_mamba_ssm
@@ -61,8 +62,8 @@ def selective_scan(
                    "mamba_ssm": mamba-ssm, without initial_state and float64
 
     Returns y [B, L, D] in the type of x; the state is kept in float32 (float64 for float64 input).
-    Raises ValueError for shapes that do not fit together, and BackendError (a ValueError) for a backend that is
-    unknown, not installed, or cannot do this.
+    Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that
+    is unknown, not installed, or cannot do this.
     """
     _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state)
     scan = choose(BACKENDS, backend, x, PEERS)
@@ -91,5 +92,9 @@ def _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state) -> No
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-    if order.is_floating_point():
+    check_tensors(
+        x=x, dt=dt, B=B, C=C, dt_weight=dt_weight, dt_bias=dt_bias, A=A, skip=skip, initial_state=initial_state
+    )
+    check_device("order", order, "x", x)
+    if order.is_floating_point() or order.is_complex() or order.dtype == torch.bool:
         raise ValueError(f"order is {order.dtype}, expected an integer type")

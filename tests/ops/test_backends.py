@@ -7,7 +7,7 @@ import ctypes
 import pytest
 import torch
 
-from lgrnet.ops import cpu
+from lgrnet.ops import cpu, depthwise_gelu, ms_deform_attn, neighborhood_attention, selective_scan
 from lgrnet.ops.backends import Backend, BackendError, choose
 
 LIKE = torch.zeros(1)
@@ -94,3 +94,44 @@ def test_a_library_of_another_release_is_refused(folder, monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda path: Library(path, version=0))
     with pytest.raises(cpu.LibraryError, match=f"of version 0, this lgrnet needs {cpu.VERSION}"):
         cpu.library()
+
+
+def tokens(*shape, **kind):
+    return torch.rand(shape, **kind)
+
+
+def scan_arguments(**changes):
+    given = {"x": tokens(1, 6, 4), "dt": tokens(1, 6, 1, 2), "B": tokens(1, 6, 1, 3), "C": tokens(1, 6, 1, 3)}
+    given |= {"dt_weight": tokens(1, 4, 2), "dt_bias": tokens(1, 4), "A": -tokens(1, 4, 3), "skip": tokens(1, 4)}
+    return given | {"order": torch.arange(6)[None]} | changes
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: selective_scan(**scan_arguments(A=tokens(1, 4, 3, device="meta"))), "A is on meta, x on cpu"),
+        (lambda: selective_scan(**scan_arguments(order=torch.arange(6, device="meta")[None])), "order is on meta"),
+        (lambda: selective_scan(**scan_arguments(dt=torch.ones(1, 6, 1, 2, dtype=torch.int64))), "dt is torch.int64"),
+        (lambda: selective_scan(**scan_arguments(order=torch.ones(1, 6, dtype=torch.bool))), "order is torch.bool"),
+        (
+            lambda: neighborhood_attention(
+                *(tokens(1, 2, 9, 2, 4, device=d) for d in ("cpu", "meta", "cpu")), [(3, 3)], 3
+            ),
+            "k is on meta, q on cpu",
+        ),
+        (
+            lambda: ms_deform_attn(
+                tokens(1, 9, 2, 4), tokens(1, 5, 2, 1, 2, 2), tokens(1, 5, 2, 2).int(), tokens(1, 5, 1, 2), [(3, 3)]
+            ),
+            "weight_logits is torch.int32",
+        ),
+        (
+            lambda: depthwise_gelu(tokens(1, 9, 4), tokens(4, 1, 3, 3), tokens(4, device="meta"), (3, 3)),
+            "bias is on meta, x on cpu",
+        ),
+    ],
+)
+def test_types_and_devices_that_do_not_fit_are_named(call, message):
+    """A kernel would read memory that is not there."""
+    with pytest.raises(ValueError, match=message):
+        call()
