@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from benchmarks.clock import Clock
 from lgrnet.ops import gpu
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -120,17 +121,6 @@ def attempt(name: str, work: Callable[[], Iterable[Check]]) -> Iterator[Check]:
 
 def milliseconds(work: Callable[[], object], device: str, rounds: int) -> float:
     """The median time of a call, after a discarded one; on a GPU by events on its stream."""
-    times = []
-    for turn in range(rounds + 1):
-        if device == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            times += [start.elapsed_time(end)] * (turn > 0)
-        else:
-            start = time.perf_counter()
-            work()
-            times += [(time.perf_counter() - start) * 1000] * (turn > 0)
-    return float(torch.tensor(times).median())
+    clock = Clock("cuda" if device == "cuda" else "wall")
+    work()
+    return float(torch.tensor([clock(work) for _ in range(rounds)]).median())
