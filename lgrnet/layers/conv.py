@@ -9,20 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's group norm, also of a single frame whose map is one pixel: its groups have several channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, C, h, w] -> the same shape"""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, group norm, and a ReLU on request; maps are [batch, C, h, w]."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, groups: int = 32, relu: bool = False):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-        self.norm = nn.GroupNorm(groups, outputs)
+        self.norm = GroupNorm(groups, outputs)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, inputs, h, w] -> [batch, outputs, h, w]"""
-        norm = self.norm
-        # The module refuses a single frame whose map is one pixel, though its groups have several channels.
-        x = torch.group_norm(self.conv(x), norm.num_groups, norm.weight, norm.bias, norm.eps)
+        x = self.norm(self.conv(x))
         return F.relu(x, inplace=True) if self.relu else x
 
 
@@ -59,7 +65,7 @@ class ClipProjection(nn.Module):
         if outputs % groups:
             raise ValueError(f"outputs is {outputs}, expected a multiple of groups = {groups}")
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.norm = nn.GroupNorm(groups, outputs)
+        self.norm = GroupNorm(groups, outputs)
 
     def project(self, x: Tensor) -> Tensor:
         """[B, T, inputs, h, w] -> [B, T, outputs, h, w]"""
