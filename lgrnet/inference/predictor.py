@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.data.transforms import as_size, check_eval_rule, resize_for_eval
+from lgrnet.models.segmenter import in_unit_range
 from lgrnet.records import DataError, Prediction, VideoRecord, read_frame
 from lgrnet.structures import ClipInfo
 
@@ -103,7 +104,7 @@ class Predictor:
         video = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # [T, 3, H, W]
         video = pad_to_stride(video, self.model.stride)[None]
         infer = getattr(self.model, "infer", None)
-        output = self.model(video.float().div(255)) if infer is None else infer(video)
+        output = self.model(in_unit_range(video)) if infer is None else infer(video)
         options = {"candidates": True} if candidates else {}
         return self.model.predict(output, info, **options)
 

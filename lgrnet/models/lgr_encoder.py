@@ -241,9 +241,8 @@ class LGREncoder(nn.Module):
     def tokens(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Shapes]:
         """Maps [B, T, C, h, w] of each level -> tokens [B, T, S, C] and the shapes of the levels."""
         levels = [maps[k] for k in TOKEN_LEVELS]
-        return torch.cat([m.flatten(3).transpose(2, 3) for m in levels], dim=2), tuple(
-            tuple(m.shape[-2:]) for m in levels
-        )
+        shapes = tuple(tuple(m.shape[-2:]) for m in levels)
+        return torch.cat([m.flatten(3).transpose(2, 3) for m in levels], dim=2), shapes
 
     def maps(self, tokens: Tensor, shapes: Shapes) -> dict[str, Tensor]:
         """The way back of `tokens`, without a copy."""

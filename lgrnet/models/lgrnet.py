@@ -50,11 +50,10 @@ class LGRNet(Segmenter):
     def features(self, frames: Tensor) -> dict[str, Tensor]:
         """Normalised frames [B, T, 3, H, W] -> res2..res5, each [B, T, C_level, h, w]"""
         flat = frames.flatten(0, 1)
-        if self.training:
-            maps = self.backbone(flat)
-        else:
-            chunks = [self.backbone(chunk) for chunk in flat.split(frames_at_once(self.frame_chunk, flat.device))]
-            maps = {k: torch.cat([chunk[k] for chunk in chunks]) for k in LEVELS}
+        size = len(flat) if self.training else frames_at_once(self.frame_chunk, flat.device)
+        maps, *others = [self.backbone(chunk) for chunk in flat.split(size)]
+        if others:  # a single chunk is not copied
+            maps = {k: torch.cat([chunk[k] for chunk in (maps, *others)]) for k in LEVELS}
         return {k: maps[k].unflatten(0, frames.shape[:2]) for k in LEVELS}
 
     def forward(self, frames: Tensor) -> SegOutput:
