@@ -123,8 +123,10 @@ def _write(rows: Sequence[runner.Row], facts: dict[str, object], options: argpar
     if options.suite is not None:
         threads = "one thread" if options.threads == 1 else f"{options.threads} threads"
         threads = "one GPU, fp32 without TF32" if options.device == "cuda" else threads
-        settings = f"{threads}, {_settings(options).clock} time, up to {options.rounds} rounds"
-        command = f"python tools/benchmark.py --suite {options.suite}"
+        settings = (
+            f"{threads}, {_settings(options).clock} time, up to {options.rounds} rounds in {options.budget:g} s a peer"
+        )
+        command = f"python tools/benchmark.py --suite {options.suite} --budget {options.budget:g}"
         suite.rewrite(options.page, options.suite, suite.page(rows, facts, command, settings))
 
 
