@@ -27,10 +27,6 @@ FLAGS = {
 class BuildKernels(build_ext):
     """Libraries with a plain C interface instead of Python modules."""
 
-    def finalize_options(self):
-        super().finalize_options()
-        self.parallel = self.parallel or True  # as many at a time as there are processors
-
     def get_export_symbols(self, ext):
         return []
 
