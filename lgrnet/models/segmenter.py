@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -111,22 +109,18 @@ class PerFrame(Segmenter):
 
     def forward(self, frames: Tensor) -> SegOutput:
         """frames [B, T, 3, H, W] in 0..1 -> mask_logits [B, channels, T, h, w] and their activation"""
-        return self._of_parts(self._parts(frames))
+        size = frames.shape[1] if self.training else frames_at_once(self.frame_chunk, frames.device)
+        parts = (self.normalise(part) for part in frames.split(size, dim=1))
+        logits = torch.cat([self.net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts], dim=1)
+        activation = "softmax" if self.decision == "softmax" else "sigmoid"
+        return SegOutput(logits.transpose(1, 2), activation=activation)
 
     @torch.no_grad()
     def infer(self, frames: Tensor) -> SegOutput:
-        """See `Segmenter.infer`."""
-        return self._of_parts(map(in_unit_range, self._parts(frames)))
-
-    def _parts(self, frames: Tensor) -> tuple[Tensor, ...]:
-        size = frames.shape[1] if self.training else frames_at_once(self.frame_chunk, frames.device)
-        return frames.split(size, dim=1)
-
-    def _of_parts(self, parts: Iterable[Tensor]) -> SegOutput:
-        normalised = map(self.normalise, parts)
-        logits = torch.cat([self.net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in normalised], dim=1)
-        activation = "softmax" if self.decision == "softmax" else "sigmoid"
-        return SegOutput(logits.transpose(1, 2), activation=activation)
+        """See `Segmenter.infer`; hooks of the model see every part."""
+        size = frames_at_once(self.frame_chunk, frames.device)
+        parts = [self(in_unit_range(part)) for part in frames.split(size, dim=1)]
+        return SegOutput(torch.cat([part.mask_logits for part in parts], dim=2), activation=parts[0].activation)
 
     @torch.no_grad()
     def predict(self, output: SegOutput, info: ClipInfo) -> Prediction:
