@@ -1,13 +1,13 @@
-"""Polyp images: PraNet's training and test archives, Kvasir-SEG, CVC-ClinicDB and PolypGen, each as its reader wants it.
+"""Polyp images: PraNet's training and test archives, Kvasir-SEG, CVC-ClinicDB and PolypGen, as their readers want them.
 
     python data_prep/polyp_images.py --set pranet --src TrainDataset.zip TestDataset.zip --dst data/polyps
     python data_prep/polyp_images.py --set kvasir_seg --src kvasir-seg.zip --dst data/Kvasir-SEG
     python data_prep/polyp_images.py --set cvc_clinicdb --src CVC-ClinicDB --dst data/CVC-ClinicDB
     python data_prep/polyp_images.py --set polypgen --src PolypGen2021_MultiCenterData_v3.zip --dst data/svanet/PolypGen
 
-The first three become `images` and `masks` (PraNet's in TrainDataset and TestDataset/<set>), files as they are. PolypGen
-becomes train, val, test and `mask` with class indices, see `data_prep/polypgen.py`. The sources are only read; a run that
-was stopped goes on where it was.
+The first three become `images` and `masks` (PraNet's in TrainDataset and TestDataset/<set>), files as they are.
+PolypGen becomes train, val, test and `mask` with class indices, see `data_prep/polypgen.py`. The sources are only read;
+a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations

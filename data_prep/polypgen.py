@@ -1,9 +1,9 @@
 """PolypGen (version 3 of its archive) as SvANet's layout wants it; used by polyp_images.py.
 
-Stills are `data_C<n>/images_C<n>/x.jpg` with `masks_C<n>/x_mask.jpg`, sequences `sequenceData/positive/seq<n>/` likewise,
-and `sequenceData/negativeOnly/seq<n>_neg/x.jpg` show no polyp and have no masks: empty ones are written. How SvANet
-divides them is not published; here a sequence stays in one part, and stills, positive and negative sequences are divided
-each by the same shares.
+Stills are `data_C<n>/images_C<n>/x.jpg` with `masks_C<n>/x_mask.jpg`, sequences `sequenceData/positive/seq<n>/`
+likewise, and `sequenceData/negativeOnly/seq<n>_neg/x.jpg` show no polyp and have no masks: empty ones are written. How
+SvANet divides them is not published; here a sequence stays in one part, and stills, positive and negative sequences are
+divided each by the same shares.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ def divide(images: Files, shares: Sequence[float], seed: int, test_centre: str |
     """Which part each image belongs to; every sequence is in one. Raises DataError for shares that are none."""
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise DataError(f"--shares are {tuple(shares)}; expected three numbers that are not negative and add up to 1")
-    if test_centre is not None and test_centre not in {group for group, _ in images}:
-        raise DataError(
-            f"--test_centre is {test_centre}; the images are of {', '.join(sorted({g for g, _ in images}))}"
-        )
+    present = sorted({group for group, _ in images}, key=natural_key)
+    if test_centre is not None and test_centre not in present:
+        raise DataError(f"--test_centre is {test_centre}; the images are of {', '.join(present)}")
     kinds: dict[str, dict[object, list[Key]]] = defaultdict(lambda: defaultdict(list))
     for key in sorted(images, key=lambda key: (natural_key(key[0]), natural_key(key[1]))):
         kind = "still" if key[0].startswith("C") else "negative" if key[0].endswith("_neg") else "positive"

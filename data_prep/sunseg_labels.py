@@ -1,7 +1,7 @@
 """The labels of SUN-SEG beside its masks: the class of each frame, and boxes; used by sunseg.py.
 
-Their files come with defects: null bytes in classification.txt, a box file that is not valid JSON. They are mended where
-that is possible, and never in the way of the masks.
+Their files come with defects: null bytes in classification.txt, a box file that is not valid JSON. They are mended
+where that is possible, and never in the way of the masks.
 """
 
 from __future__ import annotations

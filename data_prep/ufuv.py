@@ -2,9 +2,9 @@
 
     python data_prep/ufuv.py --src uterus_myoma.zip --dst data/ufuv
 
-Reads an archive or a folder with `<variant>/{train,test}/{Frame,GT,Box}/<video>/`, the folder of the variant may be left
-out. `--variant` chooses the division into training and test: temp8 is that of the published config. Box (the weak labels)
-is taken along where it is there. The sources are only read; a run that was stopped goes on where it was.
+Reads an archive or a folder with `<variant>/{train,test}/{Frame,GT,Box}/<video>/`; the variant's folder may be left
+out. `--variant` chooses the division into training and test: temp8 is that of the published config. Box (the weak
+labels) is taken along where it is there. The sources are only read; a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
