@@ -52,7 +52,7 @@ def find_files(images: Iterable[Entry], parts: Iterable[str]) -> dict[tuple[str,
     for entry in images:
         above, _, folder = entry.name.rpartition("/")[0].rpartition("/")
         kind = _KINDS.get("".join(filter(str.isalpha, folder.lower())))
-        part = next((part for part in parts if f"/{above}".endswith(f"/{part}")), None)
+        part = next((part for part in parts if not part or f"/{above}".endswith(f"/{part}")), None)
         if kind is not None and part is not None:
             found[part, kind].append((("", entry.stem), entry))
     if not found:

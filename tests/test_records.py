@@ -14,6 +14,7 @@ from PIL import Image
 from lgrnet.records import (
     DataError,
     VideoRecord,
+    benchmark_key,
     check_label_map,
     class_masks,
     frame_size,
@@ -58,8 +59,13 @@ def test_listing_orders_numbers_as_numbers_or_as_strings(root):
     by_name = list_videos(root, order="name")
     assert [r.name for r in by_name] == ["a10", "a2"]
     assert by_name[1].frame_names == ("x1", "x10", "x2")
-    with pytest.raises(DataError, match='"natural" or "name"'):
+    with pytest.raises(DataError, match='"natural", "name" or "benchmark"'):
         list_videos(root, order="size")
+
+
+def test_the_benchmarks_order_of_sun_seg_names():
+    names = ["M_2019_1_001-1_a2_ayy_image9", "M_2018_1_001-1_a10_image1", "M_2018_1_002-1_a1_image1", "x2", "x10"]
+    assert sorted(reversed(names), key=benchmark_key) == names
 
 
 def test_natural_order_of_sun_seg_names():

@@ -56,7 +56,7 @@ MICCAI_VPS_SPLITS = {
 """Split -> its folder, and how many videos the published split has."""
 
 
-def sunseg(root: str | Path, split: str, order: str = "natural") -> list[VideoRecord]:
+def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[VideoRecord]:
     """A split of SUN-SEG; "easy" and "hard" pool seen and unseen without moving a file.
 
     root   the folder that holds TrainDataset, TestEasyDataset and TestHardDataset (or its parent)

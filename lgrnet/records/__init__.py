@@ -44,6 +44,7 @@ __all__ = [
     "LabelMap",
     "Prediction",
     "VideoRecord",
+    "benchmark_key",
     "check_label_map",
     "check_sizes",
     "check_values",
@@ -189,6 +190,13 @@ def natural_key(name: str) -> tuple:
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
+def benchmark_key(name: str) -> tuple:
+    """Sorts frames of SUN-SEG as the benchmark does: by the number after the last `_` before the first `-`, the one
+    after `_a`, and the one after `_image`. Other names come after them, by `natural_key`."""
+    numbers = re.match(r"[^-]*_(\d+)-.*?_a(\d+).*?_image(\d+)", name)
+    return numbers is None, tuple(map(int, numbers.groups())) if numbers else (), natural_key(name)
+
+
 def list_videos(
     root: str | Path,
     frames: str = "Frame",
@@ -202,7 +210,8 @@ def list_videos(
     """The videos of a folder in the one layout: `<root>/<frames>/<video>/*` and `<root>/<masks>/<video>/*`.
 
     masks          folder of the masks; None: nothing is annotated
-    order          of frames and videos: "natural" compares numbers as numbers, "name" compares strings (published)
+    order          of frames and videos: "natural" compares numbers as numbers, "name" compares strings (published),
+                   "benchmark" is that of SUN-SEG's benchmark
     videos         names to take, in this order; None: all
     meta           goes into every record
     require_masks  False: frames without a mask are not annotated (their mask is None) instead of an error
@@ -278,9 +287,10 @@ def count_and_name(names: Sequence[str], noun: str, limit: int = 5) -> str:
 
 
 def _order_key(order: str):
-    if order not in ("natural", "name"):
-        raise DataError(f'order is {order!r}; expected "natural" or "name"')
-    return natural_key if order == "natural" else str
+    keys = {"natural": natural_key, "name": str, "benchmark": benchmark_key}
+    if order not in keys:
+        raise DataError(f'order is {order!r}; expected "natural", "name" or "benchmark"')
+    return keys[order]
 
 
 def _folders(path: Path) -> set[str]:
