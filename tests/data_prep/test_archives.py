@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 import stat
 import struct
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -213,3 +215,14 @@ def test_names_that_are_odd_but_legal():
     for name in ("a b/'c\".jpg", "new\nline.jpg", "ü/日本.jpg", "x" * 255, "a..b/..c"):
         assert safe_name(name, "archive") == name
     assert shown("new\nline") == r"'new\nline'" and shown("日本") == "日本"
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="needs the program zip, which Python has no writer for")
+def test_a_password_opens_what_zip_has_locked(tmp_path):
+    write_any("folder", tmp_path / "src", FILES)
+    command = ["zip", "-q", "-r", "-P", "a b'c", str(tmp_path / "x.zip"), "."]
+    subprocess.run(command, cwd=tmp_path / "src", check=True)
+    source = open_source(tmp_path / "x.zip", "a b'c")
+    assert {name: stream.read() for name, stream in source.streams(FILES)} == FILES
+    with pytest.raises(DataError, match="does not open with this --password|damaged"):
+        open_source(tmp_path / "x.zip", "wrong").read("e.bin")
