@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import backbone, deform, depthwise, heads, loss, model, neighborhood, report, scan
+from benchmarks import backbone, deform, depthwise, heads, loss, metrics, model, neighborhood, report, scan
 from benchmarks.contest import Case, Op
 from benchmarks.runner import Row
 
@@ -22,6 +22,7 @@ OPS: dict[str, Op] = {
         backbone.OP,
         model.OP,
         model.TRAIN,
+        metrics.OP,
     )
 }
 TITLES = {
@@ -34,6 +35,7 @@ TITLES = {
     "backbone": "PVTv2-B2, 6 frames of 352 x 352 (peers: the plain net of timm)",
     "model": "LGRNet with PVTv2-B2, inference at 352 x 352",
     "train": "LGRNet with PVTv2-B2, a training step at 352 x 352",
+    "metrics": "All numbers of the VPS protocol of one frame",
 }
 
 
