@@ -24,6 +24,7 @@ ROWS = (
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 SHIPPED = ("lgrnet", "ops", "tools", "data_prep", "main.py")
 WITHOUT_TORCH = ("lgrnet/evaluation", "lgrnet/records", "lgrnet/visualize.py", "lgrnet/data/phantom.py", "data_prep")
+WITHOUT_TORCH += ("tools/check_data.py", "tools/data_checks")
 OPTIONAL = ("triton", "detectron2", "mamba_ssm", "natten")
 TOP = {"lgrnet", "configs", "tools", "ops", "data_prep", "tests"}
 IGNORED = {"build", "dist", "runs", "data", "weights", "__pycache__", "htmlcov"}

@@ -31,29 +31,8 @@ from lgrnet.records import (
     read_clip,
     read_mask,
 )
+from lgrnet.records.published import MICCAI_VPS_SPLITS, SUNSEG_SPLITS, sun_case
 from lgrnet.structures import Clip, ClipInfo, Targets
-
-SUNSEG_SPLITS = {
-    "train": (("TrainDataset",), 112),
-    "easy_seen": (("TestEasyDataset/Seen",), 33),
-    "easy_unseen": (("TestEasyDataset/Unseen",), 86),
-    "hard_seen": (("TestHardDataset/Seen",), 17),
-    "hard_unseen": (("TestHardDataset/Unseen",), 37),
-    "easy": (("TestEasyDataset/Seen", "TestEasyDataset/Unseen"), 119),
-    "hard": (("TestHardDataset/Seen", "TestHardDataset/Unseen"), 54),
-}
-"""Split -> its folders, and how many clips the published split has."""
-
-MICCAI_VPS_SPLITS = {
-    "kvasir_train": ("Kvasir-SEG", 1),
-    "mayo_train": ("VPS-TrainSet/ASU-Mayo_Clinic/Train", 10),
-    "cvc300_train": ("VPS-TrainSet/CVC-ColonDB-300/Train", 6),
-    "cvc612_train": ("VPS-TrainSet/CVC-ClinicDB-612/Train", 18),
-    "cvc300_tv": ("VPS-TestSet/CVC-ColonDB-300", 6),
-    "cvc612_test": ("VPS-TestSet/CVC-ClinicDB-612-Test", 5),
-    "cvc612_val": ("VPS-TestSet/CVC-ClinicDB-612-Valid", 5),
-}
-"""Split -> its folder, and how many videos the published split has."""
 
 
 def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[VideoRecord]:
@@ -80,7 +59,7 @@ def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[Video
     for part in parts:
         for record in _sunseg_part(base, part, order):
             name = record.name if record.name not in records else f"{Path(part).name}_{record.name}"
-            meta = {"dataset": "sunseg", "split": split, "patient": _case(record.name)}
+            meta = {"dataset": "sunseg", "split": split, "patient": sun_case(record.name)}
             records[name] = replace(record, name=name, meta=meta)
     return counted("SUN-SEG", split, list(records.values()), published)
 
@@ -312,11 +291,6 @@ def _tests(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in ("TrainDataset", "TestEasyDataset", "TestHardDataset"))
 
 
-def _case(clip: str) -> str:
-    """The SUN case that a clip comes from: case12_3 -> case12."""
-    return clip.partition("_")[0]
-
-
 def _filled(folder: Path) -> bool:
     return any(path.is_dir() for path in folder.glob("Frame/*"))
 
@@ -336,8 +310,8 @@ def _sunseg_part(base: Path, part: str, order: str) -> list[VideoRecord]:
     trained = base / "TrainDataset" / "Frame"
     if not trained.is_dir():
         raise DataError(f"{folder} pools seen and unseen clips; to tell them apart {trained} must be there")
-    cases = {_case(path.name) for path in trained.iterdir()}
-    return [record for record in records if (_case(record.name) in cases) == part.endswith("/Seen")]
+    cases = {sun_case(path.name) for path in trained.iterdir()}
+    return [record for record in records if (sun_case(record.name) in cases) == part.endswith("/Seen")]
 
 
 def _either_nesting(folder: Path, order: str) -> tuple[list[VideoRecord], bool]:

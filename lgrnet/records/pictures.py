@@ -14,8 +14,10 @@ MAX_PIXELS = 64_000_000
 """The largest image that is decoded: an 8K frame has 33 million pixels, a decompression bomb far more."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+"""What Pillow may take a file for; others of its decoders are never run."""
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises for files that it cannot read."""
 
 
 class DataError(ValueError):
@@ -25,11 +27,11 @@ class DataError(ValueError):
 def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS, decode: bool = True) -> Image.Image:
     """A decoded image, or its header; the size is checked before anything is decoded. Raises DataError."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
                 return image.copy() if decode else image
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({error}); it is missing, damaged, cut short or no image") from error
     raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
 
