@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from lgrnet import distributed
-from lgrnet.evaluation import Evaluator, Protocol, read_annotation, write_report
+from lgrnet.evaluation import Evaluator, Protocol, ScoredSet, read_annotation, write_html, write_report
 from lgrnet.inference.predictor import Predictor
-from lgrnet.inference.writers import save_frames_sheet, save_masks, save_overlays
+from lgrnet.inference.writers import report_pictures, save_frames_sheet, save_masks, save_overlays
 from lgrnet.records import DataError, VideoRecord
 
 _LINES = 8
@@ -30,6 +30,7 @@ def evaluate_sets(
     pictures: int = 4,
     weights: Path | None = None,
     facts: Mapping[str, object] | None = None,
+    origin: Mapping[str, object] | None = None,
     say: Callable[[str], None] = lambda text: None,
     protocols: Sequence[Protocol] | None = None,
     resize: str = "bilinear",
@@ -42,13 +43,14 @@ def evaluate_sets(
                same at every evaluation
     weights    the file that the model came from, its hash stands in the report
     facts      more to keep in report.json
+    origin     still more for report.html: config, command, versions
     say        told on rank 0 how far its share of a set is
     protocols  all stand in the reports; the first one's scores are returned, its first metric chooses the pictures.
                None: the evaluator's own, LGRNet's Dice and IoU
     resize     how frames come to `size`, see `lgrnet.data.transforms.resize_for_eval`
 
     Returns set -> metric -> value on rank 0, {} on the others. `folder` then holds report.json, scores.csv,
-    frames.csv, report.md, and per set web/<video>/<frame>.png and pictures/. Raises DataError for a set
+    frames.csv, report.md, report.html, and per set web/<video>/<frame>.png and pictures/. Raises DataError for a set
     without annotated frames before anything is predicted, and for wrong files of a video before that video is.
     """
     folder = Path(folder)
@@ -72,6 +74,10 @@ def evaluate_sets(
     if not evaluators:
         return {}
     write_report(evaluators, folder, facts)
+    pages = [
+        ScoredSet(e.result(), e.rows, report_pictures(sets[e.set_name], folder / e.set_name / "web")) for e in evaluators
+    ]
+    write_html(folder / "report.html", pages, {**(facts or {}), **(origin or {})})
     return {e.set_name: dict(e.result()["scores"][e.first.id]) for e in evaluators}
 
 

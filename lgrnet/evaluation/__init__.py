@@ -3,6 +3,7 @@
 from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.html_report import Picture, Pictures, ScoredSet, write_html
 from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
 from lgrnet.evaluation.report import plain_json, write_report
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
@@ -13,12 +14,16 @@ __all__ = [
     "Evaluator",
     "FrameRow",
     "LGRNetProtocol",
+    "Picture",
+    "Pictures",
     "Protocol",
     "SSFormerTestProtocol",
     "Score",
+    "ScoredSet",
     "StudyProtocol",
     "SvANetSizeProtocol",
     "plain_json",
     "read_annotation",
+    "write_html",
     "write_report",
 ]
