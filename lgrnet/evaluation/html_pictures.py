@@ -28,12 +28,12 @@ class Picture:
     """What there is to show of one frame.
 
     frame  uint8 [H, W, 3]; None where only masks are known
-    truth  bool [K, H, W]
-    found  bool [K, H, W], the predicted masks
+    truth  bool [K, H, W]; None where the frame is not annotated
+    found  bool [K, H, W], the predicted masks; of another size than the truth they are drawn at its place
     """
 
     frame: np.ndarray | None
-    truth: np.ndarray
+    truth: np.ndarray | None
     found: np.ndarray
 
 
@@ -46,7 +46,7 @@ def encode(picture: Picture, side: int) -> dict[str, object]:
 
     side  longer side in pixels; a smaller frame keeps its size
     """
-    height, width = picture.truth.shape[-2:]
+    height, width = (picture.found if picture.truth is None else picture.truth).shape[-2:]
     scale = min(1.0, side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     uri = None
@@ -55,20 +55,21 @@ def encode(picture: Picture, side: int) -> dict[str, object]:
         small = cv2.resize(picture.frame, size, interpolation=cv2.INTER_AREA)
         Image.fromarray(small).save(buffer, "JPEG", quality=QUALITY, optimize=True)
         uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    paths = {name: [outline(mask, scale) for mask in getattr(picture, name)] for name in ("truth", "found")}
-    return {"size": list(size), "frame": uri, **paths}
+    masks = {"truth": () if picture.truth is None else picture.truth, "found": picture.found}
+    return {"size": size, "frame": uri, **{name: [outline(mask, size) for mask in masks[name]] for name in masks}}
 
 
-def outline(mask: np.ndarray, scale: float) -> str:
-    """The borders of a mask, bool [H, W], as an SVG path in pixels of an image that is `scale` times as large.
+def outline(mask: np.ndarray, size: tuple[int, int]) -> str:
+    """The borders of a mask, bool [H, W], as an SVG path on an image of `size` (width, height).
 
     They run through the centres of the border's pixels at full size, where no object is too small to have one, and
-    are simplified by less than half a pixel of the small image.
+    are simplified by less than half a pixel of the image.
     """
+    scale = np.array(size) / mask.shape[::-1]
     borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     parts = []
     for border in borders:
-        points = (cv2.approxPolyDP(border, 0.4 / scale, True)[:, 0] + 0.5) * scale
+        points = (cv2.approxPolyDP(border, 0.4 / float(scale.max()), True)[:, 0] + 0.5) * scale
         parts.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points.tolist()) + "Z")
     return "".join(parts)
 
@@ -159,7 +160,7 @@ class Album:
         if (number, video, frame) in self.places:
             return
         picture = self.sets[number].pictures(video, frame)
-        if picture is None or not (empty_too or picture.truth.any() or picture.found.any()):
+        if picture is None or not (empty_too or _shows_something(picture)):
             return
         text = json.dumps(encode(picture, self.side), separators=(",", ":"))
         self._full = len(text) > self.budget
@@ -168,3 +169,6 @@ class Album:
             self.places[number, video, frame] = len(self.places)
             yield text
 
+
+def _shows_something(picture: Picture) -> bool:
+    return bool(picture.found.any() or (picture.truth is not None and picture.truth.any()))

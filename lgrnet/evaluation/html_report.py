@@ -114,22 +114,20 @@ def _data(sets: Sequence[ScoredSet], budget: int, side: int) -> Iterator[str]:
     """The data of the page as JSON that is safe in a script element, in pieces."""
     measures = list(dict.fromkeys(m for one in sets for m in _measures(one.result)))
     tables = [_videos(one, measures) for one in sets]
+    rankings = [_ranking(one.result, table, measures) for one, table in zip(sets, tables, strict=True)]
     wanted = [
-        Wanted(
-            {video: list(known["frames"]) for video, known in table.items()},
-            _ranks(table, _ranking(one.result), measures),
-            one.pictures or _no,
-        )
-        for one, table in zip(sets, tables, strict=True)
+        Wanted({video: list(known["frames"]) for video, known in table.items()}, ranks, one.pictures or _no)
+        for one, table, (_, ranks) in zip(sets, tables, rankings, strict=True)
     ]
     album = Album(wanted, budget, side, EXTREME)
     yield '{"pictures":['
     for number, entry in enumerate(album.entries()):
         yield ("," if number else "") + safe_json(entry)
     yield '],"measures":' + safe_json(_json(measures)) + ',"sets":['
-    there = [(number, one, table) for number, (one, table) in enumerate(zip(sets, tables, strict=True)) if table]
-    for place, (number, one, table) in enumerate(there):
-        yield ("," if place else "") + safe_json(_json(_set_data(number, one, table, album)))
+    for place, number in enumerate(number for number, table in enumerate(tables) if table):
+        known = {"name": sets[number].result["set"], "ranking": rankings[number][0]}
+        text = _json({**known, **_set_data(number, tables[number], album)})
+        yield ("," if place else "") + safe_json(text)
     yield "]}"
 
 
@@ -182,28 +180,28 @@ def _put(values: list[float | None], place: int, value: float) -> None:
     values[place] = float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _ranking(result: Mapping) -> tuple[str, str]:
-    """The protocol and metric that say which frames are the worst: the first ones."""
-    protocol = next(iter(result["scores"]))
-    return protocol, next(iter(result["scores"][protocol]))
+def _ranking(
+    result: Mapping, videos: Mapping[str, dict], measures: Sequence[tuple]
+) -> tuple[tuple[str, str] | None, dict[tuple[str, str], float]]:
+    """Protocol and metric that say which frames are the worst: the first ones that frames have; and
+    (video, frame) -> its lowest value over classes."""
+    for protocol, scores in result["scores"].items():
+        for metric in scores:
+            chosen = [number for number, measure in enumerate(measures) if measure[:2] == (protocol, metric)]
+            ranks = {}
+            for name, video in videos.items():
+                for frame, place in video["frames"].items():
+                    series = [video["values"].get(number, []) for number in chosen]
+                    values = [one[place] for one in series if place < len(one) and one[place] is not None]
+                    if values:
+                        ranks[name, frame] = min(values)
+            if ranks:
+                return (protocol, metric), ranks
+    return None, {}
 
 
-def _ranks(
-    videos: Mapping[str, dict], ranking: tuple[str, str], measures: Sequence[tuple]
-) -> dict[tuple[str, str], float]:
-    """(video, frame) -> its lowest value over classes."""
-    chosen = [number for number, measure in enumerate(measures) if measure[:2] == ranking]
-    ranks = {}
-    for name, video in videos.items():
-        for frame, place in video["frames"].items():
-            series = [video["values"].get(number, []) for number in chosen]
-            values = [one[place] for one in series if place < len(one) and one[place] is not None]
-            if values:
-                ranks[name, frame] = min(values)
-    return ranks
-
-
-def _set_data(number: int, one: ScoredSet, videos: Mapping[str, dict], album: Album) -> dict[str, object]:
+def _set_data(number: int, videos: Mapping[str, dict], album: Album) -> dict[str, object]:
+    """What the script is told of a set: its extreme frames as [place of video, place of frame, value], its videos."""
     order = {name: place for place, name in enumerate(videos)}
 
     def extremes(places: Sequence[tuple[str, str]]) -> list[list]:
@@ -211,8 +209,6 @@ def _set_data(number: int, one: ScoredSet, videos: Mapping[str, dict], album: Al
         return [[order[video], videos[video]["frames"][frame], ranks[video, frame]] for video, frame in places]
 
     return {
-        "name": one.result["set"],
-        "ranking": _ranking(one.result),
         "worst": extremes(album.worst[number]),
         "best": extremes(album.best[number]),
         "videos": [

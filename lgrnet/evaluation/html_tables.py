@@ -45,7 +45,7 @@ def numbers(results: Sequence[Mapping]) -> str:
             for result, class_id, cells in lines
         ]
         note = '<p class="quiet">Below each number: its 95 % interval.</p>' if intervals else ""
-        blocks.append(_protocol(protocol, meaning) + _table(head, rows, 1 + several) + note)
+        blocks.append(_protocol(protocol, meaning) + _table(head, "".join(rows), 1 + several) + note)
     return "".join(blocks)
 
 
@@ -59,17 +59,12 @@ def slices(results: Sequence[Mapping]) -> str:
             if not tables:
                 continue
             metrics = list(dict.fromkeys(metric for cells in tables.values() for metric in cells))
-            rows = [
-                _row(
-                    [_name(part)],
-                    [
-                        str(max(cell["frames"] for cell in cells.values())),
-                        _bar(cells.get(metrics[0])),
-                        *(_number(cells.get(metric)) for metric in metrics),
-                    ],
-                )
-                for part, cells in tables.items()
-            ]
+            groups: dict[str, list[str]] = {}
+            for part, cells in tables.items():
+                frames = str(max(cell["frames"] for cell in cells.values()))
+                values = [frames, _bar(cells.get(metrics[0])), *(_number(cells.get(metric)) for metric in metrics)]
+                groups.setdefault(part.split(":")[0] if ":" in part else "", []).append(_row([_name(part)], values))
+            rows = "</tbody><tbody>".join("".join(lines) for lines in groups.values())
             head = ["slice", "frames", "", *metrics]
             caption = f"{_name(result['set'])}, protocol <code>{escape(protocol)}</code>"
             blocks.append(f"<h3>{caption}</h3>" + _table(head, rows, 1))
@@ -145,13 +140,13 @@ def _bar(cell: Mapping | None) -> str:
     return f'<svg class="bar" aria-hidden="true"><rect width="{100 * value:.1f}%" height="100%"/></svg>'
 
 
-def _table(head: Sequence[str], rows: Sequence[str], texts: int) -> str:
+def _table(head: Sequence[str], rows: str, texts: int) -> str:
     """A table that scrolls by itself where it is wider than the page; its first `texts` columns are no numbers."""
     names = "".join(
         f'<th scope="col"{"" if i < texts else " class=number"}>{escape(text.replace("_", " "))}</th>'
         for i, text in enumerate(head)
     )
-    return f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _row(texts: Sequence[str], values: Sequence[str]) -> str:

@@ -119,9 +119,10 @@ def report_pictures(records: Iterable[VideoRecord], masks_folder: str | Path) ->
         record = by_name[video]
         index = record.frame_names.index(frame)
         found = read_mask(inside(masks_folder, video) / f"{_file_name(frame)}.png")
-        truth = class_masks(read_mask(record.masks[index]), record.label_map, record.masks[index]) > 0
-        single = record.num_classes == 1
-        classes = [found > 0] if single else [found == number + 1 for number in range(record.num_classes)]
+        classes = [found > 0] if record.num_classes == 1 else [found == k + 1 for k in range(record.num_classes)]
+        path, truth = record.masks[index], None
+        if path is not None:
+            truth = class_masks(read_mask(path), record.label_map, path) > 0
         return Picture(read_frame(record.frames[index]), truth, np.stack(classes))
 
     return picture

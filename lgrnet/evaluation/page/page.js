@@ -33,11 +33,14 @@ const largest = (list) => list.reduce((most, value) => Math.max(most, value ?? 0
 const bar = (value, top) => make("svg", { class: "bar", "aria-hidden": "true" },
   make("rect", { width: `${Math.max(0, Math.min(100, (100 * (value ?? 0)) / top))}%`, height: "100%" }));
 
-/** The series over frames of the chosen number: of its class, or, where it is a mean over classes, of every class. */
-function series(video) {
-  const [protocol, metric, classId] = the.measure;
+/** The series over frames of a number: of its class, or, where it is a mean over classes, of every class. */
+function series(video, [protocol, metric, classId] = inFrames(video)) {
   return data.measures.flatMap(([p, m, c], i) =>
     p === protocol && m === metric && (c === classId || classId === "mean") && video.values[i] ? [video.values[i]] : []);
+}
+/** The chosen number; where frames do not have it, the first one that they have. */
+function inFrames(video) {
+  return [the.measure, ...data.measures].find((measure) => series(video, measure).length) || the.measure;
 }
 /** Areas of truth and prediction of the chosen class, or of all classes together; null where they are not known. */
 function areas(video) {
@@ -50,11 +53,10 @@ function picture(entry, label) {
   const node = make("svg", { class: entry.frame ? "picture" : "picture bare", viewBox: `0 0 ${width} ${height}`,
     role: "img", "aria-label": label });
   if (entry.frame) node.append(make("image", { href: entry.frame, width, height }));
-  const only = entry.truth[the.measure[2] - 1] === undefined ? null : the.measure[2] - 1;
-  for (const kind of ["truth", "found"]) {
-    const paths = only === null ? entry[kind] : [entry[kind][only]];
-    if ($(`show-${kind}`).checked) node.append(...paths.map((d) => make("path", { class: kind, d })));
-  }
+  // Of several classes the one whose number is chosen, all of them where it is a number of all.
+  const chosen = (_, k) => !((the.measure[2] - 1) in entry.found) || k === the.measure[2] - 1;
+  for (const kind of ["truth", "found"]) if ($(`show-${kind}`).checked)
+    node.append(...entry[kind].filter(chosen).map((d) => make("path", { class: kind, d })));
   return node;
 }
 function thumb(v, f) {
@@ -101,7 +103,7 @@ function strip(label, lines, frames, ticks) {
 function read(frame) {
   const area = areas(the.video);
   const parts = [`frame ${the.video.frames[frame]} (${frame + 1} of ${the.video.frames.length})`];
-  for (const values of series(the.video)) parts.push(`${the.measure[1].replaceAll("_", " ")} ${digits(values[frame])}`);
+  for (const values of series(the.video)) parts.push(`${inFrames(the.video)[1].replaceAll("_", " ")} ${digits(values[frame])}`);
   if (area) for (const [kind, word] of [["truth", "truth"], ["found", "prediction"]])
     parts.push(`${word} ${area[kind][frame] == null ? "–" : `${area[kind][frame].toPrecision(3)} %`}`);
   $("reading").textContent = parts.join(" · ");
@@ -138,7 +140,7 @@ function showViewer() {
   $("slider").max = frames - 1;
   $("slider").value = state.frame;
   $("slider").setAttribute("aria-valuetext", `frame ${video.frames[state.frame]}`);
-  const strips = lines.length ? [strip(words(the.measure), lines.map((values) => ["score", values]), frames, area ? null : some)] : [];
+  const strips = lines.length ? [strip(words(inFrames(video)), lines.map((values) => ["score", values]), frames, area ? null : some)] : [];
   if (area) strips.push(strip("area, % of the image: truth dashed, prediction solid", [["truth", area.truth], ["found", area.found]], frames, some));
   $("strips").replaceChildren(...(frames > 1 ? strips : []));
   for (const id of ["back", "slider", "on"]) $(id).disabled = frames < 2;
@@ -179,21 +181,22 @@ function showSizes() {
   });
   $("sizes").hidden = !points.length;
   if (!points.length) return;
-  $("sizes-note").textContent = `${words(the.measure)} of ${points.length.toLocaleString("en")} frames with an object against the area of the truth; ` +
+  const label = words(inFrames(the.video));
+  $("sizes-note").textContent = `${label} of ${points.length.toLocaleString("en")} frames with an object against the area of the truth; ` +
     "below, the plain mean of the frames in each range of sizes.";
   const width = Math.max(280, $("scatter").clientWidth), left = 40, right = width - 8, top = 12, bottom = 220;
   const most = ceiling([largest(points.map((p) => p[1]))]), low = Math.floor(Math.log10(points.reduce((m, p) => Math.min(m, p[0]), 10)));
   const x = (size) => left + ((right - left) * (Math.log10(size) - low)) / (2 - low);
   const y = (value) => bottom - ((bottom - top) * value) / most;
   const frame = (label) => {
-    const node = make("svg", { class: "chart", height: 262, role: "img", "aria-label": label });
+    const node = make("svg", { class: "chart", height: 274, role: "img", "aria-label": label });
     for (const value of [0, most / 4, most / 2, (3 * most) / 4, most]) node.append(
       make("line", { class: "grid", x1: left, x2: right, y1: y(value), y2: y(value) }),
       make("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(+value.toPrecision(3))));
-    node.append(make("text", { x: (left + right) / 2, y: 256, "text-anchor": "middle" }, "area of the truth, % of the image"));
+    node.append(make("text", { x: (left + right) / 2, y: 270, "text-anchor": "middle" }, "area of the truth, % of the image"));
     return node;
   };
-  const scatter = frame(`${words(the.measure)} of each frame against the area of its object`);
+  const scatter = frame(`${label} of each frame against the area of its object`);
   for (let power = low; power <= 2; power++) scatter.append(make("text", { x: x(10 ** power), y: 236, "text-anchor": "middle" }, String(+(10 ** power).toPrecision(1))));
   scatter.append(make("path", { class: "dots", d: points.map((p) => `M${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}h.01`).join("") }));
   scatter.addEventListener("click", (event) => {
@@ -201,11 +204,12 @@ function showSizes() {
     const near = points.reduce((best, p) => (far(p) < far(best) ? p : best));
     go({ video: near[2], frame: near[3] });
   });
-  const bins = frame(`mean ${words(the.measure)} for each range of sizes`), wide = (right - left) / (LIMITS.length - 1);
+  const bins = frame(`mean ${label} for each range of sizes`), wide = (right - left) / (LIMITS.length - 1);
   LIMITS.slice(1).forEach((limit, i) => {
     const values = points.filter((p) => p[0] >= LIMITS[i] && (p[0] < limit || limit === 100)).map((p) => p[1]);
     const mean = values.reduce((sum, value) => sum + value, 0) / values.length, at = left + wide * (i + 0.5);
-    bins.append(make("text", { x: at, y: 236, "text-anchor": "middle" }, `${LIMITS[i]}–${limit}`));
+    bins.append(make("text", { x: at, y: 235, "text-anchor": "middle" }, `${LIMITS[i]}–${limit}`));
+    bins.append(make("text", { x: at, y: 250, "text-anchor": "middle" }, `n ${values.length}`));
     if (!values.length) return;
     bins.append(make("rect", { x: at - wide * 0.32, width: wide * 0.64, y: y(mean), height: bottom - y(mean) },
       make("title", {}, `mean ${digits(mean)} of ${values.length} frames`)));
