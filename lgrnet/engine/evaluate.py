@@ -75,7 +75,8 @@ def evaluate_sets(
         return {}
     write_report(evaluators, folder, facts)
     pages = [
-        ScoredSet(e.result(), e.rows, report_pictures(sets[e.set_name], folder / e.set_name / "web")) for e in evaluators
+        ScoredSet(e.result(), e.rows, report_pictures(sets[e.set_name], folder / e.set_name / "web"))
+        for e in evaluators
     ]
     write_html(folder / "report.html", pages, {**(facts or {}), **(origin or {})})
     return {e.set_name: dict(e.result()["scores"][e.first.id]) for e in evaluators}

@@ -137,7 +137,9 @@ class Album:
         for video, frame in ordered:
             if len(kept) == self.extreme or tries == 4 * self.extreme or self._full:
                 return
-            if of_video[video] < SAME_VIDEO and (kept is self.worst[number] or (video, frame) not in self.worst[number]):
+            if of_video[video] < SAME_VIDEO and (
+                kept is self.worst[number] or (video, frame) not in self.worst[number]
+            ):
                 tries += 1
                 yield from self._entry(number, video, frame, empty_too)
                 if (number, video, frame) in self.places:
@@ -149,7 +151,9 @@ class Album:
         for number, wanted in enumerate(self.sets):
             for video, frames in wanted.videos.items():
                 yield number, video, min(frames, key=lambda f, v=video, s=wanted.scores: s.get((v, f), math.inf))
-        queues = [(n, v, frames, spread(len(frames))) for n, w in enumerate(self.sets) for v, frames in w.videos.items()]
+        queues = [
+            (n, v, frames, spread(len(frames))) for n, w in enumerate(self.sets) for v, frames in w.videos.items()
+        ]
         for turn in range(max((len(order) for *_, order in queues), default=0)):
             for number, video, frames, order in queues:
                 if turn < len(order):

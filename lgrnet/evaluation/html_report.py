@@ -88,9 +88,7 @@ def write_html(
     return path
 
 
-def _write_page(
-    file: TextIO, sets: Sequence[ScoredSet], facts: Mapping[str, object], budget: int, side: int
-) -> None:
+def _write_page(file: TextIO, sets: Sequence[ScoredSet], facts: Mapping[str, object], budget: int, side: int) -> None:
     style, script = (_text(name) for name in ("page.css", "page.js"))
     results = [one.result for one in sets]
     parts = {

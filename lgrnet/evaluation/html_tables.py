@@ -16,7 +16,9 @@ def title(results: Sequence[Mapping]) -> str:
 
 def summary(results: Sequence[Mapping]) -> str:
     """How much was scored and by what."""
-    videos, frames, skipped = (sum(r[key] for r in results) for key in ("videos", "frames", "frames_without_annotation"))
+    videos, frames, skipped = (
+        sum(r[key] for r in results) for key in ("videos", "frames", "frames_without_annotation")
+    )
     parts = [_count(videos, "video"), f"{_count(frames, 'frame')} scored"]
     if skipped:
         parts.append(f"{_count(skipped, 'frame')} without annotation left out")
