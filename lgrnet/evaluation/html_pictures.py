@@ -23,7 +23,7 @@ SAME_VIDEO = 3
 """Frames of one video among the worst and the best: its neighbours look alike."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """What there is to show of one frame.
 

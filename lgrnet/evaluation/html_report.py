@@ -30,8 +30,9 @@ SIDE = 256
 """Longer side of a picture, in pixels."""
 EXTREME = 12
 """Worst and best frames, so many each."""
+AREAS = {"truth_area": "truth", "predicted_area": "found"}
+"""Numbers of frames, of any protocol, that are areas: shares of the image."""
 
-_AREAS = {"area_truth": "truth", "area_found": "found"}
 _PAGE = Path(__file__).parent / "page"
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
@@ -162,9 +163,9 @@ def _videos(one: ScoredSet, measures: Sequence[tuple]) -> dict[str, dict]:
             measure = places.get((row.protocol, metric, row.class_id))
             if measure is not None:
                 _put(video["values"].setdefault(measure, []), place, value)
-            if metric in _AREAS:
-                of_class = video["areas"].setdefault(row.class_id, {what: [] for what in _AREAS.values()})
-                _put(of_class[_AREAS[metric]], place, value)
+            if metric in AREAS:
+                of_class = video["areas"].setdefault(row.class_id, {what: [] for what in AREAS.values()})
+                _put(of_class[AREAS[metric]], place, 100 * value)
     for number in one.result["numbers"]:
         if number["video"] in videos:
             measure = places[number["protocol"], number["metric"], number["class_id"]]
