@@ -46,7 +46,7 @@ def numbers(results: Sequence[Mapping]) -> str:
             )
             for result, class_id, cells in lines
         ]
-        note = '<p class="quiet">Below each number: its 95 % interval.</p>' if intervals else ""
+        note = '<p class="quiet">Below each number: its 95 % interval over videos.</p>' if intervals else ""
         blocks.append(_protocol(protocol, meaning) + _table(head, "".join(rows), 1 + several) + note)
     return "".join(blocks)
 
@@ -75,20 +75,21 @@ def slices(results: Sequence[Mapping]) -> str:
 
 def origin(results: Sequence[Mapping], facts: Mapping[str, object]) -> str:
     """Hashes and versions of each set, then whatever else is known: short facts in a table, long ones folded."""
-    lines, folded = [], []
-    for result in results:
-        for key, value in result.items():
-            if isinstance(value, (str, int, float)) or value is None:
-                label = key if len(results) == 1 else f"{result['set']}: {key}"
-                lines.append(_row([_name(label.replace("_", " "))], [_code(value)]))
+    keys = dict.fromkeys(key for result in results for key, value in result.items() if _short(value))
+    lines = [
+        _row([_name(key.replace("_", " "))], [_code(result.get(key)) for result in results])
+        for key in keys
+        if key not in ("set", "videos", "frames") or (key == "set" and len(results) > 1)
+    ]
+    tables, folded, short = [_facts(lines)], [], []
     for key, value in facts.items():
-        label, text = str(key).replace("_", " "), _plain(value)
+        label, text = _name(str(key).replace("_", " ")), _plain(value)
         if "\n" in text or len(text) > 200:
-            folded.append(f"<details><summary>{_name(label)}</summary><pre>{escape(text)}</pre></details>")
+            folded.append(f"<details><summary>{label}</summary><pre>{escape(text)}</pre></details>")
         else:
-            lines.append(_row([_name(label)], [_code(text)]))
-    table = f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
-    return f'<section><h2>Where this comes from</h2><div class="wide">{table}</div>{"".join(folded)}</section>'
+            short.append(_row([label], [f"<code>{escape(text)}</code>"]))
+    tables += [_facts(short)] if short else []
+    return f"<section><h2>Where this comes from</h2>{''.join([*tables, *folded])}</section>"
 
 
 def _meanings(results: Sequence[Mapping]) -> dict[str, str]:
@@ -155,6 +156,14 @@ def _row(texts: Sequence[str], values: Sequence[str]) -> str:
     """One line; `texts` and `values` are HTML."""
     cells = [f'<th scope="row">{text}</th>' for text in texts] + [f"<td>{value}</td>" for value in values]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _facts(rows: Sequence[str]) -> str:
+    return f'<div class="wide"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _short(value: object) -> bool:
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _code(value: object) -> str:

@@ -33,6 +33,9 @@ const largest = (list) => list.reduce((most, value) => Math.max(most, value ?? 0
 const bar = (value, top) => make("svg", { class: "bar", "aria-hidden": "true" },
   make("rect", { width: `${Math.max(0, Math.min(100, (100 * (value ?? 0)) / top))}%`, height: "100%" }));
 
+/** A frame's name as nodes: names that run from right to left do not turn what stands beside them. */
+const named = (video, frame) => [make("bdi", {}, video.name), " / ", make("bdi", {}, video.frames[frame])];
+
 /** The series over frames of a number: of its class, or, where it is a mean over classes, of every class. */
 function series(video, [protocol, metric, classId] = inFrames(video)) {
   return data.measures.flatMap(([p, m, c], i) =>
@@ -148,7 +151,7 @@ function showViewer() {
   const place = video.pictures[state.frame], name = `${video.name} / ${video.frames[state.frame]}`;
   if (place != null) {
     $("picture").replaceChildren(picture(data.pictures[place], `frame ${name} with the outlines of truth and prediction`));
-    $("caption").textContent = name;
+    $("caption").replaceChildren(...named(video, state.frame));
   } else {
     $("picture").replaceChildren(make("p", { class: "missing" }, "This frame has no picture in this file."));
     $("caption").textContent = withPicture.length ? `${withPicture.length} of ${frames} frames have one: the marks under the curves.` : "";
@@ -166,7 +169,7 @@ function showExtremes() {
   const { set } = the;
   for (const kind of ["worst", "best"]) $(kind).replaceChildren(...set[kind].map(([v, f, value]) => {
     const button = thumb(v, f);
-    button.append(make("span", {}, make("b", {}, digits(value)), ` ${set.videos[v].name} / ${set.videos[v].frames[f]}`));
+    button.append(make("span", {}, make("b", {}, digits(value)), " ", ...named(set.videos[v], f)));
     return button;
   }));
   $("extremes").hidden = !set.worst.length;
