@@ -73,13 +73,7 @@ def evaluate_sets(
             evaluators.append(evaluator)
     if not evaluators:
         return {}
-    write_report(evaluators, folder, facts)
-    pages = [
-        ScoredSet(e.result(), e.rows, report_pictures(sets[e.set_name], folder / e.set_name / "web"))
-        for e in evaluators
-    ]
-    write_html(folder / "report.html", pages, {**(facts or {}), **(origin or {})})
-    return {e.set_name: dict(e.result()["scores"][e.first.id]) for e in evaluators}
+    return _write(evaluators, sets, folder, facts or {}, origin or {})
 
 
 def _check_set(name: str, records: Sequence[VideoRecord]) -> None:
@@ -116,3 +110,22 @@ def _collect(evaluator: Evaluator) -> bool:
         if number > 0:
             evaluator.merge(state)
     return distributed.is_main()
+
+
+def _write(
+    evaluators: Sequence[Evaluator],
+    sets: Mapping[str, Sequence[VideoRecord]],
+    folder: Path,
+    facts: Mapping[str, object],
+    origin: Mapping[str, object],
+) -> dict[str, dict[str, float]]:
+    """The reports of all sets; returns the scores of the first protocol."""
+    write_report(evaluators, folder, facts)
+    pages = []
+    for evaluator in evaluators:
+        name = evaluator.set_name
+        pictures = report_pictures(sets[name], folder / name / "web")
+        pages.append(ScoredSet(evaluator.result(), evaluator.rows, pictures))
+    write_html(folder / "report.html", pages, {**facts, **origin})
+    first = evaluators[0].first.id
+    return {page.result["set"]: dict(page.result["scores"][first]) for page in pages}

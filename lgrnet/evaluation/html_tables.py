@@ -173,4 +173,6 @@ def _code(value: object) -> str:
 def _plain(value: object) -> str:
     if value is None:
         return "unknown"
+    if value in ([], {}, ()):
+        return "none"
     return value if isinstance(value, str) else json.dumps(plain_json(value), indent=1, ensure_ascii=False, default=str)

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.evaluation import Evaluator, LGRNetProtocol, Picture, ScoredSet, write_html
 from lgrnet.evaluation.html_pictures import encode, outline, spread
-from lgrnet.records import Prediction
+from lgrnet.inference.writers import report_pictures
+from lgrnet.records import Prediction, list_videos, write_image
+from tests.data.layout import write_video
+from tests.engine.toy import ToyModel
 from tests.evaluation.pages import HOSTILE, masks, scored
 
 VOID = {"meta", "input", "br", "img", "link"}
@@ -216,3 +220,29 @@ def test_a_page_is_there_whole_or_as_it_was(tmp_path):
     for bad in ({"sets": []}, {"sets": [one], "budget": -1}, {"sets": [one], "side": 0}):
         with pytest.raises(ValueError, match="expected at least one set"):
             write_html(path, **bad)
+
+
+def test_an_evaluation_of_a_model_writes_the_page(tmp_path):
+    for video in ("a", "b"):
+        write_video(tmp_path / "data", video, 3)
+    records = [list_videos(tmp_path / "data")[0], list_videos(tmp_path / "data", masks=None)[1]]
+    evaluate_sets(ToyModel(), {"test": records}, tmp_path, (16, 16), facts={"step": 3}, origin={"config": "x: 1\ny: 2"})
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "x: 1\ny: 2" in page.texts["pre"] and "3" in page.texts["code"]
+    assert "3 frames without annotation left out" in page.texts["p"][0]
+    assert [video["frames"] for video in page.data["sets"][0]["videos"]] == [["frame0", "frame1", "frame2"]]
+    assert len(page.data["pictures"]) == 3 and all(picture["frame"] for picture in page.data["pictures"])
+    bare = report_pictures(records, tmp_path / "test/web")("b", "frame1")
+    assert bare.truth is None and bare.frame.shape == (20, 24, 3) and bare.found.shape == (1, 20, 24)
+
+
+def test_pictures_of_classes_come_from_indexed_masks(tmp_path):
+    write_video(tmp_path, "v", 1)
+    raw = np.zeros((20, 24), np.uint8)
+    raw[2:6, 2:6], raw[10:14, 10:14] = 10, 20
+    write_image(tmp_path / "GT/v/frame0.png", Image.fromarray(raw))
+    write_image(tmp_path / "web/v/frame0.png", Image.fromarray(np.where(raw == 10, 2, raw // 20).astype(np.uint8)))
+    (record,) = list_videos(tmp_path, label_map={10: 1, 20: 2})
+    picture = report_pictures([record], tmp_path / "web")("v", "frame0")
+    assert np.array_equal(picture.truth, [raw == 10, raw == 20])
+    assert np.array_equal(picture.found, [raw == 20, raw == 10])

@@ -250,7 +250,7 @@ function fromAddress() {
 
 $("set").append(...data.sets.map((set, i) => make("option", { value: i }, set.name)));
 $("set").parentNode.hidden = data.sets.length < 2;
-const classes = new Set(data.measures.map((measure) => measure[2])).size;
+const classes = new Set(data.measures.map((measure) => measure[2]).filter((id) => id !== "all")).size;
 $("measure").append(...data.measures.map((m, i) => make("option", { value: i }, words(m) + (classes > 1 ? ` · class ${m[2]}` : ""))));
 $("set").addEventListener("change", () => go({ set: +$("set").value, video: 0, frame: 0 }));
 $("measure").addEventListener("change", () => go({ measure: +$("measure").value }));
