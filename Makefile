@@ -1,4 +1,5 @@
 # make demo: train the small model on phantom clips and look at the result    make test: lint, tests, coverage
+# make test-browser: the tests that need Chromium, which Debian's packages have
 # Both make .venv first, with your python3, and install into it again only when setup.py or a
 # compiled source has changed.
 # To use an environment of your own: make test PY=python
@@ -7,8 +8,9 @@ PY ?= .venv/bin/python
 ifeq ($(PY),.venv/bin/python)
 READY := .venv/.installed
 endif
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: demo test lint
+.PHONY: demo test test-browser lint
 
 demo: $(READY)
 	$(PY) tools/demo/phantom.py
@@ -16,6 +18,11 @@ demo: $(READY)
 # one thread for each of the two workers: more threads than cores make small tensors slower
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=85 $(PYTEST_ARGS)
+
+# the pages of reports in a real browser, which is installed where it is missing; screenshots go into runs/browser
+test-browser: $(READY)
+	command -v chromium || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends chromium; }
+	$(PY) -m pytest -m browser --screenshots runs/browser tests/evaluation
 
 lint: $(READY)
 	$(PY) -m ruff check .

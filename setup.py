@@ -104,7 +104,11 @@ setup(
     package_dir=OPS,
     ext_modules=kernels(),
     cmdclass={"build_ext": BuildKernels},
-    package_data={"lgrnet.checkpoint": ["*.safetensors"], "lgrnet.detectron2_bridge": ["configs/*"]},
+    package_data={
+        "lgrnet.checkpoint": ["*.safetensors"],
+        "lgrnet.detectron2_bridge": ["configs/*"],
+        "lgrnet.evaluation": ["page/*"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
 )

@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skipping, every test that uses ../shared and does not run",
     )
+    parser.addoption("--screenshots", type=Path, help="folder for the pictures that the browser tests take")
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols  # noqa: E402
+from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import MaskPairs, pair_trees  # noqa: E402
 from lgrnet.evaluation.report import file_hash, published_table, write_json, write_report  # noqa: E402
-from lgrnet.evaluation.score_files import score_pairs  # noqa: E402
+from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.records import DataError, LabelMap, count_and_name  # noqa: E402
 
 _NAMED = 20
@@ -35,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gt", type=Path, required=True, help="folder with the annotated masks")
     parser.add_argument("--protocol", default="all", help=f"all, or some of {','.join(PROTOCOLS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write all numbers there")
-    parser.add_argument("--out", type=Path, help="folder for report.json, scores.csv, frames.csv and report.md")
+    parser.add_argument(
+        "--out", type=Path, help="folder for report.json, scores.csv, frames.csv, report.md and report.html"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument(
         "--allow_missing", action="store_true", help="score the frames that have a map, leave out others"
@@ -90,6 +93,8 @@ def _score(options: argparse.Namespace) -> list[str]:
         write_json(options.json, [result], facts)
     if options.out is not None:
         write_report(evaluator, options.out, facts)
+        page = ScoredSet(result, evaluator.rows, pair_pictures(pairs, label_map))
+        write_html(options.out / "report.html", [page], {"command": sys.argv, **facts})
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
     if pairs.missing:
         lines.append(f"{len(pairs.missing)} frames without a prediction were left out")

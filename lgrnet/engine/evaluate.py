@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from lgrnet import distributed
-from lgrnet.evaluation import Evaluator, Protocol, read_annotation, write_report
+from lgrnet.evaluation import Evaluator, Protocol, ScoredSet, read_annotation, write_html, write_report
 from lgrnet.evaluation.report import file_hash
 from lgrnet.inference.predictor import Predictor
-from lgrnet.inference.writers import save_frames_sheet, save_masks, save_overlays
+from lgrnet.inference.writers import report_pictures, save_frames_sheet, save_masks, save_overlays
 from lgrnet.records import DataError, VideoRecord
 
 _LINES = 8
@@ -30,6 +30,7 @@ def evaluate_sets(
     pictures: int = 4,
     weights: Path | None = None,
     facts: Mapping[str, object] | None = None,
+    origin: Mapping[str, object] | None = None,
     say: Callable[[str], None] = lambda text: None,
     protocols: Sequence[Protocol] | None = None,
     resize: str = "bilinear",
@@ -42,13 +43,14 @@ def evaluate_sets(
                same at every evaluation
     weights    the file that the model came from, its hash stands in the report
     facts      more to keep in report.json
+    origin     still more for report.html: config, command, versions
     say        told on rank 0 how far its share of a set is
     protocols  all stand in the reports; the first one's scores are returned, its first metric chooses the pictures.
                None: the evaluator's own, LGRNet's Dice and IoU
     resize     how frames come to `size`, see `lgrnet.data.transforms.resize_for_eval`
 
     Returns set -> metric -> value on rank 0, {} on the others. `folder` then holds report.json, scores.csv,
-    frames.csv, report.md, and per set web/<video>/<frame>.png and pictures/. Raises DataError for a set
+    frames.csv, report.md, report.html, and per set web/<video>/<frame>.png and pictures/. Raises DataError for a set
     without annotated frames before anything is predicted, and for wrong files of a video before that video is.
     """
     folder = Path(folder)
@@ -71,8 +73,7 @@ def evaluate_sets(
             evaluators.append(evaluator)
     if not evaluators:
         return {}
-    write_report(evaluators, folder, facts)
-    return {e.set_name: dict(e.result()["scores"][e.first.id]) for e in evaluators}
+    return _write(evaluators, sets, folder, facts or {}, origin or {})
 
 
 def _check_set(name: str, records: Sequence[VideoRecord]) -> None:
@@ -109,3 +110,22 @@ def _collect(evaluator: Evaluator) -> bool:
         if number > 0:
             evaluator.merge(state)
     return distributed.is_main()
+
+
+def _write(
+    evaluators: Sequence[Evaluator],
+    sets: Mapping[str, Sequence[VideoRecord]],
+    folder: Path,
+    facts: Mapping[str, object],
+    origin: Mapping[str, object],
+) -> dict[str, dict[str, float]]:
+    """The reports of all sets; returns the scores of the first protocol."""
+    write_report(evaluators, folder, facts)
+    pages = []
+    for evaluator in evaluators:
+        name = evaluator.set_name
+        pictures = report_pictures(sets[name], folder / name / "web")
+        pages.append(ScoredSet(evaluator.result(), evaluator.rows, pictures))
+    write_html(folder / "report.html", pages, {**facts, **origin})
+    first = evaluators[0].first.id
+    return {page.result["set"]: dict(page.result["scores"][first]) for page in pages}

@@ -311,6 +311,8 @@ def _evaluate(
     options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
     options["resize"] = config.data.get("resize") or "bilinear"
     options["protocols"] = evaluation_protocols(config)
+    if distributed.is_main():
+        options["origin"] = {**describe_origin(), "config": to_yaml(config)}
     # A progress bar that is on the terminal puts printed lines above itself.
     return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
 

@@ -4,6 +4,7 @@ from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols
 from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.html_report import Picture, Pictures, ScoredSet, write_html
 from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import (
     ClipFold,
@@ -33,13 +34,17 @@ __all__ = [
     "Evaluator",
     "FrameRow",
     "LGRNetProtocol",
+    "Picture",
+    "Pictures",
     "Protocol",
     "SSFormerTestProtocol",
     "Score",
+    "ScoredSet",
     "StudyProtocol",
     "SvANetSizeProtocol",
     "VideoScorer",
     "plain_json",
     "read_annotation",
+    "write_html",
     "write_report",
 ]

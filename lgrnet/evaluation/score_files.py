@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.html_pictures import Picture, Pictures
+from lgrnet.evaluation.maps import eight_bits
 from lgrnet.evaluation.mask_trees import MaskPairs, read_map
 from lgrnet.evaluation.video_scorer import AnyProtocol
-from lgrnet.records import DataError, LabelMap, check_values, read_mask
+from lgrnet.records import DataError, LabelMap, check_values, class_masks, read_mask
 
 Paths = Mapping[str, tuple[Path, Path]]
 
@@ -45,6 +47,20 @@ def score_pairs(
     if highest == 1:
         raise DataError("no predicted map has a value above 1, they are masks of 0 and 1; save them as 0 and 255")
     return evaluator
+
+
+def pair_pictures(pairs: MaskPairs, label_map: LabelMap = "binary") -> Pictures:
+    """What the HTML report shows of maps on disk: outlines of truth and of what is above half of the range, no frame.
+
+    Arguments as for `score_pairs`. Raises what reading raises.
+    """
+
+    def picture(video: str, frame: str) -> Picture:
+        prediction, annotation = pairs.pairs[video][frame]
+        truth = class_masks(read_mask(annotation), label_map, annotation) > 0
+        return Picture(None, truth, eight_bits(read_map(prediction), f"map {prediction}")[None] > 127)
+
+    return picture
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lgrnet.evaluation import FrameRow
+from lgrnet.evaluation import FrameRow, Picture, Pictures
 from lgrnet.evaluation.protocols import ALL_CLASSES
 from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame, write_image
 from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, overlay, with_legend
@@ -108,6 +108,24 @@ def save_frames_sheet(
         captions.append(f"{record.name}/{name}")
     path = inside(folder, set_name) / "frames.png"
     return (_with_sheet([], pictures, path, captions, 4, COMPARED) or [None])[0]
+
+
+def report_pictures(records: Iterable[VideoRecord], masks_folder: str | Path) -> Pictures:
+    """What the HTML report shows of a set: frames and masks from disk, the predicted ones from where `save_masks` put
+    them. Arguments as for `save_overlays`."""
+    by_name = {record.name: record for record in records}
+
+    def picture(video: str, frame: str) -> Picture:
+        record = by_name[video]
+        index = record.frame_names.index(frame)
+        found = read_mask(inside(masks_folder, video) / f"{_file_name(frame)}.png")
+        classes = [found > 0] if record.num_classes == 1 else [found == k + 1 for k in range(record.num_classes)]
+        path, truth = record.masks[index], None
+        if path is not None:
+            truth = class_masks(read_mask(path), record.label_map, path) > 0
+        return Picture(read_frame(record.frames[index]), truth, np.stack(classes))
+
+    return picture
 
 
 def save_video_overlays(

@@ -23,6 +23,7 @@ def test_every_named_file_is_there(small, tmp_path, monkeypatch, capsys):
     named = [line.strip() for line in said.split("\npictures\n")[1].splitlines() if line.startswith("  ")]
     assert str(run / "before_and_after.png") in named and str(run / "demo.html") in named
     assert str(run / "eval/step_00000002/test/pictures/sheet.png") in named
+    assert named[-1] == str(run / "eval/step_00000002/report.html")
     assert all(line and (tmp_path / line).is_file() for line in named)
     assert "untrained: dice 0." in said and "trained, 2 steps: dice 0." in said
     page = (run / "demo.html").read_text()

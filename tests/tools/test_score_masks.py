@@ -221,7 +221,9 @@ def test_odd_names(tmp_path, video, capsys):
     out = tmp_path / "report"
     assert _run(tmp_path, "--json", tmp_path / "o.json", "--out", out, "--set", video) == 0, capsys.readouterr().err
     assert json.loads((tmp_path / "o.json").read_text())["sets"][0]["videos"] == 1
-    assert {path.name for path in out.iterdir()} == {"report.json", "scores.csv", "frames.csv", "report.md"}
+    names = {"report.json", "scores.csv", "frames.csv", "report.md", "report.html"}
+    assert {path.name for path in out.iterdir()} == names
+    assert '"frame":null,"truth":["M' in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_images_without_folders_are_one_video(tmp_path):

@@ -2,7 +2,7 @@
 
     python tools/demo/phantom.py [--data data/phantom] [--out runs/demo] [key=value ...]
 
-Every call makes a new run folder. It ends by naming the pictures and the report.
+Every call makes a new run folder. It ends by naming the pictures and the reports.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def demo(data: Path, folder: Path, overrides: list[str]) -> None:
     for path in pictures.values():
         print(f"  {path}")
     print(f"report\n  {page}\n  {trained / 'report.md'}")
+    print(f"every video, frame by frame: open this file in a browser\n  {trained / 'report.html'}")
 
 
 def set_scores(report: Path) -> dict[str, float]:
