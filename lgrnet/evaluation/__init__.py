@@ -3,13 +3,25 @@
 from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
-from lgrnet.evaluation.protocols import FrameRow, LGRNetProtocol, Protocol, Score
+from lgrnet.evaluation.protocols import (
+    ClipFold,
+    ClipProtocol,
+    ClipRow,
+    FrameRow,
+    LGRNetProtocol,
+    Protocol,
+    Score,
+)
 from lgrnet.evaluation.report import plain_json, write_report
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
 from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
+from lgrnet.evaluation.video_scorer import VideoScorer
 
 __all__ = [
     "AveragePrecision",
+    "ClipFold",
+    "ClipProtocol",
+    "ClipRow",
     "Evaluator",
     "FrameRow",
     "LGRNetProtocol",
@@ -18,6 +30,7 @@ __all__ = [
     "Score",
     "StudyProtocol",
     "SvANetSizeProtocol",
+    "VideoScorer",
     "plain_json",
     "read_annotation",
     "write_report",

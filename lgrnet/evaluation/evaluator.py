@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import lgrnet
-from lgrnet.evaluation.protocols import (
-    ALL_CLASSES,
-    FrameRow,
-    LGRNetProtocol,
-    Protocol,
-    Score,
-    Sliced,
-    WholeFrameProtocol,
-)
-from lgrnet.records import DataError, LabelMap, Prediction, class_masks, ignored_pixels, num_classes
-
-AnyProtocol = Protocol | WholeFrameProtocol
+from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced
+from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer
+from lgrnet.records import DataError, LabelMap, Prediction, num_classes
 
 
 class Evaluator:
@@ -29,6 +21,8 @@ class Evaluator:
     set_name      name of the data set; it stands beside every number
     weights_hash  of the model that predicts, None when it is not known
     resize        False: a prediction must have its mask's size; True: each protocol resizes by its own rule
+
+    Raises ValueError when two protocols have one id.
     """
 
     def __init__(
@@ -38,9 +32,14 @@ class Evaluator:
         weights_hash: str | None = None,
         resize: bool = False,
     ):
-        self.protocols = {protocol.id: protocol for protocol in protocols or (LGRNetProtocol(),)}
+        protocols = list(protocols or (LGRNetProtocol(),))
+        self.protocols = {protocol.id: protocol for protocol in protocols}
+        if len(self.protocols) < len(protocols):
+            raise ValueError(f"protocols are {[p.id for p in protocols]}; give every one once")
         self.set_name, self.weights_hash, self.resize = set_name, weights_hash, resize
         self._rows: dict[str, list[FrameRow]] = {}
+        self._clips: dict[str, list[ClipRow]] = {}
+        self._annotated: dict[str, list[str]] = {}
         self._unannotated: dict[str, int] = {}
 
     def process(
@@ -48,24 +47,35 @@ class Evaluator:
     ) -> list[FrameRow]:
         """Scores one video and returns its rows.
 
-        raw_masks  one uint8 [H, W] per frame, None: not annotated (the frame is skipped and counted)
+        raw_masks  one uint8 [H, W] per frame, None: not annotated (only protocols of videos see the frame)
 
         Raises DataError naming video and frame when a size, the number of masks or classes does not fit, or when
         the video was scored before.
         """
-        self._check_video(prediction, raw_masks, label_map)
-        rows: list[FrameRow] = []
+        _check_prediction(prediction, raw_masks, label_map)
+        scorer = self.begin(prediction.video, label_map)
         for index, (frame, raw) in enumerate(zip(prediction.frame_names, raw_masks, strict=True)):
-            if raw is None:
-                continue
-            self._check_size(prediction, frame, raw)
-            truth = _truth(raw, label_map, f"mask of {prediction.video}/{frame}")
-            shown = (prediction.probability[:, index], prediction.mask[:, index], truth)
-            for name, class_id, values in self._values(shown, ignored_pixels(raw, label_map)):
-                rows.append(FrameRow(name, prediction.video, frame, class_id, values))
-        self._rows[prediction.video] = rows
-        self._unannotated[prediction.video] = sum(raw is None for raw in raw_masks)
-        return rows
+            scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw)
+        return self.end(scorer)
+
+    def begin(self, video: str, label_map: LabelMap = "binary") -> VideoScorer:
+        """A video that is to be scored frame by frame: `add` its frames, then `end` it.
+
+        Raises DataError when the video was scored before.
+        """
+        if video in self._rows:
+            raise DataError(f"video {video!r} was scored before in set {self.set_name!r}; give every video once")
+        return VideoScorer(video, label_map, self.protocols, self.resize)
+
+    def end(self, scorer: VideoScorer) -> list[FrameRow]:
+        """Takes in a video that has all its frames, and returns its rows. Raises DataError as `begin` does."""
+        if scorer.video in self._rows:
+            raise DataError(f"video {scorer.video!r} was scored before in set {self.set_name!r}; give it once")
+        self._rows[scorer.video] = scorer.rows
+        self._clips[scorer.video] = scorer.clips()
+        self._annotated[scorer.video] = scorer.annotated
+        self._unannotated[scorer.video] = scorer.unannotated
+        return scorer.rows
 
     @property
     def first(self) -> AnyProtocol:
@@ -77,10 +87,34 @@ class Evaluator:
         """All rows, videos by name and frames in their order: the same list for any number of ranks."""
         return [row for video in sorted(self._rows) for row in self._rows[video]]
 
+    @property
+    def clips(self) -> list[ClipRow]:
+        """What the protocols of videos keep, videos by name: the same list for any number of ranks."""
+        return [clip for video in sorted(self._clips) for clip in self._clips[video]]
+
+    @property
+    def split_hash(self) -> str:
+        """SHA-256 of the names of all annotated frames: which frames the numbers are of, whoever predicts.
+
+        Hashed are `<video>/<frame>` in UTF-8, each followed by a zero byte, sorted. The order of videos and frames and
+        the folder they lie in make no difference.
+        """
+        names = (f"{video}/{frame}" for video, frames in self._annotated.items() for frame in frames)
+        encoded = sorted(name.encode("utf-8", "surrogateescape") for name in names)
+        return hashlib.sha256(b"".join(name + b"\0" for name in encoded)).hexdigest()
+
     def state(self) -> dict:
         """Everything collected, as plain lists and numbers, for another rank's `merge`."""
-        rows = {v: [[r.protocol, r.frame, r.class_id, r.values] for r in rows] for v, rows in self._rows.items()}
-        return {"set": self.set_name, "rows": rows, "unannotated": dict(self._unannotated)}
+        return {
+            "set": self.set_name,
+            "rows": {v: [[r.protocol, r.frame, r.class_id, r.values] for r in rows] for v, rows in self._rows.items()},
+            "clips": {
+                v: [[c.protocol, c.class_id, c.frames, {k: _plain(x) for k, x in c.values.items()}] for c in clips]
+                for v, clips in self._clips.items()
+            },
+            "annotated": dict(self._annotated),
+            "unannotated": dict(self._unannotated),
+        }
 
     def merge(self, state: Mapping) -> None:
         """Adds another rank's `state`. Raises ValueError when it is of another set or holds a video twice."""
@@ -93,58 +127,58 @@ class Evaluator:
             )
         for video, rows in state["rows"].items():
             self._rows[video] = [FrameRow(p, video, frame, k, dict(values)) for p, frame, k, values in rows]
+        for video, clips in state["clips"].items():
+            self._clips[video] = [
+                ClipRow(p, video, k, frames, {name: _array(x) for name, x in values.items()})
+                for p, k, frames, values in clips
+            ]
+        self._annotated.update(state["annotated"])
         self._unannotated.update(state["unannotated"])
 
     def result(self) -> dict:
         """What was found.
 
-        set, version, weights_hash, videos, frames (scored), frames_without_annotation
+        set, version, weights_hash, split_hash, videos, frames (annotated), frames_without_annotation
         scores   protocol -> metric -> value over the set (several classes: the mean over classes)
         slices   protocol -> part of the set -> frames and scores, of protocols that have parts; scores is None for a
                  part without frames
         numbers  a list in which each number carries protocol, set, video (None: the set), slice (None: all frames),
                  class_id ("mean": over the classes, "all": of all at once), metric, value (None: no frames), frames,
-                 weights_hash, version
+                 weights_hash, split_hash (of the whole set), version
 
         Raises DataError when no frame was scored.
         """
-        rows = self.rows
-        if not rows:
+        if not any(self._annotated.values()) and not any(clip.frames for clip in self.clips):
             raise DataError(
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
-        scores, slices, numbers = self._tables(rows)
+        scores, slices, numbers = self._tables()
+        split = {"split_hash": self.split_hash}
         return {
             "set": self.set_name,
             "version": lgrnet.__version__,
             "weights_hash": self.weights_hash,
+            **split,
             "videos": len(self._rows),
-            "frames": len({(row.video, row.frame) for row in rows}),
+            "frames": sum(map(len, self._annotated.values())),
             "frames_without_annotation": sum(self._unannotated.values()),
             "meaning": {name: protocol.meaning for name, protocol in self.protocols.items()},
             "scores": scores,
             "slices": slices,
-            "numbers": numbers,
+            "numbers": [number | split for number in numbers],
         }
 
-    def _values(
-        self, shown: tuple[np.ndarray, np.ndarray, np.ndarray], ignored: np.ndarray
-    ) -> Iterator[tuple[str, int | str, dict[str, float]]]:
-        """Protocol, class and numbers of one frame; `shown` is its probability, mask and truth, [K, H, W] each."""
-        for class_id, of_class in enumerate(zip(*shown, strict=True), start=1):
-            for name, protocol in self.protocols.items():
-                if not isinstance(protocol, WholeFrameProtocol):
-                    yield name, class_id, protocol.per_frame(*of_class)
-        for name, protocol in self.protocols.items():
-            if isinstance(protocol, WholeFrameProtocol):
-                yield name, ALL_CLASSES, protocol.whole_frame(*shown, ignored)
-
-    def _tables(self, rows: Sequence[FrameRow]) -> tuple[dict, dict, list]:
+    def _tables(self) -> tuple[dict, dict, list]:
         """The scores of the set and of its slices per protocol, and all numbers of the set, its slices and videos."""
         scores, slices, numbers = {}, {}, []
         for name, protocol in self.protocols.items():
-            own = [row for row in rows if row.protocol == name]
+            by_video = self._clips if isinstance(protocol, ClipProtocol) else self._rows
+            of_videos = {v: [row for row in by_video[v] if row.protocol == name] for v in sorted(by_video)}
+            own = [row for rows in of_videos.values() for row in rows]
+            if not own:
+                scores[name] = dict.fromkeys(protocol.metrics)
+                continue
             overall = _by_class(protocol, own)
             scores[name] = _plain_scores(overall)
             numbers += self._numbers(name, overall)
@@ -152,13 +186,14 @@ class Evaluator:
                 slices[name] = {}
                 for part, members in protocol.slices(own).items():
                     table = _by_class(protocol, members) if members else _without_frames(overall)
-                    frames = len({(row.video, row.frame) for row in members})
-                    slices[name][part] = {"frames": frames, "scores": _plain_scores(table) if members else None}
+                    slices[name][part] = {
+                        "frames": _frames(members),
+                        "scores": _plain_scores(table) if members else None,
+                    }
                     numbers += self._numbers(name, table, part=part)
-            for video in sorted(self._rows):
-                of_video = [row for row in self._rows[video] if row.protocol == name]
-                if of_video:
-                    numbers += self._numbers(name, _by_class(protocol, of_video), video)
+            for video, rows in of_videos.items():
+                if rows:
+                    numbers += self._numbers(name, _by_class(protocol, rows), video)
         return scores, slices, numbers
 
     def _numbers(
@@ -185,41 +220,36 @@ class Evaluator:
             for metric, score in scores.items()
         ]
 
-    def _check_video(self, prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:
-        video, frames = prediction.video, len(prediction.frame_names)
-        if video in self._rows:
-            raise DataError(f"video {video!r} was scored before in set {self.set_name!r}; give every video once")
-        if len(raw_masks) != frames:
-            raise DataError(f"video {video!r} has {frames} predicted frames but {len(raw_masks)} masks; give one each")
-        expected = (num_classes(label_map), frames)
-        for name in ("mask", "probability"):
-            shape = getattr(prediction, name).shape
-            if len(shape) != 4 or shape[:2] != expected:
-                raise DataError(
-                    f"video {video!r}: {name} has shape {shape}, expected [{expected[0]}, {frames}, H, W] "
-                    "(classes of the label map, frames)"
-                )
 
-    def _check_size(self, prediction: Prediction, frame: str, raw: np.ndarray) -> None:
-        height, width = prediction.mask.shape[-2:]
-        if raw.shape != (height, width) and not self.resize:
+def _check_prediction(prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:
+    video, frames = prediction.video, len(prediction.frame_names)
+    if len(raw_masks) != frames:
+        raise DataError(f"video {video!r} has {frames} predicted frames but {len(raw_masks)} masks; give one each")
+    expected = (num_classes(label_map), frames)
+    for name in ("mask", "probability"):
+        shape = getattr(prediction, name).shape
+        if len(shape) != 4 or shape[:2] != expected:
             raise DataError(
-                f"video {prediction.video!r}, frame {frame!r}: the prediction is {height} x {width} but the mask on "
-                f"disk is {' x '.join(map(str, raw.shape))} (height x width); predict at the size on disk"
+                f"video {video!r}: {name} has shape {shape}, expected [{expected[0]}, {frames}, H, W] "
+                "(classes of the label map, frames)"
             )
 
 
-def _truth(raw: np.ndarray, label_map: LabelMap, source: str) -> np.ndarray:
-    """Grey values uint8 [K, H, W] per class, so that each protocol may apply its own threshold.
-
-    A mask of 0 and 1 comes as 0 and 255: it has no grey values, and some thresholds are near 255.
-    """
-    if isinstance(label_map, str):
-        return raw[None] * np.uint8(255) if raw.max(initial=0) == 1 else raw[None]
-    return (class_masks(raw, label_map, source) * 255).astype(np.uint8)
+def _frames(rows: Sequence[FrameRow | ClipRow]) -> int:
+    """How many frames some rows are of; clips of several classes are of the same frames."""
+    clips = {row.video: row.frames for row in rows if isinstance(row, ClipRow)}
+    return sum(clips.values()) + len({(row.video, row.frame) for row in rows if isinstance(row, FrameRow)})
 
 
-def _by_class(protocol: AnyProtocol, rows: Sequence[FrameRow]) -> dict[int | str, dict[str, Score]]:
+def _plain(value: float | np.ndarray) -> float | list:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _array(value: float | list) -> float | np.ndarray:
+    return np.array(value, np.float64) if isinstance(value, list) else value
+
+
+def _by_class(protocol: AnyProtocol, rows: Sequence[FrameRow] | Sequence[ClipRow]) -> dict[int | str, dict[str, Score]]:
     """Class -> metric -> score; with several classes also "mean", over the classes where the number is defined."""
     classes = sorted({row.class_id for row in rows})
     table: dict[int | str, dict[str, Score]] = {

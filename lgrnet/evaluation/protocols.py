@@ -1,8 +1,9 @@
 """Protocols: each is one way to turn masks into numbers, with its own threshold, resize and average.
 
 Two numbers of different protocols are different quantities and never stand in one column. A protocol is any class
-with the members of `Protocol`, which sees one class at a time, or of `WholeFrameProtocol`, which sees all of them. One
-that is also `Sliced` has its numbers for parts of a set, too.
+with the members of `Protocol`, which sees one class in one frame, of `WholeFrameProtocol`, which sees all classes of a
+frame, or of `ClipProtocol`, which follows one class through a video. One that is also `Sliced` has its numbers for
+parts of a set, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,21 @@ class FrameRow:
     frame: str
     class_id: int | str
     values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """What a `ClipProtocol` keeps of one class in one video; class_id counts from 1.
+
+    frames  how many frames the values come from
+    values  floats and float64 arrays of a fixed, small size
+    """
+
+    protocol: str
+    video: str
+    class_id: int
+    frames: int
+    values: dict[str, float | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -88,12 +104,47 @@ class WholeFrameProtocol(typing.Protocol):
         """Numbers of a video, a slice or a whole set from its rows, at least one; metric -> score."""
 
 
+class ClipFold(typing.Protocol):
+    """One class of one video on its way through a `ClipProtocol`; its memory does not grow with the frames."""
+
+    def add(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+        """Takes in the next frame, in temporal order, and returns the numbers that it has by itself.
+
+        They become a `FrameRow`; {}: this frame has none. Arguments as in `Protocol.per_frame`; truth is None where
+        the frame is not annotated.
+        """
+
+    def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
+        """`frames` and `values` of the `ClipRow`; called once, after the last frame."""
+
+
+@typing.runtime_checkable
+class ClipProtocol(typing.Protocol):
+    """A protocol whose numbers are made per video first; id, meaning and metrics are those of `Protocol`."""
+
+    id: str
+    meaning: str
+    metrics: tuple[str, ...]
+
+    def begin(self) -> ClipFold:
+        """A new fold, for one class of one video."""
+
+    def aggregate(self, clips: Sequence[ClipRow]) -> dict[str, Score]:
+        """Numbers of a video, a slice or a whole set from the clips of one class, at least one; metric -> score.
+
+        A clip of 0 frames has no say; where no clip has a frame, the values are NaN.
+        """
+
+
 @typing.runtime_checkable
 class Sliced(typing.Protocol):
     """A protocol that has its numbers for parts of a set, too."""
 
-    def slices(self, rows: Sequence[FrameRow]) -> dict[str, list[FrameRow]]:
-        """Name of a part -> those of `rows` in it; parts may overlap, and one without rows is an empty list."""
+    def slices(self, rows: Sequence[FrameRow | ClipRow]) -> dict[str, list[FrameRow | ClipRow]]:
+        """Name of a part -> those of `rows` in it; parts may overlap, and one without rows is an empty list.
+
+        rows  what the protocol's `aggregate` takes: frames, or clips of a `ClipProtocol`
+        """
 
 
 class LGRNetProtocol:

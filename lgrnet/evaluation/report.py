@@ -20,9 +20,10 @@ NUMBER_COLUMNS = (
     "value",
     "frames",
     "weights_hash",
+    "split_hash",
     "version",
 )
-FRAME_COLUMNS = ("protocol", "set", "video", "class_id", "metric", "value", "frame", "weights_hash", "version")
+FRAME_COLUMNS = tuple("frame" if name == "frames" else name for name in NUMBER_COLUMNS if name != "slice")
 
 
 def write_report(
@@ -67,8 +68,11 @@ def markdown(results: Sequence[Mapping]) -> str:
             lines += ["", f"### {_cell(result['set'])}, per video", ""]
             lines += _header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
         lines.append("")
-    origin = sorted({f"lgrnet {r['version']}, weights {r['weights_hash'] or 'unknown'}" for r in results})
-    return "\n".join([*lines, *origin, ""])
+    origin = [
+        f"{_cell(r['set'])}: lgrnet {r['version']}, weights {r['weights_hash'] or 'unknown'}, split {r['split_hash']}"
+        for r in results
+    ]
+    return "\n".join([*lines, *(f"- {line}" for line in origin), ""])
 
 
 def _slice_lines(slices: Mapping[str, Mapping], metrics: Sequence[str]) -> list[str]:
@@ -93,7 +97,7 @@ def _video_lines(result: Mapping, protocol: str, metrics: Sequence[str]) -> list
 
 def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) -> Iterable[dict]:
     for evaluator, result in zip(evaluators, results, strict=True):
-        common = {key: result[key] for key in ("set", "weights_hash", "version")}
+        common = {key: result[key] for key in ("set", "weights_hash", "split_hash", "version")}
         for row in evaluator.rows:
             place = {"protocol": row.protocol, "video": row.video, "frame": row.frame, "class_id": row.class_id}
             for metric, value in row.values.items():

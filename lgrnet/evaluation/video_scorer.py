@@ -1,0 +1,121 @@
+"""One video, scored frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from lgrnet.evaluation.maps import eight_bits
+from lgrnet.evaluation.protocols import (
+    ALL_CLASSES,
+    ClipFold,
+    ClipProtocol,
+    ClipRow,
+    FrameRow,
+    Protocol,
+    WholeFrameProtocol,
+)
+from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes
+
+AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
+
+
+class VideoScorer:
+    """The numbers of one video on their way; `Evaluator.begin` makes it, `Evaluator.end` takes it.
+
+    Between two frames nothing is kept but numbers.
+    """
+
+    def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
+        self.video, self.label_map, self.protocols, self.resize = video, label_map, protocols, resize
+        self.rows: list[FrameRow] = []
+        self.annotated: list[str] = []
+        self._frames: set[str] = set()
+        self._folds: dict[tuple[str, int], ClipFold] = {
+            (name, class_id): protocol.begin()
+            for class_id in range(1, num_classes(label_map) + 1)
+            for name, protocol in protocols.items()
+            if isinstance(protocol, ClipProtocol)
+        }
+
+    @property
+    def unannotated(self) -> int:
+        """How many frames came without annotation."""
+        return len(self._frames) - len(self.annotated)
+
+    def add(
+        self, frame: str, probability: np.ndarray, mask: np.ndarray | None = None, raw: np.ndarray | None = None
+    ) -> None:
+        """Scores the next frame, in temporal order.
+
+        frame        its name, once in a video
+        probability  [K, H, W] or, of one class, [H, W]: uint8, or what `eight_bits` takes
+        mask         bool, the same shape, by the model's own rule; None: where the map is above half of its range
+        raw          uint8 [H0, W0] of the annotation; None: not annotated
+
+        Raises DataError, naming video and frame, when a size or the number of classes does not fit, a value is no
+        probability or unknown to the label map, or the frame came before. The frame has then not been scored.
+        """
+        source = f"video {self.video!r}, frame {frame!r}"
+        if frame in self._frames:
+            raise DataError(f"{source} was given before; give every frame once")
+        probability = eight_bits(np.asarray(probability), f"map of {source}")
+        mask = probability > 127 if mask is None else np.asarray(mask)
+        probability, mask = (array[None] if array.ndim == 2 else array for array in (probability, mask))
+        self._check(source, probability, mask, raw)
+        truth = None if raw is None else _truth(raw, self.label_map, f"mask of {self.video}/{frame}")
+        ignored = None if raw is None else ignored_pixels(raw, self.label_map)
+        for name, class_id, values in self._values(probability, mask, truth, ignored):
+            if values:
+                self.rows.append(FrameRow(name, self.video, frame, class_id, values))
+        self._frames.add(frame)
+        if raw is not None:
+            self.annotated.append(frame)
+
+    def clips(self) -> list[ClipRow]:
+        """What the protocols of videos keep; to be called once, after the last frame."""
+        return [ClipRow(name, self.video, class_id, *fold.end()) for (name, class_id), fold in self._folds.items()]
+
+    def _values(
+        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, ignored: np.ndarray | None
+    ) -> Iterator[tuple[str, int | str, dict[str, float]]]:
+        """Protocol, class and numbers of one frame; the arrays are [K, H, W], `ignored` [H, W]."""
+        for index in range(len(probability)):
+            there = None if truth is None else truth[index]
+            for name, protocol in self.protocols.items():
+                if isinstance(protocol, ClipProtocol):
+                    yield name, index + 1, self._folds[name, index + 1].add(probability[index], mask[index], there)
+                elif there is not None and not isinstance(protocol, WholeFrameProtocol):
+                    yield name, index + 1, protocol.per_frame(probability[index], mask[index], there)
+        for name, protocol in self.protocols.items():
+            if truth is not None and isinstance(protocol, WholeFrameProtocol):
+                yield name, ALL_CLASSES, protocol.whole_frame(probability, mask, truth, ignored)
+
+    def _check(self, source: str, probability: np.ndarray, mask: np.ndarray, raw: np.ndarray | None) -> None:
+        classes = num_classes(self.label_map)
+        for name, array in (("probability", probability), ("mask", mask)):
+            if array.ndim != 3 or len(array) != classes or array.shape != probability.shape or not array.size:
+                raise DataError(
+                    f"{source}: {name} has shape {array.shape}, expected [{classes}, H, W] (classes of the label map), "
+                    "the same for probability and mask"
+                )
+        if raw is None:
+            return
+        if raw.ndim != 2 or not raw.size:
+            raise DataError(f"{source}: the mask on disk has shape {raw.shape}, expected [H, W]")
+        if raw.shape != mask.shape[1:] and not self.resize:
+            raise DataError(
+                f"{source}: the prediction is {mask.shape[1]} x {mask.shape[2]} but the mask on disk is "
+                f"{raw.shape[0]} x {raw.shape[1]} (height x width); predict at the size on disk"
+            )
+
+
+def _truth(raw: np.ndarray, label_map: LabelMap, source: str) -> np.ndarray:
+    """Grey values uint8 [K, H, W] per class, so that each protocol may apply its own threshold.
+
+    A mask of 0 and 1 comes as 0 and 255: it has no grey values, and some thresholds are near 255.
+    """
+    if isinstance(label_map, str):
+        return raw[None] * np.uint8(255) if raw.max(initial=0) == 1 else raw[None]
+    return (class_masks(raw, label_map, source) * 255).astype(np.uint8)
