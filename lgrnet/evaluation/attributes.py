@@ -224,7 +224,9 @@ def _value(column: str, value: object, place: str) -> object:
     text = "" if value is None else str(value).strip()
     if column in (*VISUAL_ATTRIBUTES, "OCC"):
         if text.lower() not in (*_YES, *_NO):
-            raise DataError(f"{place}: {column} is {text!r}; expected yes (1, true, yes, x) or no (0, false, no, empty)")
+            raise DataError(
+                f"{place}: {column} is {text!r}; expected yes (1, true, yes, x) or no (0, false, no, empty)"
+            )
         return text.lower() in _YES
     if column == "size_mm" and text:
         try:

@@ -18,12 +18,16 @@ NUMBER_COLUMNS = (
     "class_id",
     "metric",
     "value",
+    "lower",
+    "upper",
     "frames",
     "weights_hash",
     "split_hash",
     "version",
 )
-FRAME_COLUMNS = tuple("frame" if name == "frames" else name for name in NUMBER_COLUMNS if name != "slice")
+FRAME_COLUMNS = tuple(
+    "frame" if name == "frames" else name for name in NUMBER_COLUMNS if name not in ("slice", "lower", "upper")
+)
 
 
 def write_report(
@@ -53,18 +57,23 @@ def write_report(
 def markdown(results: Sequence[Mapping]) -> str:
     """One table per protocol, one line per set, and per set its slices and its videos from the worst to the best."""
     lines = ["# Evaluation", ""]
+    if any(bounds for result in results for bounds in result["intervals"].values()):
+        lines += ["In brackets: 95 % intervals, from 2000 draws of as many videos as there are.", ""]
     for name, meaning in _meanings(results).items():
         metrics = list(results[0]["scores"][name])
         lines += [f"## Protocol `{name}`", "", meaning, ""]
         lines += _header(["set", "videos", "frames", "without annotation", *metrics])
         for result in results:
             counts = [str(result[key]) for key in ("videos", "frames", "frames_without_annotation")]
-            values = [_digits(result["scores"][name][metric]) for metric in metrics]
+            bounds = result["intervals"].get(name)
+            values = [_with_interval(result["scores"][name], bounds, metric) for metric in metrics]
             lines.append(_line([result["set"], *counts, *values]))
         for result in results:
             if name in result["slices"]:
                 lines += ["", f"### {_cell(result['set'])}, per slice", ""]
-                lines += _header(["slice", "frames", *metrics]) + _slice_lines(result["slices"][name], metrics)
+                lines += _header(["slice", "videos", "frames", *metrics]) + _slice_lines(
+                    result["slices"][name], metrics
+                )
             lines += ["", f"### {_cell(result['set'])}, per video", ""]
             lines += _header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
         lines.append("")
@@ -78,8 +87,9 @@ def markdown(results: Sequence[Mapping]) -> str:
 def _slice_lines(slices: Mapping[str, Mapping], metrics: Sequence[str]) -> list[str]:
     lines = []
     for part, found in slices.items():
-        values = [_digits(found["scores"][m]) if found["scores"] else "no images" for m in metrics]
-        lines.append(_line([part, str(found["frames"]), *values]))
+        scores, bounds = found["scores"], found["intervals"]
+        values = [_with_interval(scores, bounds, metric) if scores else "no images" for metric in metrics]
+        lines.append(_line([part, str(found["videos"]), str(found["frames"]), *values]))
     return lines
 
 
@@ -141,6 +151,13 @@ def plain_json(value: object) -> object:
 
 def _digits(value: float) -> str:
     return "-" if _undefined(value) else f"{value:.4f}"
+
+
+def _with_interval(scores: Mapping[str, float], intervals: Mapping[str, Sequence] | None, metric: str) -> str:
+    """`0.8350 [0.8011, 0.8643]`, without the brackets where the interval is unknown."""
+    if intervals is None or _undefined(intervals[metric][0]):
+        return _digits(scores[metric])
+    return f"{_digits(scores[metric])} [{', '.join(map(_digits, intervals[metric]))}]"
 
 
 def _cell(text: str) -> str:
