@@ -62,20 +62,20 @@ def markdown(results: Sequence[Mapping]) -> str:
     for name, meaning in _meanings(results).items():
         metrics = list(results[0]["scores"][name])
         lines += [f"## Protocol `{name}`", "", meaning, ""]
-        lines += _header(["set", "videos", "frames", "without annotation", *metrics])
+        lines += table_header(["set", "videos", "frames", "without annotation", *metrics])
         for result in results:
             counts = [str(result[key]) for key in ("videos", "frames", "frames_without_annotation")]
             bounds = result["intervals"].get(name)
             values = [_with_interval(result["scores"][name], bounds, metric) for metric in metrics]
-            lines.append(_line([result["set"], *counts, *values]))
+            lines.append(table_line([result["set"], *counts, *values]))
         for result in results:
             if name in result["slices"]:
                 lines += ["", f"### {_cell(result['set'])}, per slice", ""]
-                lines += _header(["slice", "videos", "frames", *metrics]) + _slice_lines(
+                lines += table_header(["slice", "videos", "frames", *metrics]) + _slice_lines(
                     result["slices"][name], metrics
                 )
             lines += ["", f"### {_cell(result['set'])}, per video", ""]
-            lines += _header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
+            lines += table_header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
         lines.append("")
     origin = [
         f"{_cell(r['set'])}: lgrnet {r['version']}, weights {r['weights_hash'] or 'unknown'}, split {r['split_hash']}"
@@ -89,7 +89,7 @@ def _slice_lines(slices: Mapping[str, Mapping], metrics: Sequence[str]) -> list[
     for part, found in slices.items():
         scores, bounds = found["scores"], found["intervals"]
         values = [_with_interval(scores, bounds, metric) if scores else "no images" for metric in metrics]
-        lines.append(_line([part, str(found["videos"]), str(found["frames"]), *values]))
+        lines.append(table_line([part, str(found["videos"]), str(found["frames"]), *values]))
     return lines
 
 
@@ -100,7 +100,7 @@ def _video_lines(result: Mapping, protocol: str, metrics: Sequence[str]) -> list
             table.setdefault((number["video"], number["class_id"]), {})[number["metric"]] = number
     ordered = sorted(table.items(), key=lambda item: (_rank(item[1][metrics[0]]["value"]), str(item[0])))
     return [
-        _line([video, str(k), str(cells[metrics[0]]["frames"]), *(_digits(cells[m]["value"]) for m in metrics)])
+        table_line([video, str(k), str(cells[metrics[0]]["frames"]), *(_digits(cells[m]["value"]) for m in metrics)])
         for (video, k), cells in ordered
     ]
 
@@ -165,9 +165,11 @@ def _cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table; no text breaks out of its cell."""
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
-def _header(cells: Sequence[str]) -> list[str]:
-    return [_line(cells), "|" + " --- |" * len(cells)]
+def table_header(cells: Sequence[str]) -> list[str]:
+    """The two lines that begin a Markdown table."""
+    return [table_line(cells), "|" + " --- |" * len(cells)]
