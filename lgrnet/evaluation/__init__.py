@@ -2,7 +2,9 @@
 
 from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.evaluation.average_precision import AveragePrecision
+from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols
 from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import (
     ClipFold,
     ClipProtocol,
@@ -16,8 +18,14 @@ from lgrnet.evaluation.report import plain_json, write_report
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
 from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
 from lgrnet.evaluation.video_scorer import VideoScorer
+from lgrnet.evaluation.vps_protocol import PraNetProtocol, VPSProtocol
 
 __all__ = [
+    "PROTOCOLS",
+    "PlainProtocol",
+    "PraNetProtocol",
+    "VPSProtocol",
+    "choose_protocols",
     "AveragePrecision",
     "ClipFold",
     "ClipProtocol",

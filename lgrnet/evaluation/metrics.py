@@ -46,17 +46,32 @@ def sensitivity(counts: Counts) -> float:
     return _ratio(counts.tp, counts.tp + counts.fn)
 
 
+def specificity(counts: Counts) -> float:
+    """tn / (tn + fp); NaN when the truth is full."""
+    return _ratio(counts.tn, counts.tn + counts.fp)
+
+
+def precision(counts: Counts) -> float:
+    """tp / (tp + fp); NaN when nothing is found."""
+    return _ratio(counts.tp, counts.tp + counts.fp)
+
+
 def mae(counts: Counts) -> float:
     """Share of the pixels that differ: the mean absolute error of a binary mask."""
     return _ratio(counts.fp + counts.fn, counts.tp + counts.fp + counts.fn + counts.tn)
 
 
-def s_measure(prediction: np.ndarray, truth: np.ndarray, alpha: float = 0.5) -> float:
+def s_measure(
+    prediction: np.ndarray, truth: np.ndarray, alpha: float = 0.5, freedom: int = 1, beyond: int = 1
+) -> float:
     """Structure measure (Fan et al., ICCV 2017) of a map [H, W] in 0..1 against a bool mask [H, W].
 
     An empty truth gives 1 - mean(prediction), a full one mean(prediction), as in the published toolbox. So does the
     value 0 for an object or a background of one pixel, and for a truth whose centre leaves a quadrant with fewer than
     two pixels: the toolbox divides by zero there, and its max(0, NaN) is 0.
+
+    freedom  1: the spread over an object of n pixels is divided by n - 1; 0: by n, and one pixel is an object
+    beyond   1: the quadrants meet one pixel beyond the rounded centre; 0: at it, and an empty quadrant has no weight
     """
     prediction = prediction.astype(np.float64)
     share = truth.mean()
@@ -64,10 +79,10 @@ def s_measure(prediction: np.ndarray, truth: np.ndarray, alpha: float = 0.5) -> 
         return float(1 - prediction.mean())
     if share == 1:
         return float(prediction.mean())
-    inside = _object_similarity(prediction[truth])
-    outside = _object_similarity(1 - prediction[~truth])
+    inside = _object_similarity(prediction[truth], freedom)
+    outside = _object_similarity(1 - prediction[~truth], freedom)
     objects = share * inside + (1 - share) * outside
-    mixed = alpha * objects + (1 - alpha) * _region_similarity(prediction, truth)
+    mixed = alpha * objects + (1 - alpha) * _region_similarity(prediction, truth, beyond)
     return 0.0 if np.isnan(mixed) else float(max(0.0, mixed))
 
 
@@ -91,22 +106,29 @@ def _ratio(numerator: float, denominator: float) -> float:
     return float(np.float32(numerator) / np.float32(denominator))
 
 
-def _object_similarity(values: np.ndarray) -> float:
-    if values.size < 2:
+def _object_similarity(values: np.ndarray, freedom: int) -> float:
+    if values.size <= freedom:
         return float("nan")
-    mean, spread = values.mean(), values.std(ddof=1)
+    mean, spread = values.mean(), values.std(ddof=freedom)
     return 2 * mean / (mean**2 + 1 + spread + EPS)
 
 
-def _region_similarity(prediction: np.ndarray, truth: np.ndarray) -> float:
+def _region_similarity(prediction: np.ndarray, truth: np.ndarray, beyond: int) -> float:
     """Similarity of the four quadrants around the centre of the truth, weighted by their areas."""
-    y, x = (int(round(places.mean())) + 1 for places in np.nonzero(truth))
+    y, x = (_centre(truth.sum(axis)) + beyond for axis in (1, 0))
     total = 0.0
     for rows in (slice(0, y), slice(y, None)):
         for columns in (slice(0, x), slice(x, None)):
             part = truth[rows, columns]
+            if part.size == 0 and not beyond:
+                continue
             total += part.size / truth.size * _similarity(prediction[rows, columns], part.astype(np.float64))
     return total
+
+
+def _centre(counts: np.ndarray) -> int:
+    """The rounded mean place of pixels that are counted by row or by column."""
+    return round(float(counts @ np.arange(len(counts)) / counts.sum()))
 
 
 def _similarity(a: np.ndarray, b: np.ndarray) -> float:

@@ -87,7 +87,9 @@ def test_clips_of_ranks_merge_to_those_of_one_process():
     first.merge(json.loads(json.dumps(second.state())))
     assert first.result() == alone.result()
     assert [clip.video for clip in first.clips] == list("abcd")
-    assert all(np.array_equal(a.values["curve"], b.values["curve"]) for a, b in zip(first.clips, alone.clips))
+    assert all(
+        np.array_equal(a.values["curve"], b.values["curve"]) for a, b in zip(first.clips, alone.clips, strict=True)
+    )
     assert all(isinstance(clip, ClipRow) for clip in first.clips)
 
 

@@ -1,0 +1,36 @@
+"""All protocols by name."""
+
+from __future__ import annotations
+
+from lgrnet.evaluation.plain_protocol import PlainProtocol
+from lgrnet.evaluation.protocols import LGRNetProtocol
+from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
+from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
+from lgrnet.evaluation.video_scorer import AnyProtocol
+from lgrnet.evaluation.vps_protocol import PraNetProtocol, VPSProtocol
+
+PROTOCOLS: dict[str, type[AnyProtocol]] = {
+    protocol().id: protocol
+    for protocol in (
+        LGRNetProtocol,
+        VPSProtocol,
+        PraNetProtocol,
+        SSFormerTestProtocol,
+        StudyProtocol,
+        SvANetSizeProtocol,
+        PlainProtocol,
+    )
+}
+"""Id -> class; each can be made without arguments and is then the published one."""
+
+
+def choose_protocols(names: str) -> list[AnyProtocol]:
+    """The protocols of a comma-separated list of ids; "all" is every one.
+
+    Raises ValueError for an unknown or repeated id, or none.
+    """
+    chosen = list(PROTOCOLS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in chosen if name not in PROTOCOLS]
+    if unknown or len(set(chosen)) < len(chosen):
+        raise ValueError(f'protocols are {names!r}; expected "all", or some of {", ".join(PROTOCOLS)}, each once')
+    return [PROTOCOLS[name]() for name in chosen]

@@ -1,0 +1,167 @@
+"""The protocols of grey maps at 256 thresholds: the VPS toolbox for videos, and PraNet's table for still images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from lgrnet.evaluation import metrics
+from lgrnet.evaluation.protocols import ClipRow, Score
+from lgrnet.evaluation.threshold_curves import (
+    THRESHOLDS,
+    CurveFold,
+    FrameCurves,
+    GreyPixels,
+    alignment,
+    clip_means,
+    f_measure,
+    overlap_curves,
+)
+from lgrnet.evaluation.weighted_f import weighted_f
+
+_LEVELS = np.arange(256) / 255
+_BYTES = np.arange(255, -1, -1)
+_CURVES = ("Em", "Fm", "Sen", "Spe", "Dice", "IoU")
+
+
+class VPSProtocol:
+    """The VPS toolbox of SUN-SEG (Ji et al., Video Polyp Segmentation: A Deep Learning Perspective, 2022).
+
+    Read as grey of 8 bits; a prediction of another size is resized bilinearly; truth is what is above 128; each map is
+    stretched to 0..1 by its own minimum and maximum. Smeasure, wFmeasure, MAE, adpEm and adpFm are one number a frame.
+    Em, Fm, Sen, Spe, Dice and IoU are curves over 256 thresholds. Frames are averaged to clips, clips (all the same
+    weight) to the set, and only then mean... and max... are taken of a curve. The first and last annotated frame of
+    every clip have no part in it; nor has a clip of two frames.
+
+    Where a number degenerates it is the published one: Smeasure 0 for an object of one pixel, wFmeasure 0 for an empty
+    truth, Sen, Spe, Dice and IoU 0 at thresholds without a true positive, Spe NaN for a full truth.
+
+    drop_ends  False: the first and last frames count, too, which no published table does
+    """
+
+    metrics = (
+        *("Smeasure", "wFmeasure", "MAE", "adpEm", "meanEm", "maxEm", "adpFm", "meanFm", "maxFm"),
+        *(f"{kind}{name}" for name in ("Sen", "Spe", "Dice", "IoU") for kind in ("mean", "max")),
+    )
+
+    def __init__(self, drop_ends: bool = True):
+        self.drop_ends = drop_ends
+        self.id = "vps" if drop_ends else "vps-all-frames"
+        ends = "first and last frame of each clip dropped" if drop_ends else "all frames (published: without the ends)"
+        self.meaning = (
+            f"VPS toolbox (SUN-SEG): grey maps stretched to 0..1 per frame, truth > 128, 256 thresholds, {ends}; "
+            "curves averaged over frames, then clips, then mean or max over the thresholds. Papers print maxDice."
+        )
+
+    def begin(self) -> CurveFold:
+        """See `ClipProtocol.begin`."""
+        return CurveFold(_stretched, _vps_numbers, self.drop_ends)
+
+    def aggregate(self, clips: Sequence[ClipRow]) -> dict[str, Score]:
+        """Means over clips, see `ClipProtocol.aggregate`."""
+        return _scores(clips, clip_means(clips, weigh=False), _vps_numbers, self.metrics)
+
+
+class PraNetProtocol:
+    """The table of PraNet's line of work (UACANet's evaluation program; the published tables of SSFormer have it).
+
+    Maps are read as grey of 8 bits and not stretched; one of another size is resized bilinearly; truth is what is above
+    one half. Dice, IoU and E-measure at 256 thresholds, means over all images, then the mean (m...) or the maximum
+    (max...) over the thresholds. weighted_f takes the border's values for what lies beyond the image, and an image
+    without truth has none; s_measure divides the spread by n.
+
+    The published tables were made from masks that were binary already: then maxDice is the Dice of the mask, and mDice
+    nearly so. PraNet's own MATLAB program stretches maps to 0..1; this one does not.
+    """
+
+    id = "pranet"
+    metrics = ("mDice", "mIoU", "weighted_f", "s_measure", "mE", "maxE", "mae", "maxDice", "maxIoU")
+    meaning = (
+        "PraNet's table as in UACANet's program and SSFormer's published tables: grey maps, truth > 0.5, Dice, IoU and "
+        "E-measure at 256 thresholds, mean over all images, then mean (m) or max over the thresholds."
+    )
+
+    def begin(self) -> CurveFold:
+        """See `ClipProtocol.begin`."""
+        return CurveFold(_unstretched, _pranet_numbers, drop_ends=False)
+
+    def aggregate(self, clips: Sequence[ClipRow]) -> dict[str, Score]:
+        """Means over all images, see `ClipProtocol.aggregate`."""
+        return _scores(clips, clip_means(clips, weigh=True), _pranet_numbers, self.metrics)
+
+
+def stretched_levels(grey: np.ndarray) -> np.ndarray:
+    """float64 [256]: what each grey level stands for when the map's own range becomes 0..1; v / 255 where constant."""
+    low, high = int(grey.min()), int(grey.max())
+    if low == high:
+        return _LEVELS
+    return (_LEVELS - _LEVELS[low]) / (_LEVELS[high] - _LEVELS[low])
+
+
+def _stretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
+    grey, there = _same_size(probability, truth.shape), truth > 128
+    levels = stretched_levels(grey)
+    pixels, values = GreyPixels.of(grey, there, levels), levels[grey]
+    sizes = pixels.positive, pixels.total
+    adaptive = pixels.found(min(2 * float(values.mean()), 1.0))
+    bytes_ = pixels.found(_BYTES, np.floor(np.clip(levels, 0, 1) * 255))
+    scalars = {
+        "Smeasure": metrics.s_measure(values, there),
+        "wFmeasure": weighted_f(values, there) if pixels.positive else 0.0,
+        "MAE": pixels.mae(),
+        "adpEm": float(alignment(*adaptive, *sizes)),
+        "adpFm": float(f_measure(*adaptive, pixels.positive)),
+    }
+    curves = {
+        "Em": alignment(*bytes_, *sizes),
+        "Fm": f_measure(*bytes_, pixels.positive),
+        **overlap_curves(*pixels.found(THRESHOLDS), *sizes),
+    }
+    return FrameCurves(scalars, curves)
+
+
+def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
+    grey, there = _same_size(probability, truth.shape), truth > 127
+    pixels, values = GreyPixels.of(grey, there, _LEVELS), _LEVELS[grey]
+    sizes, at_thresholds = (pixels.positive, pixels.total), pixels.found(THRESHOLDS)
+    scalars = {
+        "weighted_f": weighted_f(values, there, cv2.BORDER_REPLICATE) if pixels.positive else 0.0,
+        "objects": float(pixels.positive > 0),
+        "s_measure": metrics.s_measure(values, there, freedom=0, beyond=0),
+        "mae": pixels.mae(),
+    }
+    overlaps = overlap_curves(*at_thresholds, *sizes)
+    return FrameCurves(
+        scalars, {"E": alignment(*at_thresholds, *sizes), "Dice": overlaps["Dice"], "IoU": overlaps["IoU"]}
+    )
+
+
+def _same_size(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return grey if grey.shape == size else cv2.resize(grey, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _vps_numbers(scalars: Mapping[str, float], curves: Mapping[str, np.ndarray]) -> dict[str, float]:
+    of_curves = {f"{kind}{name}": float(getattr(curves[name], kind)()) for name in _CURVES for kind in ("mean", "max")}
+    return {name: of_curves[name] if name in of_curves else scalars[name] for name in VPSProtocol.metrics}
+
+
+def _pranet_numbers(scalars: Mapping[str, float], curves: Mapping[str, np.ndarray]) -> dict[str, float]:
+    numbers = {
+        **{f"m{name}": float(curve.mean()) for name, curve in curves.items()},
+        **{f"max{name}": float(curve.max()) for name, curve in curves.items()},
+        **scalars,
+        "weighted_f": scalars["weighted_f"] / scalars["objects"] if scalars["objects"] else math.nan,
+    }
+    return {name: numbers[name] for name in PraNetProtocol.metrics}
+
+
+def _scores(clips: Sequence[ClipRow], means: Mapping, numbers, names: Sequence[str]) -> dict[str, Score]:
+    frames = sum(clip.frames for clip in clips)
+    if not means:
+        return dict.fromkeys(names, Score(math.nan, 0))
+    scalars = {name: value for name, value in means.items() if not isinstance(value, np.ndarray)}
+    curves = {name: value for name, value in means.items() if isinstance(value, np.ndarray)}
+    return {name: Score(value, frames) for name, value in numbers(scalars, curves).items()}
