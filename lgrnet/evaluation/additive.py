@@ -52,4 +52,4 @@ class RatioOfSums:
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The ratio, NaN where it is divided by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator == 0, np.nan, numerator / denominator)
+        return np.where(denominator == 0, np.nan, np.true_divide(numerator, denominator))

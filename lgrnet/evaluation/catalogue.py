@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lgrnet.evaluation.over_time import OverTimeProtocol
 from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import LGRNetProtocol
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
@@ -19,6 +20,7 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {
         StudyProtocol,
         SvANetSizeProtocol,
         PlainProtocol,
+        OverTimeProtocol,
     )
 }
 """Id -> class; each can be made without arguments and is then the published one."""
