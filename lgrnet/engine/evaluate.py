@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import nn
 
 from lgrnet import distributed
 from lgrnet.evaluation import Evaluator, Protocol, read_annotation, write_report
+from lgrnet.evaluation.report import file_hash
 from lgrnet.inference.predictor import Predictor
 from lgrnet.inference.writers import save_frames_sheet, save_masks, save_overlays
 from lgrnet.records import DataError, VideoRecord
@@ -73,11 +73,6 @@ def evaluate_sets(
         return {}
     write_report(evaluators, folder, facts)
     return {e.set_name: dict(e.result()["scores"][e.first.id]) for e in evaluators}
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _check_set(name: str, records: Sequence[VideoRecord]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,12 +47,48 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / name for name in ("report.json", "scores.csv", "frames.csv", "report.md")}
-    text = json.dumps(plain_json({**(extra or {}), "sets": results}), indent=1, allow_nan=False)
-    paths["report.json"].write_text(text + "\n", encoding="utf-8")
+    write_json(paths["report.json"], results, extra)
     _write_csv(paths["scores.csv"], NUMBER_COLUMNS, (number for result in results for number in result["numbers"]))
     _write_csv(paths["frames.csv"], FRAME_COLUMNS, _frame_numbers(evaluators, results))
-    paths["report.md"].write_text(markdown(results), encoding="utf-8")
+    paths["report.md"].write_text(markdown(results), encoding="utf-8", errors="backslashreplace")
     return paths
+
+
+def write_json(path: Path, results: Sequence[Mapping], extra: Mapping[str, object] | None = None) -> None:
+    """Writes results of sets as report.json has them, see `write_report`."""
+    text = json.dumps(plain_json({**(extra or {}), "sets": list(results)}), indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def published_table(result: Mapping, protocol: str, method: str) -> str:
+    """The numbers of a set as the text that the VPS toolbox prints: a line of three decimals, in a frame.
+
+    method  name of what predicted
+    """
+    scores = result["scores"][protocol]
+    values = ["nan" if _undefined(value) else f"{value:.3f}" for value in scores.values()]
+    rows = [["Dataset", "Method", *scores], [result["set"], method, *values]]
+    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
+    lines = ["| " + " | ".join(map(_centred, row, widths)) + " |" for row in rows]
+    return "\n".join([rule, lines[0], rule, lines[1], rule])
+
+
+def _centred(text: str, width: int) -> str:
+    """In the middle; of an odd number of blanks the one more stands after a text of odd length, else before it."""
+    blanks = width - len(text)
+    left = blanks // 2 + (blanks % 2 if len(text) % 2 == 0 else 0)
+    return " " * left + text + " " * (blanks - left)
 
 
 def markdown(results: Sequence[Mapping]) -> str:
@@ -115,7 +152,7 @@ def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) 
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:

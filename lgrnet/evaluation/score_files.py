@@ -1,0 +1,83 @@
+"""Scores maps on disk, one frame in memory at a time, on one process or several."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.mask_trees import MaskPairs, read_map
+from lgrnet.evaluation.video_scorer import AnyProtocol
+from lgrnet.records import DataError, LabelMap, check_values, read_mask
+
+Paths = Mapping[str, tuple[Path, Path]]
+
+
+def score_pairs(
+    pairs: MaskPairs,
+    protocols: Sequence[AnyProtocol],
+    set_name: str,
+    weights_hash: str | None = None,
+    label_map: LabelMap = "binary",
+    workers: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> Evaluator:
+    """The numbers of all frames that have a prediction and an annotation; each protocol resizes by its own rule.
+
+    workers  processes that share the videos; the numbers are the same for any number of them
+    say      told now and then how far it is
+
+    Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
+    above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
+    """
+    evaluator = Evaluator(protocols, set_name, weights_hash, resize=True)
+    job = _Job(tuple(protocols), set_name, label_map)
+    highest = 0
+    for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
+        evaluator.merge(state)
+        highest = max(highest, level)
+        if number % max(1, len(pairs.pairs) // 8) == 0:
+            say(f"{set_name}: {number} of {len(pairs.pairs)} videos")
+    if highest == 1:
+        raise DataError("no predicted map has a value above 1, they are masks of 0 and 1; save them as 0 and 255")
+    return evaluator
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process does with its videos."""
+
+    protocols: tuple[AnyProtocol, ...]
+    set_name: str
+    label_map: LabelMap
+
+    def __call__(self, video: str, paths: Paths) -> tuple[dict, int]:
+        """The state of an evaluator with this one video, and the highest value of its maps."""
+        evaluator, highest = Evaluator(self.protocols, self.set_name, resize=True), 0
+        scorer = evaluator.begin(video, self.label_map)
+        for frame, (prediction, annotation) in paths.items():
+            raw, probability = read_mask(annotation), read_map(prediction)
+            check_values(raw, self.label_map, annotation)
+            highest = max(highest, int(probability.max()))
+            scorer.add(frame, probability, raw=raw)
+        evaluator.end(scorer)
+        return evaluator.state(), highest
+
+
+def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int]]:
+    if workers == 1:
+        yield from (job(video, paths) for video, paths in pairs.pairs.items())
+        return
+    # Fresh processes: what a program that calls this has loaded (threads, a GPU) does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield from pool.map(job, pairs.pairs, pairs.pairs.values())
+        except BrokenProcessPool as error:
+            raise DataError(f"a worker process ended ({error}); is memory short? try fewer workers") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

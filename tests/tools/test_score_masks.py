@@ -1,0 +1,246 @@
+"""Folders of maps from any program: the published text, files that do not fit, and odd names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lgrnet.evaluation import PROTOCOLS
+from lgrnet.evaluation.mask_trees import frame_key, pair_trees, read_map
+from lgrnet.records import DataError
+from tools import score_masks
+
+TOOL = Path(score_masks.__file__)
+STEM = "case_M_20181001100941_0U62372100109341_1_005_001-1_a2_ayy_image{:04d}"
+
+
+def _save(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values)).save(path)
+
+
+def _disc(shift=0, size=(20, 24)):
+    y, x = np.mgrid[: size[0], : size[1]]
+    return ((y - 9) ** 2 + (x - 10 - shift) ** 2 < 30).astype(np.uint8) * 255
+
+
+@pytest.fixture
+def trees(tmp_path):
+    """Two videos of four frames in the layout of SUN-SEG and of its published maps."""
+    for video in ("case1_1", "case2"):
+        for index in range(8, 12):
+            _save(tmp_path / f"gt/TestHardDataset/Seen/GT/{video}/{STEM.format(index)}.png", _disc())
+            _save(tmp_path / f"gt/TestHardDataset/Seen/Frame/{video}/{STEM.format(index)}.jpg", _disc())
+            _save(tmp_path / f"pred/Model/TestHardDataset/Seen/{video}/{STEM.format(index)}.png", _disc(1))
+    return tmp_path
+
+
+def _run(trees, *more):
+    return score_masks.main(["--pred", str(trees / "pred"), "--gt", str(trees / "gt"), *map(str, more)])
+
+
+def _prediction(trees, index, video="case2"):
+    return trees / f"pred/Model/TestHardDataset/Seen/{video}/{STEM.format(index)}.png"
+
+
+def test_published_set_prints_the_published_text(golden, tmp_path, capsys):
+    expected = json.loads((golden / "metrics/vps_expected.json").read_text())["sequence"]
+    with np.load(golden / "metrics/pairs.npz") as pairs:
+        for video, names in expected["frames"].items():
+            for index, name in enumerate(names, start=7):
+                _save(tmp_path / f"pred/Unseen/{video}/{STEM.format(index)}.png", pairs[f"pred/{name}"])
+                _save(tmp_path / f"gt/Unseen/GT/{video}/{STEM.format(index)}.png", pairs[f"gt/{name}"])
+    names = ["--set", "TestEasyDataset-Unseen", "--method", "2022-MIR-PNSPlus"]
+    assert _run(tmp_path, "--protocol", "vps", *names, "--json", tmp_path / "new/out.json") == 0
+    assert expected["printed"].strip() in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "new/out.json").read_text())["sets"]
+    for name, value in expected["mean"].items():
+        assert found["scores"]["vps"][name] == pytest.approx(value, abs=1e-6)
+
+
+def test_all_protocols_in_one_pass_without_torch(trees):
+    code = (
+        f"import sys; sys.argv[0] = {str(TOOL)!r}; sys.path.insert(0, {str(TOOL.parent)!r}); import score_masks; "
+        f"code = score_masks.main(['--pred', {str(trees / 'pred')!r}, '--gt', {str(trees / 'gt')!r}, '--json', "
+        f"{str(trees / 'o.json')!r}, '--out', {str(trees / 'report')!r}]); print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+    stored = json.loads((trees / "o.json").read_text())
+    (found,) = stored["sets"]
+    assert set(found["scores"]) == set(PROTOCOLS) and found["frames"] == 8
+    assert stored["missing"] == stored["extra"] == []
+    assert json.loads((trees / "report/report.json").read_text()) == stored
+    assert all(n["split_hash"] == found["split_hash"] for n in found["numbers"])
+
+
+def test_several_processes_give_the_same_numbers(trees):
+    for workers in (1, 2):
+        assert _run(trees, "--protocol", "vps,plain", "--workers", workers, "--json", trees / f"{workers}.json") == 0
+    assert (trees / "1.json").read_text() == (trees / "2.json").read_text()
+
+
+def test_missing_frames_are_listed_and_never_scored(trees, capsys):
+    _prediction(trees, 9).unlink()
+    assert _run(trees, "--json", trees / "o.json") == 2
+    error = capsys.readouterr().err
+    assert f"1 frame (case2/{STEM.format(9)})" in error and "--allow_missing" in error and "Traceback" not in error
+    assert not (trees / "o.json").exists()
+    assert _run(trees, "--allow_missing", "--protocol", "lgrnet", "--json", trees / "o.json") == 0
+    stored = json.loads((trees / "o.json").read_text())
+    assert stored["missing"] == [f"case2/{STEM.format(9)}"] and stored["sets"][0]["frames"] == 7
+    assert "1 frames without a prediction were left out" in capsys.readouterr().out
+
+
+def test_extra_frames_are_listed(trees, capsys):
+    _save(_prediction(trees, 99), _disc())
+    assert _run(trees, "--protocol", "plain") == 0
+    assert f"1 prediction (case2/{STEM.format(99)}) without a mask" in capsys.readouterr().err
+
+
+def test_the_same_frame_twice_is_an_error(trees, capsys):
+    _save(trees / f"pred/Other/TestHardDataset/Seen/case2/{STEM.format(9)}.png", _disc())
+    assert _run(trees) == 2
+    assert "the same frame" in capsys.readouterr().err
+    _save(trees / f"gt/TestHardDataset/Unseen/GT/case1_1/{STEM.format(40)}.png", _disc())
+    with pytest.raises(DataError, match="the same video twice .video 'case1_1'"):
+        pair_trees(trees / "pred/Model", trees / "gt")
+
+
+def test_a_name_in_two_videos_is_two_frames(tmp_path):
+    for video in "ab":
+        _save(tmp_path / f"pred/{video}/0.png", _disc())
+        _save(tmp_path / f"gt/{video}/0.png", _disc())
+    assert pair_trees(tmp_path / "pred", tmp_path / "gt").frames == 2
+
+
+def test_other_sizes_go_by_the_rule_of_the_protocol(trees):
+    _save(_prediction(trees, 9), _disc(1).repeat(2, 0).repeat(2, 1))
+    assert _run(trees, "--protocol", "all", "--json", trees / "o.json") == 0
+    scores = json.loads((trees / "o.json").read_text())["sets"][0]["scores"]
+    assert 0.7 < scores["lgrnet"]["dice"] < 1 and 0.7 < scores["vps"]["maxDice"] < 1
+
+
+def test_sixteen_bits_count_as_eight(trees):
+    assert _run(trees, "--protocol", "all", "--json", trees / "8.json") == 0
+    for path in (trees / "pred").rglob("*.png"):
+        _save(path, np.array(Image.open(path)).astype(np.uint16) * 257)
+        assert read_map(path).dtype == np.uint16
+    assert _run(trees, "--protocol", "all", "--json", trees / "16.json") == 0
+    assert (trees / "8.json").read_text() == (trees / "16.json").read_text()
+
+
+def test_opencv_reads_the_upper_byte_of_sixteen_bits(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    values = np.random.default_rng(0).integers(0, 65536, (40, 50)).astype(np.uint16)
+    _save(tmp_path / "a.png", values)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_GRAYSCALE), values >> 8)
+
+
+def test_frames_are_ordered_as_the_benchmark_does():
+    names = [
+        "case_M_20181001100941_0U62372100109341_1_005_002-9_a1_azz_image0002",
+        "case_M_20181001100941_0U62372100109341_1_005_002-1_a1_ayy_image0010",
+        "case_M_20181001100941_0U62372100109341_1_005_002-1_a10_ayy_image0001",
+        "case_M_20181001100941_0U62372100109341_1_004_010-1_a2_ayy_image0001",
+    ]
+    assert sorted(reversed(names), key=frame_key) == names
+    assert sorted(["f10", "f9", "10", "9"], key=frame_key) == ["9", "10", "f9", "f10"]
+
+
+def test_damaged_and_wrong_files_are_named(trees, capsys):
+    path = _prediction(trees, 9)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert _run(trees) == 2
+    assert f"{path} cannot be read" in capsys.readouterr().err
+    colours = np.zeros((20, 24, 3), np.uint8)
+    colours[4:9, 4:9, 0] = 255
+    _save(path, colours)
+    assert _run(trees, "--workers", 2) == 2
+    assert f"map {path} has colours" in capsys.readouterr().err
+    path.write_bytes(b"")
+    assert _run(trees) == 2
+
+
+def test_maps_of_nan_are_refused(trees, capsys):
+    path = _prediction(trees, 9)
+    path.unlink()
+    _save(path.with_suffix(".tif"), np.full((20, 24), np.nan, np.float32))
+    assert _run(trees) == 2
+    assert "has mode F; expected grey values of 8 or 16 bits" in capsys.readouterr().err
+
+
+def test_masks_of_zero_and_one_are_not_taken_for_empty_maps(trees, capsys):
+    for path in (trees / "pred").rglob("*.png"):
+        _save(path, np.array(Image.open(path)) // 255)
+    assert _run(trees) == 2
+    assert "no predicted map has a value above 1" in capsys.readouterr().err
+
+
+def test_masks_of_class_indices_need_to_be_told(trees, capsys):
+    for path in (trees / "gt").rglob("*.png"):
+        _save(path, np.array(Image.open(path)) // 255 * np.uint8(3) + np.uint8(2) * (np.array(Image.open(path)) == 0))
+    assert _run(trees) == 2
+    assert "look like class indices" in capsys.readouterr().err
+    assert _run(trees, "--foreground", "3", "--protocol", "plain", "--json", trees / "o.json") == 0
+    assert json.loads((trees / "o.json").read_text())["sets"][0]["scores"]["plain"]["dice"] > 0.8
+    assert _run(trees, "--foreground", "x") == 2
+
+
+def test_all_truth_empty_and_objects_of_one_pixel(tmp_path):
+    for video, pixels in (("empty", 0), ("point", 1)):
+        for index in range(4):
+            raw = np.zeros((20, 24), np.uint8)
+            raw[5, 6 : 6 + pixels] = 255
+            _save(tmp_path / f"gt/{video}/{index}.png", raw)
+            _save(tmp_path / f"pred/{video}/{index}.png", raw)
+    assert _run(tmp_path, "--json", tmp_path / "o.json") == 0
+    (found,) = json.loads((tmp_path / "o.json").read_text())["sets"]
+    by_video = {(n["protocol"], n["video"], n["metric"]): n["value"] for n in found["numbers"]}
+    assert by_video["lgrnet", "empty", "dice"] == by_video["plain", "point", "dice"] == 1
+    assert by_video["plain", "empty", "dice"] is None
+    assert by_video["vps", "empty", "maxDice"] == by_video["vps", "empty", "wFmeasure"] == 0
+    assert by_video["vps", "empty", "Smeasure"] == 1 and by_video["vps", "point", "Smeasure"] == 0
+    assert by_video["vps", "point", "maxDice"] == 1
+
+
+@pytest.mark.parametrize(
+    "video", ['a "b" <script>', "line\nbreak", "größe 大", "x" * 255, b"\xff\xfe".decode("utf-8", "surrogateescape")]
+)
+def test_odd_names(tmp_path, video, capsys):
+    for index in range(3):
+        _save(tmp_path / f"gt/{video}/{index}.png", _disc())
+        _save(tmp_path / f"pred/{video}/{index}.png", _disc())
+    out = tmp_path / "report"
+    assert _run(tmp_path, "--json", tmp_path / "o.json", "--out", out, "--set", video) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "o.json").read_text())["sets"][0]["videos"] == 1
+    assert {path.name for path in out.iterdir()} == {"report.json", "scores.csv", "frames.csv", "report.md"}
+
+
+def test_images_without_folders_are_one_video(tmp_path):
+    for index in range(3):
+        _save(tmp_path / f"preds/{index}.png", _disc())
+        _save(tmp_path / f"masks/{index}.png", _disc())
+    found = pair_trees(tmp_path / "preds", tmp_path / "masks")
+    assert len(found.pairs) == 1 and found.frames == 3
+    _save(tmp_path / "masks/.hidden.png", _disc())
+    _save(tmp_path / "masks/._1.png", _disc())
+    assert pair_trees(tmp_path / "preds", tmp_path / "masks").missing == []
+
+
+def test_nothing_that_matches(tmp_path, capsys):
+    _save(tmp_path / "pred/a/0.png", _disc())
+    _save(tmp_path / "gt/b/0.png", _disc())
+    assert _run(tmp_path, "--allow_missing") == 2
+    assert "1 prediction (a/0) and 1 annotation (b/0)" in capsys.readouterr().err
+    assert score_masks.main(["--pred", str(tmp_path / "none"), "--gt", str(tmp_path / "gt")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert _run(tmp_path, "--protocol", "vps,nope") == 2
+    assert "some of lgrnet, vps, pranet" in capsys.readouterr().err
