@@ -160,6 +160,49 @@ def check_known(attributes: Mapping[str, object], videos: Iterable[str], source:
         warnings.warn(f"{source} does not know {count_and_name(unknown, 'video')}: in no slice of it", stacklevel=2)
 
 
+def gather_attributes(
+    videos: Mapping[str, Sequence[str]],
+    table: str | Path | None = None,
+    classification: str | Path | None = None,
+    training: str | Path | None = None,
+) -> dict[str, dict[str, object]]:
+    """Video -> column -> value, from what a user has of these.
+
+    videos          video -> the names of its frames
+    table           see `read_attributes`; goes before the others
+    classification  see `read_classification`; gives `pathology`
+    training        folder of the training clips (or one with a folder Frame or GT of them); gives `seen`, see
+                    `seen_by_case`
+
+    Warns of videos that the table does not know. Raises DataError for files that cannot be used.
+    """
+    known: dict[str, dict[str, object]] = {video: {} for video in videos}
+    if training is not None:
+        clips = _clips(Path(training))
+        known = {video: {"seen": seen_by_case(video, clips)} for video in videos}
+    if classification is not None:
+        classes = read_classification(classification)
+        found = {video: pathology_of(frames, classes) for video, frames in videos.items()}
+        check_known({video: {} for video, name in found.items() if name}, videos, classification)
+        for video, name in found.items():
+            known[video] |= {} if name is None else {"pathology": name}
+    if table is not None:
+        given = read_attributes(table)
+        check_known(given, videos, table)
+        for video in videos:
+            known[video] |= given.get(video, {})
+    return known
+
+
+def _clips(folder: Path) -> list[str]:
+    """The names of the folders in a folder, or in its Frame or GT."""
+    inner = next((folder / name for name in ("Frame", "GT") if (folder / name).is_dir()), folder)
+    names = sorted(p.name for p in inner.iterdir() if p.is_dir()) if inner.is_dir() else []
+    if not names:
+        raise DataError(f"{folder} holds no training clips; expected {folder}/<clip>, or in Frame/ or GT/ below it")
+    return names
+
+
 def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()

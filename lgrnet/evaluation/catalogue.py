@@ -26,8 +26,10 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {
 """Id -> class; each can be made without arguments and is then the published one."""
 
 
-def choose_protocols(names: str) -> list[AnyProtocol]:
+def choose_protocols(names: str, fps: float | None = None) -> list[AnyProtocol]:
     """The protocols of a comma-separated list of ids; "all" is every one.
+
+    fps  frames a second, for over-time
 
     Raises ValueError for an unknown or repeated id, or none.
     """
@@ -35,4 +37,4 @@ def choose_protocols(names: str) -> list[AnyProtocol]:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown or len(set(chosen)) < len(chosen):
         raise ValueError(f'protocols are {names!r}; expected "all", or some of {", ".join(PROTOCOLS)}, each once')
-    return [PROTOCOLS[name]() for name in chosen]
+    return [OverTimeProtocol(fps) if name == OverTimeProtocol.id else PROTOCOLS[name]() for name in chosen]

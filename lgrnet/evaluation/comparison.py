@@ -66,6 +66,24 @@ def compare(
     }
 
 
+def compare_sets(
+    first: Mapping[str, Mapping],
+    second: Mapping[str, Mapping],
+    protocols: Mapping[str, Additive],
+    common: bool = False,
+    names: str = "A and B",
+) -> dict[str, dict]:
+    """`compare` of every set of two files; files of one set each are compared whatever its name is.
+
+    Raises DataError where the sets differ, and as `compare` does.
+    """
+    if len(first) == len(second) == 1:
+        second = dict(zip(first, second.values(), strict=True))
+    if sorted(first) != sorted(second):
+        raise DataError(f"{names} hold different sets, {sorted(first)} and {sorted(second)}; evaluate both on the same")
+    return {name: compare(first[name], second[name], protocols, common, names) for name in first}
+
+
 def comparison_table(found: Mapping, titles: Sequence[str] = ("A", "B")) -> str:
     """What `compare` found, as a Markdown table per protocol."""
     lines = [f"{count_and_name(found['videos'], 'video')} in both"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -92,9 +92,8 @@ class Evaluator:
         self._clips[scorer.video] = scorer.clips()
         self._annotated[scorer.video] = scorer.annotated
         self._unannotated[scorer.video] = scorer.unannotated
-        known = {**(meta or {}), **self._attributes.get(scorer.video, {})}
-        plain = {name: value for name, value in known.items() if isinstance(value, (str, bool, int, float))}
-        self._facts[scorer.video] = VideoFacts(tuple(scorer.shapes), tuple(scorer.shapes.values()), plain)
+        known = {name: value for name, value in (meta or {}).items() if isinstance(value, (str, bool, int, float))}
+        self._facts[scorer.video] = VideoFacts(tuple(scorer.shapes), tuple(scorer.shapes.values()), known)
         return scorer.rows
 
     @property
@@ -201,7 +200,10 @@ class Evaluator:
         """What `result` holds of each protocol."""
         tables: dict = {name: {} for name in ("scores", "intervals", "slices", "statistics")}
         tables["numbers"] = []
-        parts = slices_of(self._facts)
+        known = self._attributes
+        parts = slices_of(
+            {v: replace(x, attributes={**x.attributes, **known.get(v, {})}) for v, x in self._facts.items()}
+        )
         for name, protocol in self.protocols.items():
             by_video = self._clips if isinstance(protocol, ClipProtocol) else self._rows
             of_videos = {v: [row for row in by_video[v] if row.protocol == name] for v in sorted(by_video)}
