@@ -1,9 +1,11 @@
 """From predicted and annotated masks to numbers, each with the protocol that defines it. No torch."""
 
 from lgrnet.evaluation.annotation import read_annotation
+from lgrnet.evaluation.attributes import read_attributes
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols
 from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.over_time import OverTimeProtocol
 from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import (
     ClipFold,
@@ -22,10 +24,6 @@ from lgrnet.evaluation.vps_protocol import PraNetProtocol, VPSProtocol
 
 __all__ = [
     "PROTOCOLS",
-    "PlainProtocol",
-    "PraNetProtocol",
-    "VPSProtocol",
-    "choose_protocols",
     "AveragePrecision",
     "ClipFold",
     "ClipProtocol",
@@ -33,13 +31,19 @@ __all__ = [
     "Evaluator",
     "FrameRow",
     "LGRNetProtocol",
+    "OverTimeProtocol",
+    "PlainProtocol",
+    "PraNetProtocol",
     "Protocol",
     "SSFormerTestProtocol",
     "Score",
     "StudyProtocol",
     "SvANetSizeProtocol",
+    "VPSProtocol",
     "VideoScorer",
+    "choose_protocols",
     "plain_json",
     "read_annotation",
+    "read_attributes",
     "write_report",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 import lgrnet
 from lgrnet.evaluation.attributes import FrameShape
+from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
@@ -26,6 +27,7 @@ class Evaluator:
     weights_hash  of the model that predicts, None when it is not known
     resize        False: a prediction must have its mask's size; True: each protocol resizes by its own rule
     attributes    video -> what is known of it (`lgrnet.evaluation.attributes.read_attributes`); makes slices
+    instances     a collector without videos, of the same set: its numbers are asked for, too; it needs `process`
 
     Raises ValueError when two protocols have one id.
     """
@@ -37,6 +39,7 @@ class Evaluator:
         weights_hash: str | None = None,
         resize: bool = False,
         attributes: Mapping[str, Mapping[str, object]] | None = None,
+        instances: AveragePrecision | None = None,
     ):
         protocols = list(protocols or (LGRNetProtocol(),))
         self.protocols = {protocol.id: protocol for protocol in protocols}
@@ -48,7 +51,8 @@ class Evaluator:
         self._annotated: dict[str, list[str]] = {}
         self._unannotated: dict[str, int] = {}
         self._facts: dict[str, VideoFacts] = {}
-        self._attributes = attributes or {}
+        self._attributes, self.instances = attributes or {}, instances
+        self._result: dict | None = None
 
     def process(
         self,
@@ -69,6 +73,8 @@ class Evaluator:
         scorer = self.begin(prediction.video, label_map)
         for index, (frame, raw) in enumerate(zip(prediction.frame_names, raw_masks, strict=True)):
             scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw)
+        if self.instances is not None:
+            self.instances.process(prediction, raw_masks, label_map)
         return self.end(scorer, meta)
 
     def begin(self, video: str, label_map: LabelMap = "binary") -> VideoScorer:
@@ -88,6 +94,7 @@ class Evaluator:
         """
         if scorer.video in self._rows:
             raise DataError(f"video {scorer.video!r} was scored before in set {self.set_name!r}; give it once")
+        self._result = None
         self._rows[scorer.video] = scorer.rows
         self._clips[scorer.video] = scorer.clips()
         self._annotated[scorer.video] = scorer.annotated
@@ -133,6 +140,7 @@ class Evaluator:
             },
             "annotated": dict(self._annotated),
             "unannotated": dict(self._unannotated),
+            "instances": None if self.instances is None else self.instances.state(),
             "facts": {
                 v: [list(x.frames), [list(s) if s else s for s in x.shapes], dict(x.attributes)]
                 for v, x in self._facts.items()
@@ -148,6 +156,11 @@ class Evaluator:
             raise ValueError(
                 f"videos scored twice in set {self.set_name!r}: {', '.join(twice[:5])}; split them by rank"
             )
+        if (self.instances is None) != (state["instances"] is None):
+            raise ValueError("instances were collected on one side only; give both evaluators a collector or none")
+        if self.instances is not None:
+            self.instances.merge(state["instances"])
+        self._result = None
         for video, rows in state["rows"].items():
             self._rows[video] = [FrameRow(p, video, frame, k, dict(values)) for p, frame, k, values in rows]
         for video, clips in state["clips"].items():
@@ -174,8 +187,15 @@ class Evaluator:
                     class_id ("mean": over the classes, "all": of all at once), metric, value (None: no frames), lower
                     and upper (of its interval), frames, weights_hash, split_hash (of the whole set), version
 
+        instances   average precision, see `AveragePrecision.result`; None: not asked for
+
         Raises DataError when no frame was scored.
         """
+        if self._result is None:
+            self._result = self._found()
+        return self._result
+
+    def _found(self) -> dict:
         if not any(self._annotated.values()) and not any(clip.frames for clip in self.clips):
             raise DataError(
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
@@ -193,6 +213,7 @@ class Evaluator:
             "frames_without_annotation": sum(self._unannotated.values()),
             "meaning": {name: protocol.meaning for name, protocol in self.protocols.items()},
             **tables,
+            "instances": None if self.instances is None else self.instances.result(),
             "numbers": [number | split for number in tables["numbers"]],
         }
 

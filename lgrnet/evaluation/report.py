@@ -106,7 +106,7 @@ def markdown(results: Sequence[Mapping]) -> str:
             values = [_with_interval(result["scores"][name], bounds, metric) for metric in metrics]
             lines.append(table_line([result["set"], *counts, *values]))
         for result in results:
-            if name in result["slices"]:
+            if result["slices"].get(name):
                 lines += ["", f"### {_cell(result['set'])}, per slice", ""]
                 lines += table_header(["slice", "videos", "frames", *metrics]) + _slice_lines(
                     result["slices"][name], metrics
@@ -114,11 +114,27 @@ def markdown(results: Sequence[Mapping]) -> str:
             lines += ["", f"### {_cell(result['set'])}, per video", ""]
             lines += table_header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
         lines.append("")
+    lines += _instance_lines([result for result in results if result["instances"]])
     origin = [
         f"{_cell(r['set'])}: lgrnet {r['version']}, weights {r['weights_hash'] or 'unknown'}, split {r['split_hash']}"
         for r in results
     ]
     return "\n".join([*lines, *(f"- {line}" for line in origin), ""])
+
+
+def _instance_lines(results: Sequence[Mapping]) -> list[str]:
+    """Average precision of the sets that have it; it has no intervals."""
+    lines = []
+    if results:
+        first = results[0]["instances"]
+        names = [name for name in ("ap", "ap50", "ap75", "ar", "ap_small", "ap_medium", "ap_large") if name in first]
+        lines += ["## Instances", "", f"Average precision by pycocotools, an image is a {first['form']}.", ""]
+        lines += table_header(["set", "objects", "detections", *names])
+        for found in (result["instances"] for result in results):
+            counts = [str(found[key]) for key in ("annotated_objects", "detections")]
+            lines.append(table_line([found["set"], *counts, *(_digits(found[name]) for name in names)]))
+        lines.append("")
+    return lines
 
 
 def _slice_lines(slices: Mapping[str, Mapping], metrics: Sequence[str]) -> list[str]:

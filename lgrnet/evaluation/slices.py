@@ -16,6 +16,7 @@ MILLIMETRES = (6, 10)
 """Polyps up to 5 mm are called diminutive, 6 to 9 mm small, and 10 mm and more large."""
 
 _MANY = 10
+_MOST = 40
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def slices_of(facts: Mapping[str, VideoFacts], limits: Sequence[float] = PUBLISH
     "size: ..."           by the largest object, disjoint classes with SvANet's limits (see `size_classes`)
     "frames: with lesion", "frames: without lesion"
 
-    A column with one value for all makes no slice, nor does one in which each of more than 10 videos has its own.
+    A column with one value for all makes no slice; nor does one of more than 40 different texts, nor one in which each
+    of more than 10 videos has its own.
     """
     facts = {video: facts[video] for video in sorted(facts)}
     groups = {**_of_attributes(facts), **_of_lengths(facts), **_of_places(facts), **_of_sizes(facts, limits)}
@@ -92,7 +94,8 @@ def _by_value(column: str, values: Mapping[str, object]) -> dict[str, Slice]:
         ordered = sorted(numbers.values())
         return _binned(numbers, sorted({ordered[len(ordered) // 3], ordered[2 * len(ordered) // 3]}))
     texts = {video: str(value) for video, value in values.items()}
-    if len(set(texts.values())) == len(texts) > _MANY:
+    different = len(set(texts.values()))
+    if different > _MOST or different == len(texts) > _MANY:
         return {}
     return {text: {v: None for v in texts if texts[v] == text} for text in sorted(set(texts.values()))}
 

@@ -13,7 +13,6 @@ from lgrnet.evaluation import (
     PraNetProtocol,
     SSFormerTestProtocol,
     StudyProtocol,
-    SvANetSizeProtocol,
     VPSProtocol,
 )
 from lgrnet.evaluation.additive import Additive, RatioOfSums
