@@ -2,11 +2,19 @@
 
     python tools/score_masks.py --pred runs/pns/maps --gt SUN-SEG/TestEasyDataset/Unseen --protocol all --json out.json
     python tools/score_masks.py --pred maps --gt masks --protocol vps,lgrnet --out report --workers 2
+    python tools/score_masks.py --compare old.json new.json
+    python tools/score_masks.py --compare runs/old/maps runs/new/maps --gt masks --protocol vps
 
 Files are matched by (video, frame): the name of the folder that a file lies in, and its own without suffix. Folders
 named for a model, a split, Frame or GT on the way make no difference. Maps are grey images of 8 or 16 bits, white is
 certain; a map of another size than its mask is resized by each protocol's own rule. Protocols and what they mean are in
 README.md; numbers of two protocols are different quantities, even under the same name.
+
+Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
+two folders of maps, with their intervals, over draws of the same videos for both.
+
+--attributes is a table (CSV, TSV or JSON) with a column `video`; its other columns make slices: SI IB HO GH OC OV (yes
+or no), location, pathology, paris, size_mm, patient, or any other. SV, SO, LO and FM are computed from the masks.
 
 Ends with 0; with 2 and a message where files are missing, damaged or there twice.
 """
@@ -14,17 +22,22 @@ Ends with 0; with 2 and a message where files are missing, damaged or there twic
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lgrnet.evaluation.attributes import gather_attributes  # noqa: E402
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols  # noqa: E402
+from lgrnet.evaluation.comparison import compare_sets, comparison_table, read_results  # noqa: E402
+from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import MaskPairs, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import file_hash, published_table, write_json, write_report  # noqa: E402
+from lgrnet.evaluation.report import file_hash, plain_json, published_table, write_json, write_report  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
+from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
 from lgrnet.records import DataError, LabelMap, count_and_name  # noqa: E402
 
 _NAMED = 20
@@ -32,8 +45,10 @@ _NAMED = 20
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pred", type=Path, required=True, help="folder with the predicted maps")
-    parser.add_argument("--gt", type=Path, required=True, help="folder with the annotated masks")
+    parser.add_argument("--pred", type=Path, help="folder with the predicted maps")
+    parser.add_argument("--gt", type=Path, help="folder with the annotated masks")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two JSON files, or two of --pred")
+    parser.add_argument("--common", action="store_true", help="compare the videos that are in both of A and B")
     parser.add_argument("--protocol", default="all", help=f"all, or some of {','.join(PROTOCOLS)} (default: all)")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     parser.add_argument(
@@ -44,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         "--allow_missing", action="store_true", help="score the frames that have a map, leave out others"
     )
     parser.add_argument("--foreground", help="values of masks that are foreground, like 1,2 (default: all above 0)")
+    parser.add_argument("--attributes", type=Path, help="table of what is known of the videos; its columns make slices")
+    parser.add_argument("--classification", type=Path, help="SUN-SEG's classification.txt: slices by pathology")
+    parser.add_argument("--training", type=Path, help="folder of the training clips: slices seen and unseen, by case")
+    parser.add_argument("--fps", type=float, help="frames a second, for over-time: seconds, false alarms a minute")
     parser.add_argument("--set", help="name of the data set (default: that of the folder of masks)")
     parser.add_argument("--method", help="name of what predicted (default: that of the folder of maps)")
     parser.add_argument("--weights", type=Path, help="file of weights that predicted; its hash stands by every number")
@@ -59,33 +78,68 @@ def _label_map(foreground: str | None) -> LabelMap:
     return dict.fromkeys(range(256), 0) | {int(value): 1 for value in values}
 
 
-def _found(options: argparse.Namespace) -> MaskPairs:
+def _found(options: argparse.Namespace, predictions: Path) -> MaskPairs:
     """The pairs. Raises DataError for missing predictions, unless they are allowed; tells of what is left out."""
-    pairs = pair_trees(options.pred, options.gt)
+    pairs = pair_trees(predictions, options.gt)
     if pairs.extra:
         told = count_and_name(pairs.extra, "prediction", _NAMED)
         _tell(f"note: {told} without a mask in {options.gt}; not scored")
     if not pairs.missing:
         return pairs
-    told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {options.gt} without a prediction in {options.pred}"
+    told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {options.gt} without a prediction in {predictions}"
     if not options.allow_missing:
         raise DataError(f"{told}; add them, or leave them out with --allow_missing")
     _tell(f"note: {told}; the numbers are of the other {pairs.frames}")
     return pairs
 
 
+def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, MaskPairs]:
+    """All maps of a folder, scored."""
+    protocols, label_map = choose_protocols(options.protocol, options.fps), _label_map(options.foreground)
+    pairs = _found(options, predictions)
+    weights_hash = None if options.weights is None else file_hash(options.weights)
+    files = options.attributes, options.classification, options.training
+    known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
+    set_name = options.set or options.gt.resolve().name
+    return score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, known), pairs
+
+
+def _compare(options: argparse.Namespace) -> list[str]:
+    """The differences of two results, as lines to print; with --json also written there."""
+    results = []
+    for path in options.compare:
+        if not path.is_dir():
+            results.append(read_results(path))
+            continue
+        if options.gt is None:
+            raise ValueError(f"{path} is a folder of maps; give the masks with --gt, or two JSON files")
+        result = plain_json(_evaluator(options, path)[0].result())
+        results.append({result["set"]: result})
+    protocols = {protocol.id: protocol for protocol in choose_protocols("all", options.fps)}
+    protocols["vps-all-frames"] = VPSProtocol(drop_ends=False)
+    names = " and ".join(map(str, options.compare))
+    found = compare_sets(*results, protocols, options.common, names)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(plain_json({"compared": list(map(str, options.compare)), "sets": found}), indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    lines = [f"A: {options.compare[0]}", f"B: {options.compare[1]}"]
+    return lines + [line for name, of_set in found.items() for line in ("", name, comparison_table(of_set))]
+
+
 def _score(options: argparse.Namespace) -> list[str]:
     """Writes what was asked for; the lines to print."""
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}; expected 1 or more")
-    protocols, label_map = choose_protocols(options.protocol), _label_map(options.foreground)
-    pairs = _found(options)
-    weights_hash = None if options.weights is None else file_hash(options.weights)
+    if options.compare is not None:
+        return _compare(options)
+    if options.pred is None or options.gt is None:
+        raise ValueError("expected --pred and --gt, two folders, or --compare with two results")
     for folder in (options.out, None if options.json is None else options.json.parent):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-    set_name, method = options.set or options.gt.resolve().name, options.method or options.pred.resolve().name
-    evaluator = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell)
+    evaluator, pairs = _evaluator(options, options.pred)
+    method = options.method or options.pred.resolve().name
     result = evaluator.result()
     facts = {"method": method, "predictions": str(options.pred), "annotations": str(options.gt)}
     facts |= {"mask": "map above half of its range", "missing": pairs.missing, "extra": pairs.extra}
@@ -93,7 +147,7 @@ def _score(options: argparse.Namespace) -> list[str]:
         write_json(options.json, [result], facts)
     if options.out is not None:
         write_report(evaluator, options.out, facts)
-        page = ScoredSet(result, evaluator.rows, pair_pictures(pairs, label_map))
+        page = ScoredSet(result, evaluator.rows, pair_pictures(pairs, _label_map(options.foreground)))
         write_html(options.out / "report.html", [page], {"command": sys.argv, **facts})
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
     if pairs.missing:

@@ -54,12 +54,17 @@ def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[Video
     check_split("SUN-SEG", split, SUNSEG_SPLITS, present, base)
     parts, published = SUNSEG_SPLITS[split]
     records: dict[str, VideoRecord] = {}
+    cases = _trained_cases(base)
     if len({_part_folder(base, part) for part in parts}) < len(parts):
         parts = (f"{Path(parts[0]).parent}/*",)
     for part in parts:
         for record in _sunseg_part(base, part, order):
             name = record.name if record.name not in records else f"{Path(part).name}_{record.name}"
             meta = {"dataset": "sunseg", "split": split, "patient": sun_case(record.name)}
+            if Path(part).name in ("Seen", "Unseen"):
+                meta["seen"] = Path(part).name.lower()
+            elif cases and split != "train":
+                meta["seen"] = "seen" if meta["patient"] in cases else "unseen"
             records[name] = replace(record, name=name, meta=meta)
     return counted("SUN-SEG", split, list(records.values()), published)
 
@@ -302,15 +307,20 @@ def _part_folder(base: Path, part: str) -> Path | None:
     return next((folder for folder in candidates if _filled(folder)), None)
 
 
+def _trained_cases(base: Path) -> set[str]:
+    """The SUN cases that training clips are of; empty where these are not there."""
+    return {sun_case(path.name) for path in (base / "TrainDataset").glob("Frame/*")}
+
+
 def _sunseg_part(base: Path, part: str, order: str) -> list[VideoRecord]:
     folder = _part_folder(base, part)
     records = list_videos(folder, order=order)
     if folder == base / part or part.endswith("/*"):
         return records
-    trained = base / "TrainDataset" / "Frame"
-    if not trained.is_dir():
+    cases = _trained_cases(base)
+    if not cases:
+        trained = base / "TrainDataset" / "Frame"
         raise DataError(f"{folder} pools seen and unseen clips; to tell them apart {trained} must be there")
-    cases = {sun_case(path.name) for path in trained.iterdir()}
     return [record for record in records if (sun_case(record.name) in cases) == part.endswith("/Seen")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,15 @@ import torch
 from torch import nn
 
 from lgrnet import distributed
-from lgrnet.evaluation import Evaluator, Protocol, ScoredSet, read_annotation, write_html, write_report
+from lgrnet.evaluation import (
+    AveragePrecision,
+    Evaluator,
+    Protocol,
+    ScoredSet,
+    read_annotation,
+    write_html,
+    write_report,
+)
 from lgrnet.evaluation.report import file_hash
 from lgrnet.inference.predictor import Predictor
 from lgrnet.inference.writers import report_pictures, save_frames_sheet, save_masks, save_overlays
@@ -34,6 +43,8 @@ def evaluate_sets(
     say: Callable[[str], None] = lambda text: None,
     protocols: Sequence[Protocol] | None = None,
     resize: str = "bilinear",
+    attributes: Mapping[str, Mapping[str, object]] | None = None,
+    instances: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """The scores of every set; to be called on all ranks.
 
@@ -47,6 +58,8 @@ def evaluate_sets(
     say        told on rank 0 how far its share of a set is
     protocols  all stand in the reports; the first one's scores are returned, its first metric chooses the pictures.
                None: the evaluator's own, LGRNet's Dice and IoU
+    attributes  video -> what is known of it, for slices, see `lgrnet.evaluation.attributes`; goes before record.meta
+    instances  "frame" or "video": average precision in this form stands in the report, too; None: it does not
     resize     how frames come to `size`, see `lgrnet.data.transforms.resize_for_eval`
 
     Returns set -> metric -> value on rank 0, {} on the others. `folder` then holds report.json, scores.csv,
@@ -58,7 +71,9 @@ def evaluate_sets(
         _check_set(name, records)
     evaluators = []
     for name, records in sets.items():
-        evaluator = Evaluator(protocols, name, None if weights is None else file_hash(weights))
+        average = None if instances is None else AveragePrecision(instances, set_name=name)
+        hashed = None if weights is None else file_hash(weights)
+        evaluator = Evaluator(protocols, name, hashed, attributes=attributes, instances=average)
         frames_at_once = chunk if hasattr(model, "frame_chunk") else None
         predictor = Predictor(model, size=size, device=device, chunk=frames_at_once, resize=resize)
         own = records[distributed.rank() :: distributed.world_size()]
@@ -99,8 +114,10 @@ def _tell(say: Callable[[str], None], text: str) -> None:
 
 def _process(predictor: Predictor, evaluator: Evaluator, record: VideoRecord, masks: Path) -> None:
     raw = read_annotation(record)
-    prediction = predictor.predict(record)
-    evaluator.process(prediction, raw, record.label_map)
+    # Models of still images have one mask per class, and no others to offer.
+    offered = "candidates" in inspect.signature(predictor.model.predict).parameters
+    prediction = predictor.predict(record, candidates=offered and evaluator.instances is not None)
+    evaluator.process(prediction, raw, record.label_map, record.meta)
     save_masks(prediction, masks)
 
 

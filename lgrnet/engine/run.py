@@ -36,7 +36,7 @@ from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_word
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
-from lgrnet.evaluation import LGRNetProtocol, Protocol, plain_json
+from lgrnet.evaluation import LGRNetProtocol, Protocol, plain_json, read_attributes
 from lgrnet.ops.backends import BackendError
 from lgrnet.records import DataError, VideoRecord
 
@@ -313,6 +313,9 @@ def _evaluate(
     options["protocols"] = evaluation_protocols(config)
     if distributed.is_main():
         options["origin"] = {**describe_origin(), "config": to_yaml(config)}
+    options["instances"] = config.data.get("instances")
+    if config.data.get("attributes"):
+        options["attributes"] = read_attributes(config.data.attributes)
     # A progress bar that is on the terminal puts printed lines above itself.
     return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
 

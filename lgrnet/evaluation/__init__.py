@@ -1,10 +1,12 @@
 """From predicted and annotated masks to numbers, each with the protocol that defines it. No torch."""
 
 from lgrnet.evaluation.annotation import read_annotation
+from lgrnet.evaluation.attributes import read_attributes
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.html_report import Picture, Pictures, ScoredSet, write_html
+from lgrnet.evaluation.over_time import OverTimeProtocol
 from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import (
     ClipFold,
@@ -23,10 +25,6 @@ from lgrnet.evaluation.vps_protocol import PraNetProtocol, VPSProtocol
 
 __all__ = [
     "PROTOCOLS",
-    "PlainProtocol",
-    "PraNetProtocol",
-    "VPSProtocol",
-    "choose_protocols",
     "AveragePrecision",
     "ClipFold",
     "ClipProtocol",
@@ -36,15 +34,21 @@ __all__ = [
     "LGRNetProtocol",
     "Picture",
     "Pictures",
+    "OverTimeProtocol",
+    "PlainProtocol",
+    "PraNetProtocol",
     "Protocol",
     "SSFormerTestProtocol",
     "Score",
     "ScoredSet",
     "StudyProtocol",
     "SvANetSizeProtocol",
+    "VPSProtocol",
     "VideoScorer",
+    "choose_protocols",
     "plain_json",
     "read_annotation",
     "write_html",
+    "read_attributes",
     "write_report",
 ]

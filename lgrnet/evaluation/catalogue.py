@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lgrnet.evaluation.over_time import OverTimeProtocol
 from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import LGRNetProtocol
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
@@ -19,13 +20,16 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {
         StudyProtocol,
         SvANetSizeProtocol,
         PlainProtocol,
+        OverTimeProtocol,
     )
 }
 """Id -> class; each can be made without arguments and is then the published one."""
 
 
-def choose_protocols(names: str) -> list[AnyProtocol]:
+def choose_protocols(names: str, fps: float | None = None) -> list[AnyProtocol]:
     """The protocols of a comma-separated list of ids; "all" is every one.
+
+    fps  frames a second, for over-time
 
     Raises ValueError for an unknown or repeated id, or none.
     """
@@ -33,4 +37,4 @@ def choose_protocols(names: str) -> list[AnyProtocol]:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown or len(set(chosen)) < len(chosen):
         raise ValueError(f'protocols are {names!r}; expected "all", or some of {", ".join(PROTOCOLS)}, each once')
-    return [PROTOCOLS[name]() for name in chosen]
+    return [OverTimeProtocol(fps) if name == OverTimeProtocol.id else PROTOCOLS[name]() for name in chosen]

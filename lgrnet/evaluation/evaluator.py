@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 
 import lgrnet
+from lgrnet.evaluation.attributes import FrameShape
+from lgrnet.evaluation.average_precision import AveragePrecision
+from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced
+from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
 from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer
 from lgrnet.records import DataError, LabelMap, Prediction, num_classes
 
@@ -21,6 +26,8 @@ class Evaluator:
     set_name      name of the data set; it stands beside every number
     weights_hash  of the model that predicts, None when it is not known
     resize        False: a prediction must have its mask's size; True: each protocol resizes by its own rule
+    attributes    video -> what is known of it (`lgrnet.evaluation.attributes.read_attributes`); makes slices
+    instances     a collector without videos, of the same set: its numbers are asked for, too; it needs `process`
 
     Raises ValueError when two protocols have one id.
     """
@@ -31,6 +38,8 @@ class Evaluator:
         set_name: str = "unnamed",
         weights_hash: str | None = None,
         resize: bool = False,
+        attributes: Mapping[str, Mapping[str, object]] | None = None,
+        instances: AveragePrecision | None = None,
     ):
         protocols = list(protocols or (LGRNetProtocol(),))
         self.protocols = {protocol.id: protocol for protocol in protocols}
@@ -41,13 +50,21 @@ class Evaluator:
         self._clips: dict[str, list[ClipRow]] = {}
         self._annotated: dict[str, list[str]] = {}
         self._unannotated: dict[str, int] = {}
+        self._facts: dict[str, VideoFacts] = {}
+        self._attributes, self.instances = attributes or {}, instances
+        self._result: dict | None = None
 
     def process(
-        self, prediction: Prediction, raw_masks: Sequence[np.ndarray | None], label_map: LabelMap = "binary"
+        self,
+        prediction: Prediction,
+        raw_masks: Sequence[np.ndarray | None],
+        label_map: LabelMap = "binary",
+        meta: Mapping[str, object] | None = None,
     ) -> list[FrameRow]:
         """Scores one video and returns its rows.
 
         raw_masks  one uint8 [H, W] per frame, None: not annotated (only protocols of videos see the frame)
+        meta       see `end`
 
         Raises DataError naming video and frame when a size, the number of masks or classes does not fit, or when
         the video was scored before.
@@ -56,7 +73,9 @@ class Evaluator:
         scorer = self.begin(prediction.video, label_map)
         for index, (frame, raw) in enumerate(zip(prediction.frame_names, raw_masks, strict=True)):
             scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw)
-        return self.end(scorer)
+        if self.instances is not None:
+            self.instances.process(prediction, raw_masks, label_map)
+        return self.end(scorer, meta)
 
     def begin(self, video: str, label_map: LabelMap = "binary") -> VideoScorer:
         """A video that is to be scored frame by frame: `add` its frames, then `end` it.
@@ -67,14 +86,21 @@ class Evaluator:
             raise DataError(f"video {video!r} was scored before in set {self.set_name!r}; give every video once")
         return VideoScorer(video, label_map, self.protocols, self.resize)
 
-    def end(self, scorer: VideoScorer) -> list[FrameRow]:
-        """Takes in a video that has all its frames, and returns its rows. Raises DataError as `begin` does."""
+    def end(self, scorer: VideoScorer, meta: Mapping[str, object] | None = None) -> list[FrameRow]:
+        """Takes in a video that has all its frames, and returns its rows. Raises DataError as `begin` does.
+
+        meta  what is known of the video (of `VideoRecord.meta` what is a text, a number, True or False makes slices);
+              the evaluator's attributes go before it
+        """
         if scorer.video in self._rows:
             raise DataError(f"video {scorer.video!r} was scored before in set {self.set_name!r}; give it once")
+        self._result = None
         self._rows[scorer.video] = scorer.rows
         self._clips[scorer.video] = scorer.clips()
         self._annotated[scorer.video] = scorer.annotated
         self._unannotated[scorer.video] = scorer.unannotated
+        known = {name: value for name, value in (meta or {}).items() if isinstance(value, (str, bool, int, float))}
+        self._facts[scorer.video] = VideoFacts(tuple(scorer.shapes), tuple(scorer.shapes.values()), known)
         return scorer.rows
 
     @property
@@ -114,6 +140,11 @@ class Evaluator:
             },
             "annotated": dict(self._annotated),
             "unannotated": dict(self._unannotated),
+            "instances": None if self.instances is None else self.instances.state(),
+            "facts": {
+                v: [list(x.frames), [list(s) if s else s for s in x.shapes], dict(x.attributes)]
+                for v, x in self._facts.items()
+            },
         }
 
     def merge(self, state: Mapping) -> None:
@@ -125,6 +156,11 @@ class Evaluator:
             raise ValueError(
                 f"videos scored twice in set {self.set_name!r}: {', '.join(twice[:5])}; split them by rank"
             )
+        if (self.instances is None) != (state["instances"] is None):
+            raise ValueError("instances were collected on one side only; give both evaluators a collector or none")
+        if self.instances is not None:
+            self.instances.merge(state["instances"])
+        self._result = None
         for video, rows in state["rows"].items():
             self._rows[video] = [FrameRow(p, video, frame, k, dict(values)) for p, frame, k, values in rows]
         for video, clips in state["clips"].items():
@@ -134,26 +170,38 @@ class Evaluator:
             ]
         self._annotated.update(state["annotated"])
         self._unannotated.update(state["unannotated"])
+        for video, (frames, shapes, attributes) in state["facts"].items():
+            known = tuple(None if shape is None else FrameShape(*shape) for shape in shapes)
+            self._facts[video] = VideoFacts(tuple(frames), known, attributes)
 
     def result(self) -> dict:
         """What was found.
 
         set, version, weights_hash, split_hash, videos, frames (annotated), frames_without_annotation
-        scores   protocol -> metric -> value over the set (several classes: the mean over classes)
-        slices   protocol -> part of the set -> frames and scores, of protocols that have parts; scores is None for a
-                 part without frames
-        numbers  a list in which each number carries protocol, set, video (None: the set), slice (None: all frames),
-                 class_id ("mean": over the classes, "all": of all at once), metric, value (None: no frames), frames,
-                 weights_hash, split_hash (of the whole set), version
+        scores      protocol -> metric -> value over the set (several classes: the mean over classes)
+        intervals   protocol -> metric -> [lower, upper], 95 % over videos (see `intervals.py`), or None: unknown
+        slices      protocol -> part of the set -> videos, frames, scores and intervals: the protocol's own parts and
+                    those of `slices_of`; scores is None for a part without frames
+        statistics  protocol -> class -> video -> what `compare` needs, see `intervals.encoded`
+        numbers     a list in which each number carries protocol, set, video (None: the set), slice (None: all frames),
+                    class_id ("mean": over the classes, "all": of all at once), metric, value (None: no frames), lower
+                    and upper (of its interval), frames, weights_hash, split_hash (of the whole set), version
+
+        instances   average precision, see `AveragePrecision.result`; None: not asked for
 
         Raises DataError when no frame was scored.
         """
+        if self._result is None:
+            self._result = self._found()
+        return self._result
+
+    def _found(self) -> dict:
         if not any(self._annotated.values()) and not any(clip.frames for clip in self.clips):
             raise DataError(
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
-        scores, slices, numbers = self._tables()
+        tables = self._tables()
         split = {"split_hash": self.split_hash}
         return {
             "set": self.set_name,
@@ -164,42 +212,52 @@ class Evaluator:
             "frames": sum(map(len, self._annotated.values())),
             "frames_without_annotation": sum(self._unannotated.values()),
             "meaning": {name: protocol.meaning for name, protocol in self.protocols.items()},
-            "scores": scores,
-            "slices": slices,
-            "numbers": [number | split for number in numbers],
+            **tables,
+            "instances": None if self.instances is None else self.instances.result(),
+            "numbers": [number | split for number in tables["numbers"]],
         }
 
-    def _tables(self) -> tuple[dict, dict, list]:
-        """The scores of the set and of its slices per protocol, and all numbers of the set, its slices and videos."""
-        scores, slices, numbers = {}, {}, []
+    def _tables(self) -> dict[str, dict]:
+        """What `result` holds of each protocol."""
+        tables: dict = {name: {} for name in ("scores", "intervals", "slices", "statistics")}
+        tables["numbers"] = []
+        known = self._attributes
+        parts = slices_of(
+            {v: replace(x, attributes={**x.attributes, **known.get(v, {})}) for v, x in self._facts.items()}
+        )
         for name, protocol in self.protocols.items():
             by_video = self._clips if isinstance(protocol, ClipProtocol) else self._rows
             of_videos = {v: [row for row in by_video[v] if row.protocol == name] for v in sorted(by_video)}
             own = [row for rows in of_videos.values() for row in rows]
             if not own:
-                scores[name] = dict.fromkeys(protocol.metrics)
+                tables["scores"][name] = dict.fromkeys(protocol.metrics)
                 continue
-            overall = _by_class(protocol, own)
-            scores[name] = _plain_scores(overall)
-            numbers += self._numbers(name, overall)
-            if isinstance(protocol, Sliced):
-                slices[name] = {}
-                for part, members in protocol.slices(own).items():
-                    table = _by_class(protocol, members) if members else _without_frames(overall)
-                    slices[name][part] = {
-                        "frames": _frames(members),
-                        "scores": _plain_scores(table) if members else None,
-                    }
-                    numbers += self._numbers(name, table, part=part)
+            overall, statistics = _by_class(protocol, own), statistics_of(protocol, own)
+            bounds = intervals_of(protocol, statistics)
+            tables["scores"][name], tables["intervals"][name] = _plain_scores(overall), _plain_intervals(bounds)
+            tables["statistics"][name] = encoded(statistics)
+            tables["numbers"] += self._numbers(name, overall, bounds)
+            tables["slices"][name] = {}
+            for part, members, sums in _parts(protocol, own, statistics, parts):
+                table = _by_class(protocol, members) if members else _without_frames(overall)
+                bounds = intervals_of(protocol, sums)
+                tables["slices"][name][part] = {
+                    "videos": len({row.video for row in members}),
+                    "frames": _frames(members),
+                    "scores": _plain_scores(table) if members else None,
+                    "intervals": _plain_intervals(bounds),
+                }
+                tables["numbers"] += self._numbers(name, table, bounds, part=part)
             for video, rows in of_videos.items():
                 if rows:
-                    numbers += self._numbers(name, _by_class(protocol, rows), video)
-        return scores, slices, numbers
+                    tables["numbers"] += self._numbers(name, _by_class(protocol, rows), {}, video)
+        return tables
 
     def _numbers(
         self,
         protocol: str,
         by_class: Mapping[int | str, Mapping[str, Score]],
+        intervals: Mapping[int | str, Mapping[str, Interval]],
         video: str | None = None,
         part: str | None = None,
     ) -> list:
@@ -212,6 +270,7 @@ class Evaluator:
                 "class_id": class_id,
                 "metric": metric,
                 "value": score.value,
+                **asdict(intervals.get(class_id, {}).get(metric, UNKNOWN)),
                 "frames": score.frames,
                 "weights_hash": self.weights_hash,
                 "version": lgrnet.__version__,
@@ -219,6 +278,38 @@ class Evaluator:
             for class_id, scores in by_class.items()
             for metric, score in scores.items()
         ]
+
+
+def _parts(
+    protocol: AnyProtocol, rows: Sequence, statistics: Mapping, parts: Mapping[str, Slice]
+) -> Iterator[tuple[str, list, Mapping]]:
+    """Name, rows and statistics of each slice of a protocol: its own ones, then those that all protocols share.
+
+    Protocols that score a clip as a whole have no slices of frames.
+    """
+    if isinstance(protocol, Sliced):
+        for name, members in protocol.slices(rows).items():
+            yield name, members, statistics_of(protocol, members)
+    for name, part in parts.items():
+        if whole_videos(part):
+            members = [row for row in rows if row.video in part]
+            chosen = {k: {v: s for v, s in of.items() if v in part} for k, of in statistics.items()}
+            sums = {class_id: of_videos for class_id, of_videos in chosen.items() if of_videos}
+        elif isinstance(protocol, ClipProtocol):
+            continue
+        else:
+            members = [row for row in rows if holds(part, row.video, row.frame)]
+            sums = statistics_of(protocol, members)
+        if members:
+            yield name, members, sums
+
+
+def _plain_intervals(by_class: Mapping[int | str, Mapping[str, Interval]]) -> dict[str, list[float]] | None:
+    """Metric -> [lower, upper] of what `_plain_scores` shows; None: unknown."""
+    if not by_class:
+        return None
+    intervals = by_class["mean"] if "mean" in by_class else next(iter(by_class.values()))
+    return {metric: [bounds.lower, bounds.upper] for metric, bounds in intervals.items()}
 
 
 def _check_prediction(prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from lgrnet.evaluation import metrics
+from lgrnet.evaluation.additive import RatioOfSums
 from lgrnet.evaluation.protocols import FrameRow, Score, mean_score
 
 
-class PlainProtocol:
+class PlainProtocol(RatioOfSums):
     """Overlap of the map above half of its range with the truth above half of its own, without smoothing.
 
     A number that is 0 / 0 in a frame (all but specificity where both are empty, precision where nothing is found,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lgrnet.evaluation import metrics
+from lgrnet.evaluation.additive import RatioOfSums
 
 ALL_CLASSES = "all"
 """The class_id of rows and numbers that are of all classes at once."""
@@ -147,7 +148,7 @@ class Sliced(typing.Protocol):
         """
 
 
-class LGRNetProtocol:
+class LGRNetProtocol(RatioOfSums):
     """LGRNet's evaluator: smoothed Dice and IoU (+1) of the model's mask, averaged over all frames of all videos.
 
     A truth pixel is foreground where its raw value is above 0. No frame is dropped, long videos weigh more, and an

@@ -19,12 +19,16 @@ NUMBER_COLUMNS = (
     "class_id",
     "metric",
     "value",
+    "lower",
+    "upper",
     "frames",
     "weights_hash",
     "split_hash",
     "version",
 )
-FRAME_COLUMNS = tuple("frame" if name == "frames" else name for name in NUMBER_COLUMNS if name != "slice")
+FRAME_COLUMNS = tuple(
+    "frame" if name == "frames" else name for name in NUMBER_COLUMNS if name not in ("slice", "lower", "upper")
+)
 
 
 def write_report(
@@ -90,21 +94,27 @@ def _centred(text: str, width: int) -> str:
 def markdown(results: Sequence[Mapping]) -> str:
     """One table per protocol, one line per set, and per set its slices and its videos from the worst to the best."""
     lines = ["# Evaluation", ""]
+    if any(bounds for result in results for bounds in result["intervals"].values()):
+        lines += ["In brackets: 95 % intervals, from 2000 draws of as many videos as there are.", ""]
     for name, meaning in _meanings(results).items():
         metrics = list(results[0]["scores"][name])
         lines += [f"## Protocol `{name}`", "", meaning, ""]
-        lines += _header(["set", "videos", "frames", "without annotation", *metrics])
+        lines += table_header(["set", "videos", "frames", "without annotation", *metrics])
         for result in results:
             counts = [str(result[key]) for key in ("videos", "frames", "frames_without_annotation")]
-            values = [_digits(result["scores"][name][metric]) for metric in metrics]
-            lines.append(_line([result["set"], *counts, *values]))
+            bounds = result["intervals"].get(name)
+            values = [_with_interval(result["scores"][name], bounds, metric) for metric in metrics]
+            lines.append(table_line([result["set"], *counts, *values]))
         for result in results:
-            if name in result["slices"]:
+            if result["slices"].get(name):
                 lines += ["", f"### {_cell(result['set'])}, per slice", ""]
-                lines += _header(["slice", "frames", *metrics]) + _slice_lines(result["slices"][name], metrics)
+                lines += table_header(["slice", "videos", "frames", *metrics]) + _slice_lines(
+                    result["slices"][name], metrics
+                )
             lines += ["", f"### {_cell(result['set'])}, per video", ""]
-            lines += _header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
+            lines += table_header(["video", "class", "frames", *metrics]) + _video_lines(result, name, metrics)
         lines.append("")
+    lines += _instance_lines([result for result in results if result["instances"]])
     origin = [
         f"{_cell(r['set'])}: lgrnet {r['version']}, weights {r['weights_hash'] or 'unknown'}, split {r['split_hash']}"
         for r in results
@@ -112,11 +122,27 @@ def markdown(results: Sequence[Mapping]) -> str:
     return "\n".join([*lines, *(f"- {line}" for line in origin), ""])
 
 
+def _instance_lines(results: Sequence[Mapping]) -> list[str]:
+    """Average precision of the sets that have it; it has no intervals."""
+    lines = []
+    if results:
+        first = results[0]["instances"]
+        names = [name for name in ("ap", "ap50", "ap75", "ar", "ap_small", "ap_medium", "ap_large") if name in first]
+        lines += ["## Instances", "", f"Average precision by pycocotools, an image is a {first['form']}.", ""]
+        lines += table_header(["set", "objects", "detections", *names])
+        for found in (result["instances"] for result in results):
+            counts = [str(found[key]) for key in ("annotated_objects", "detections")]
+            lines.append(table_line([found["set"], *counts, *(_digits(found[name]) for name in names)]))
+        lines.append("")
+    return lines
+
+
 def _slice_lines(slices: Mapping[str, Mapping], metrics: Sequence[str]) -> list[str]:
     lines = []
     for part, found in slices.items():
-        values = [_digits(found["scores"][m]) if found["scores"] else "no images" for m in metrics]
-        lines.append(_line([part, str(found["frames"]), *values]))
+        scores, bounds = found["scores"], found["intervals"]
+        values = [_with_interval(scores, bounds, metric) if scores else "no images" for metric in metrics]
+        lines.append(table_line([part, str(found["videos"]), str(found["frames"]), *values]))
     return lines
 
 
@@ -127,7 +153,7 @@ def _video_lines(result: Mapping, protocol: str, metrics: Sequence[str]) -> list
             table.setdefault((number["video"], number["class_id"]), {})[number["metric"]] = number
     ordered = sorted(table.items(), key=lambda item: (_rank(item[1][metrics[0]]["value"]), str(item[0])))
     return [
-        _line([video, str(k), str(cells[metrics[0]]["frames"]), *(_digits(cells[m]["value"]) for m in metrics)])
+        table_line([video, str(k), str(cells[metrics[0]]["frames"]), *(_digits(cells[m]["value"]) for m in metrics)])
         for (video, k), cells in ordered
     ]
 
@@ -180,14 +206,23 @@ def _digits(value: float) -> str:
     return "-" if _undefined(value) else f"{value:.4f}"
 
 
+def _with_interval(scores: Mapping[str, float], intervals: Mapping[str, Sequence] | None, metric: str) -> str:
+    """`0.8350 [0.8011, 0.8643]`, without the brackets where the interval is unknown."""
+    if intervals is None or _undefined(intervals[metric][0]):
+        return _digits(scores[metric])
+    return f"{_digits(scores[metric])} [{', '.join(map(_digits, intervals[metric]))}]"
+
+
 def _cell(text: str) -> str:
     """Text that cannot break out of a table cell."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table; no text breaks out of its cell."""
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
 
 
-def _header(cells: Sequence[str]) -> list[str]:
-    return [_line(cells), "|" + " --- |" * len(cells)]
+def table_header(cells: Sequence[str]) -> list[str]:
+    """The two lines that begin a Markdown table."""
+    return [table_line(cells), "|" + " --- |" * len(cells)]

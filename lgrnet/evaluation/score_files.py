@@ -27,16 +27,18 @@ def score_pairs(
     label_map: LabelMap = "binary",
     workers: int = 1,
     say: Callable[[str], None] = lambda text: None,
+    attributes: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Evaluator:
     """The numbers of all frames that have a prediction and an annotation; each protocol resizes by its own rule.
 
     workers  processes that share the videos; the numbers are the same for any number of them
     say      told now and then how far it is
+    attributes  see `Evaluator`
 
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
     """
-    evaluator = Evaluator(protocols, set_name, weights_hash, resize=True)
+    evaluator = Evaluator(protocols, set_name, weights_hash, resize=True, attributes=attributes)
     job = _Job(tuple(protocols), set_name, label_map)
     highest = 0
     for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):

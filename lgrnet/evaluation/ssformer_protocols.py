@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from lgrnet.evaluation.additive import RatioOfSums, divide
 from lgrnet.evaluation.class_maps import class_counts, predicted_classes, true_classes
 from lgrnet.evaluation.protocols import FrameRow, Score, mean_score
 
@@ -14,7 +15,7 @@ _THRESHOLDS = 256
 _POLYP = 255
 
 
-class SSFormerTestProtocol:
+class SSFormerTestProtocol(RatioOfSums):
     """Mean Dice of SSFormer's test program: over 256 thresholds of a map that is binary already.
 
     A pixel is found where its probability is above 0.5 and true where its grey value is 255. A binary map has one
@@ -78,17 +79,27 @@ class StudyProtocol:
 
     def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
         """The metrics of the confusion matrix of all rows."""
-        scores = self._scores([row.values for row in rows])
-        return {name: Score(value, len(rows)) for name, value in scores.items()}
+        return {name: Score(value, len(rows)) for name, value in self._scores([row.values for row in rows]).items()}
+
+    def statistics(self, rows: Sequence[FrameRow]) -> np.ndarray:
+        """See `Additive.statistics`: the pixels of each class, true, predicted and both."""
+        return _pixels([row.values for row in rows]).ravel()
+
+    def finish(self, sums: np.ndarray) -> np.ndarray:
+        """See `Additive.finish`."""
+        true, predicted, both = np.split(sums, 3, axis=-1)
+        dice, iou, accuracy = (
+            divide(a, b) for a, b in ((2 * both, true + predicted), (both, true + predicted - both), (both, true))
+        )
+        parts = (dice, iou, accuracy, dice[..., 1:], iou[..., 1:])
+        return np.stack([divide(np.nansum(part, -1), (~np.isnan(part)).sum(-1)) for part in parts], axis=-1)
 
     def _scores(self, frames: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        keys = sorted({key for frame in frames for key in frame if key.startswith("both_")})
-        names = ("true", "predicted", "both")
-        numbers = [key.removeprefix("both_") for key in keys]
-        counts = np.array([[sum(f.get(f"{name}_{k}", 0.0) for f in frames) for k in numbers] for name in names])
-        true, predicted, both = counts
-        with np.errstate(invalid="ignore"):
-            dice, iou, accuracy = 2 * both / (true + predicted), both / (true + predicted - both), both / true
-        front = np.array([int(k) > 0 for k in numbers])
-        values = (dice, iou, accuracy, dice[front], iou[front])
-        return {name: mean_score(part.tolist()).value for name, part in zip(self.metrics, values, strict=True)}
+        return dict(zip(self.metrics, self.finish(_pixels(frames).ravel()).tolist(), strict=True))
+
+
+def _pixels(frames: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Pixels [3, K + 1] of some frames: true, predicted and both, of the background and each class."""
+    classes = range(max(sum(key.startswith("both_") for key in frame) for frame in frames))
+    names = ("true", "predicted", "both")
+    return np.array([[sum(frame.get(f"{name}_{k}", 0.0) for frame in frames) for k in classes] for name in names])

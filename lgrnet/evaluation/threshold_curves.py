@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lgrnet.evaluation.protocols import ClipRow
+from lgrnet.evaluation.additive import divide
+from lgrnet.evaluation.protocols import ClipRow, Score
 
 THRESHOLDS = np.linspace(1, 0, 256)
 """Of the published programs. 66 of the values v / 255 are one rounding below theirs, and count one step later."""
@@ -119,7 +120,7 @@ class CurveFold:
     def __init__(
         self,
         measure: Callable[[np.ndarray, np.ndarray], FrameCurves],
-        summary: Callable[[Mapping[str, float], Mapping[str, np.ndarray]], dict[str, float]],
+        summary: Callable[[Mapping[str, float], Mapping[str, np.ndarray]], Mapping[str, float | np.ndarray]],
         drop_ends: bool,
     ):
         self._measure, self._summary, self._drop_ends = measure, summary, drop_ends
@@ -138,7 +139,7 @@ class CurveFold:
             self._take(self._last)
             self._last = frame
         self._seen += 1
-        return self._summary(frame.scalars, frame.curves)
+        return {name: float(value) for name, value in self._summary(frame.scalars, frame.curves).items()}
 
     def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
         """The number of frames and the means over them, see `ClipFold.end`."""
@@ -152,17 +153,38 @@ class CurveFold:
             self._sums[name] = self._sums.get(name, 0.0) + value
 
 
-def clip_means(clips: Sequence[ClipRow], weigh: bool) -> dict[str, float | np.ndarray]:
-    """Means over the clips that have frames: numbers and curves by name, {} where none has.
+class CurveMeans:
+    """Means over clips of what `CurveFold` keeps, and their `Additive` sums; a clip without frames has no say.
 
-    weigh  clips count by their frames; else all the same
+    scalars, curves  names of what a clip has
+    weigh            clips count by their frames; else all the same
+    summary          means [...] and mean curves [..., N] as the named numbers of a protocol
     """
-    counted = [clip for clip in clips if clip.frames]
-    if not counted:
-        return {}
-    weights = np.array([clip.frames if weigh else 1 for clip in counted], np.float64)
-    names = counted[0].values
-    return {
-        name: sum(w * clip.values[name] for w, clip in zip(weights, counted, strict=True)) / weights.sum()
-        for name in names
-    }
+
+    metrics: tuple[str, ...]
+    scalars: tuple[str, ...]
+    curves: tuple[str, ...]
+    weigh: bool
+    summary: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+    def aggregate(self, clips: Sequence[ClipRow]) -> dict[str, Score]:
+        """See `ClipProtocol.aggregate`."""
+        values, frames = self.finish(self.statistics(clips)), sum(clip.frames for clip in clips)
+        return {name: Score(float(value), frames) for name, value in zip(self.metrics, values, strict=True)}
+
+    def statistics(self, rows: Sequence[ClipRow]) -> np.ndarray:
+        """See `Additive.statistics`; the weight, the numbers and the curves."""
+        sums = np.zeros(1 + len(self.scalars) + len(self.curves) * len(THRESHOLDS))
+        for clip in rows:
+            if clip.frames:
+                parts = (1.0, *(clip.values[name] for name in (*self.scalars, *self.curves)))
+                sums += (clip.frames if self.weigh else 1) * np.hstack(parts)
+        return sums
+
+    def finish(self, sums: np.ndarray) -> np.ndarray:
+        """See `Additive.finish`."""
+        means, first = divide(sums[..., 1:], sums[..., :1]), len(self.scalars)
+        curves = np.split(means[..., first:], len(self.curves), axis=-1)
+        scalars = {name: means[..., i] for i, name in enumerate(self.scalars)}
+        numbers = self.summary(scalars, dict(zip(self.curves, curves, strict=True)))
+        return np.stack([numbers[name] for name in self.metrics], axis=-1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from lgrnet.evaluation.attributes import FrameShape, frame_shape
 from lgrnet.evaluation.maps import eight_bits
 from lgrnet.evaluation.protocols import (
     ALL_CLASSES,
@@ -24,14 +25,15 @@ AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
 class VideoScorer:
     """The numbers of one video on their way; `Evaluator.begin` makes it, `Evaluator.end` takes it.
 
-    Between two frames nothing is kept but numbers.
+    Between two frames nothing is kept but numbers. `shapes` are those of the annotated lesions (above 127, so that grey
+    edges do not widen them), by the frames' names, None: not annotated.
     """
 
     def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
         self.video, self.label_map, self.protocols, self.resize = video, label_map, protocols, resize
         self.rows: list[FrameRow] = []
         self.annotated: list[str] = []
-        self._frames: set[str] = set()
+        self.shapes: dict[str, FrameShape | None] = {}
         self._folds: dict[tuple[str, int], ClipFold] = {
             (name, class_id): protocol.begin()
             for class_id in range(1, num_classes(label_map) + 1)
@@ -42,7 +44,7 @@ class VideoScorer:
     @property
     def unannotated(self) -> int:
         """How many frames came without annotation."""
-        return len(self._frames) - len(self.annotated)
+        return len(self.shapes) - len(self.annotated)
 
     def add(
         self, frame: str, probability: np.ndarray, mask: np.ndarray | None = None, raw: np.ndarray | None = None
@@ -58,7 +60,7 @@ class VideoScorer:
         probability or unknown to the label map, or the frame came before. The frame has then not been scored.
         """
         source = f"video {self.video!r}, frame {frame!r}"
-        if frame in self._frames:
+        if frame in self.shapes:
             raise DataError(f"{source} was given before; give every frame once")
         probability = eight_bits(np.asarray(probability), f"map of {source}")
         mask = probability > 127 if mask is None else np.asarray(mask)
@@ -69,7 +71,7 @@ class VideoScorer:
         for name, class_id, values in self._values(probability, mask, truth, ignored):
             if values:
                 self.rows.append(FrameRow(name, self.video, frame, class_id, values))
-        self._frames.add(frame)
+        self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
         if raw is not None:
             self.annotated.append(frame)
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
 from lgrnet.evaluation import metrics
-from lgrnet.evaluation.protocols import ClipRow, Score
+from lgrnet.evaluation.additive import divide
 from lgrnet.evaluation.threshold_curves import (
     THRESHOLDS,
     CurveFold,
+    CurveMeans,
     FrameCurves,
     GreyPixels,
     alignment,
-    clip_means,
     f_measure,
     overlap_curves,
 )
@@ -24,10 +23,9 @@ from lgrnet.evaluation.weighted_f import weighted_f
 
 _LEVELS = np.arange(256) / 255
 _BYTES = np.arange(255, -1, -1)
-_CURVES = ("Em", "Fm", "Sen", "Spe", "Dice", "IoU")
 
 
-class VPSProtocol:
+class VPSProtocol(CurveMeans):
     """The VPS toolbox of SUN-SEG (Ji et al., Video Polyp Segmentation: A Deep Learning Perspective, 2022).
 
     Read as grey of 8 bits; a prediction of another size is resized bilinearly; truth is what is above 128; each map is
@@ -47,6 +45,10 @@ class VPSProtocol:
         *(f"{kind}{name}" for name in ("Sen", "Spe", "Dice", "IoU") for kind in ("mean", "max")),
     )
 
+    scalars = ("Smeasure", "wFmeasure", "MAE", "adpEm", "adpFm")
+    curves = ("Em", "Fm", "Sen", "Spe", "Dice", "IoU")
+    weigh = False
+
     def __init__(self, drop_ends: bool = True):
         self.drop_ends = drop_ends
         self.id = "vps" if drop_ends else "vps-all-frames"
@@ -58,14 +60,16 @@ class VPSProtocol:
 
     def begin(self) -> CurveFold:
         """See `ClipProtocol.begin`."""
-        return CurveFold(_stretched, _vps_numbers, self.drop_ends)
+        return CurveFold(_stretched, self.summary, self.drop_ends)
 
-    def aggregate(self, clips: Sequence[ClipRow]) -> dict[str, Score]:
-        """Means over clips, see `ClipProtocol.aggregate`."""
-        return _scores(clips, clip_means(clips, weigh=False), _vps_numbers, self.metrics)
+    @staticmethod
+    def summary(scalars: Mapping[str, np.ndarray], curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `CurveMeans`."""
+        of_curves = {f"{kind}{k}": getattr(curve, kind)(-1) for k, curve in curves.items() for kind in ("mean", "max")}
+        return {**scalars, **of_curves}
 
 
-class PraNetProtocol:
+class PraNetProtocol(CurveMeans):
     """The table of PraNet's line of work (UACANet's evaluation program; the published tables of SSFormer have it).
 
     Maps are read as grey of 8 bits and not stretched; one of another size is resized bilinearly; truth is what is above
@@ -78,6 +82,9 @@ class PraNetProtocol:
     """
 
     id = "pranet"
+    scalars = ("weighted_f", "objects", "s_measure", "mae")
+    curves = ("E", "Dice", "IoU")
+    weigh = True
     metrics = ("mDice", "mIoU", "weighted_f", "s_measure", "mE", "maxE", "mae", "maxDice", "maxIoU")
     meaning = (
         "PraNet's table as in UACANet's program and SSFormer's published tables: grey maps, truth > 0.5, Dice, IoU and "
@@ -86,11 +93,18 @@ class PraNetProtocol:
 
     def begin(self) -> CurveFold:
         """See `ClipProtocol.begin`."""
-        return CurveFold(_unstretched, _pranet_numbers, drop_ends=False)
+        return CurveFold(_unstretched, self.summary, drop_ends=False)
 
-    def aggregate(self, clips: Sequence[ClipRow]) -> dict[str, Score]:
-        """Means over all images, see `ClipProtocol.aggregate`."""
-        return _scores(clips, clip_means(clips, weigh=True), _pranet_numbers, self.metrics)
+    @staticmethod
+    def summary(scalars: Mapping[str, np.ndarray], curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `CurveMeans`."""
+        return {
+            **{f"m{name}": curve.mean(-1) for name, curve in curves.items()},
+            **{f"max{name}": curve.max(-1) for name, curve in curves.items()},
+            "weighted_f": divide(scalars["weighted_f"], scalars["objects"]),
+            "s_measure": scalars["s_measure"],
+            "mae": scalars["mae"],
+        }
 
 
 def stretched_levels(grey: np.ndarray) -> np.ndarray:
@@ -141,27 +155,3 @@ def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
 
 def _same_size(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return grey if grey.shape == size else cv2.resize(grey, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _vps_numbers(scalars: Mapping[str, float], curves: Mapping[str, np.ndarray]) -> dict[str, float]:
-    of_curves = {f"{kind}{name}": float(getattr(curves[name], kind)()) for name in _CURVES for kind in ("mean", "max")}
-    return {name: of_curves[name] if name in of_curves else scalars[name] for name in VPSProtocol.metrics}
-
-
-def _pranet_numbers(scalars: Mapping[str, float], curves: Mapping[str, np.ndarray]) -> dict[str, float]:
-    numbers = {
-        **{f"m{name}": float(curve.mean()) for name, curve in curves.items()},
-        **{f"max{name}": float(curve.max()) for name, curve in curves.items()},
-        **scalars,
-        "weighted_f": scalars["weighted_f"] / scalars["objects"] if scalars["objects"] else math.nan,
-    }
-    return {name: numbers[name] for name in PraNetProtocol.metrics}
-
-
-def _scores(clips: Sequence[ClipRow], means: Mapping, numbers, names: Sequence[str]) -> dict[str, Score]:
-    frames = sum(clip.frames for clip in clips)
-    if not means:
-        return dict.fromkeys(names, Score(math.nan, 0))
-    scalars = {name: value for name, value in means.items() if not isinstance(value, np.ndarray)}
-    curves = {name: value for name, value in means.items() if isinstance(value, np.ndarray)}
-    return {name: Score(value, frames) for name, value in numbers(scalars, curves).items()}

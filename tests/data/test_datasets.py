@@ -63,7 +63,7 @@ def test_sunseg_splits_and_pools(sun):
     assert names(sunseg(sun, "hard_unseen")) == ["case10"]
     assert names(sunseg(sun, "hard")) == ["case2_1", "case10"]
     record = sunseg(sun, "hard")[0]
-    assert record.meta == {"dataset": "sunseg", "split": "hard", "patient": "case2"}
+    assert record.meta == {"dataset": "sunseg", "split": "hard", "patient": "case2", "seen": "seen"}
 
 
 def test_sunseg_below_its_parent(sun, tmp_path_factory):
@@ -79,12 +79,13 @@ def test_sunseg_after_the_published_script(sun, name):
     assert names(sunseg(sun, "easy_seen")) == ["case1_2"]
     assert names(sunseg(sun, "easy_unseen")) == ["case7_1", "case7_2"]
     assert names(sunseg(sun, "hard")) == ["case2_1", "case10"]
+    assert [record.meta["seen"] for record in sunseg(sun, "easy")] == ["seen", "unseen", "unseen"]
 
 
 def test_sunseg_pool_without_training_data(sun):
     combine(sun, "combine")
     (sun / "TrainDataset").rename(sun / "elsewhere")
-    assert len(sunseg(sun, "easy")) == 3
+    assert ["seen" in record.meta for record in sunseg(sun, "easy")] == [False] * 3
     with pytest.raises(DataError, match="to tell them apart .*TrainDataset"):
         sunseg(sun, "easy_seen")
 

@@ -70,7 +70,12 @@ def test_numbers_of_videos_stand_beside_those_of_frames():
     assert found["a", None] == (pytest.approx(0.45), 2)
     assert found[None, "long"] == (1, 3)
     assert found[None, "none"] == (None, 0)
-    assert result["slices"]["steps"]["long"] == {"frames": 3, "scores": {"step": 1}}
+    assert result["slices"]["steps"]["long"] == {
+        "videos": 1,
+        "frames": 3,
+        "scores": {"step": 1},
+        "intervals": None,
+    }
 
 
 def test_clips_of_ranks_merge_to_those_of_one_process():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,3 +108,19 @@ def test_the_first_of_several_protocols_gives_the_scores(root, tmp_path):
     (found,) = json.loads((tmp_path / "out/report.json").read_text())["sets"]
     assert set(found["scores"]) == {"level", "lgrnet"} and found["scores"]["level"] == scores["test"]
     assert len(list((tmp_path / "out/test/pictures").glob("worst_1_*.png"))) == 1
+
+
+def test_slices_of_what_is_known_and_instances_stand_in_the_report(root, tmp_path):
+    records = [replace(record, meta={"seen": seen}) for record, seen in zip(list_videos(root), "yn", strict=True)]
+    known = {"a": {"location": "C", "SI": True}, "b": {"location": "T"}}
+    _evaluate(ToyModel(), records, tmp_path, attributes=known, instances="video")
+    (found,) = json.loads((tmp_path / "out/report.json").read_text())["sets"]
+    slices = found["slices"]["lgrnet"]
+    assert {"seen: y", "seen: n", "location: C", "location: T", "attribute: SI"} <= set(slices)
+    assert slices["location: C"]["frames"] == 3
+    assert found["instances"]["form"] == "video" and 0 <= found["instances"]["ap"] <= 1
+    assert found["instances"]["annotated_objects"] == 2
+    text = (tmp_path / "out/report.md").read_text()
+    assert "## Instances" in text and "| location: C | 1 | 3 |" in text
+    lower, upper = found["intervals"]["lgrnet"]["dice"]
+    assert lower <= found["scores"]["lgrnet"]["dice"] <= upper

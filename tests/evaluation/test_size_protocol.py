@@ -165,7 +165,7 @@ def test_one_pass_beside_lgrnet_with_its_slices_in_the_report(tmp_path):
     paths = write_report(evaluator, tmp_path)
     stored = json.loads(paths["report.json"].read_text())["sets"][0]
     slices = stored["slices"]["svanet-size"]
-    assert {name: found["frames"] for name, found in slices.items() if "<" not in name} == {
+    assert {name: found["frames"] for name, found in slices.items() if "<" not in name and ":" not in name} == {
         "no object": 1,
         "0 - 0.5 %": 0,
         "0.5 - 1 %": 1,
@@ -176,11 +176,11 @@ def test_one_pass_beside_lgrnet_with_its_slices_in_the_report(tmp_path):
         "10 - 100 %": 1,
     }
     assert slices["< 1 %"]["frames"] == 2 and slices["< 0.5 %"]["frames"] == 1
-    assert slices["1 - 2 %"] == {"frames": 0, "scores": None}
+    assert slices["1 - 2 %"] == {"videos": 0, "frames": 0, "scores": None, "intervals": None}
     assert slices["0.5 - 1 %"]["scores"]["dice"] == pytest.approx(2 * 81 / 181, abs=1e-6)
     assert slices["no object"]["scores"]["dice"] is None, "there is an image, but no object whose Dice it could be"
     assert stored["scores"]["svanet-size"]["published_dice"] > stored["scores"]["svanet-size"]["dice"]
-    assert "lgrnet" not in stored["slices"]
+    assert "1 - 2 %" not in stored["slices"]["lgrnet"]
     with paths["scores.csv"].open(newline="") as file:
         lines = [row for row in csv.DictReader(file) if row["slice"] == "1 - 2 %"]
     assert len(lines) == len(SvANetSizeProtocol().metrics)

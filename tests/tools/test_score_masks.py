@@ -246,3 +246,57 @@ def test_nothing_that_matches(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     assert _run(tmp_path, "--protocol", "vps,nope") == 2
     assert "some of lgrnet, vps, pranet" in capsys.readouterr().err
+
+
+def _other(trees, name, shift):
+    """Other maps of the same frames."""
+    for path in sorted((trees / "pred").rglob("*.png")):
+        _save(trees / name / path.relative_to(trees / "pred"), _disc(shift))
+    return trees / name
+
+
+def test_two_results_are_compared_as_files_and_as_folders(trees, capsys):
+    near, far = _other(trees, "near", 1), _other(trees, "far", 4)
+    for folder in (near, far):
+        told = ["--pred", str(folder), "--gt", str(trees / "gt"), "--json", str(folder) + ".json"]
+        assert score_masks.main([*told, "--protocol", "lgrnet,vps"]) == 0
+    capsys.readouterr()
+    assert score_masks.main(["--compare", f"{far}.json", f"{near}.json", "--json", str(trees / "new/diff.json")]) == 0
+    text = capsys.readouterr().out
+    assert "| metric | A | B | B - A | 95 % | B above |" in text
+    assert "protocol lgrnet" in text and "protocol vps" in text
+    (dice,) = (line for line in text.splitlines() if line.startswith("| dice |"))
+    assert dice.endswith("| 1.000 |")
+    stored = json.loads((trees / "new/diff.json").read_text())
+    assert stored["sets"]["gt"]["differences"][0]["lower"] > 0
+    folders = ["--compare", str(far), str(near), "--gt", str(trees / "gt"), "--protocol", "lgrnet,vps"]
+    assert score_masks.main(folders) == 0
+    assert dice in capsys.readouterr().out
+    assert score_masks.main(folders[:3]) == 2
+    assert "give the masks with --gt" in capsys.readouterr().err
+    assert score_masks.main([]) == 2
+    assert "expected --pred and --gt" in capsys.readouterr().err
+    assert score_masks.main(["--compare", f"{far}.json", str(trees / "no.json")]) == 2
+    assert "no.json cannot be read" in capsys.readouterr().err
+
+
+def test_slices_of_users_tables(trees, capsys):
+    (trees / "a.csv").write_text("video,SI,location\ncase1_1,yes,C\ncase2,no,T\n")
+    (trees / "train/Frame/case1_2").mkdir(parents=True)
+    classes = "".join(f"{STEM.format(i)}.jpg\tinvasive_cancer\n" for i in range(8, 12))
+    (trees / "classification.txt").write_text(classes)
+    told = ["--protocol", "lgrnet,over-time", "--fps", "30", "--json", trees / "out.json"]
+    files = ["--attributes", trees / "a.csv", "--training", trees / "train"]
+    assert _run(trees, *told, *files, "--classification", trees / "classification.txt") == 0
+    (found,) = json.loads((trees / "out.json").read_text())["sets"]
+    for protocol in ("lgrnet", "over-time"):
+        slices = found["slices"][protocol]
+        assert {"location: C", "location: T", "seen: seen", "seen: unseen", "attribute: SI"} <= set(slices)
+        assert (slices["seen: seen"]["videos"], slices["seen: seen"]["frames"]) == (1, 4)
+    assert "seconds_to_detection" in found["scores"]["over-time"]
+    capsys.readouterr()
+    (trees / "a.csv").write_text("video,SI\ncase3,yes\n")
+    assert _run(trees, *told, *files) == 2
+    assert "a.csv knows none of 2 videos" in capsys.readouterr().err
+    assert _run(trees, *told, "--training", trees / "none") == 2
+    assert "holds no training clips" in capsys.readouterr().err
