@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,17 +139,6 @@ def load_json(path: Path) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as JSON ({error}); export it again") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, which is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def part(item: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:

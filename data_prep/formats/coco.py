@@ -26,8 +26,8 @@ from data_prep.formats.annotations import (
     part,
     polygons,
     size_of,
-    write_text,
 )
+from data_prep.output import write_text
 from lgrnet.records import DataError
 
 _BOXES = "annotations with a box and no mask"

@@ -29,12 +29,12 @@ from data_prep.formats.annotations import (
     raster,
     size_of,
     whole,
-    write_text,
 )
+from data_prep.output import write_text
 from lgrnet.records import DataError, natural_key
 
 _MASKS = {"brushlabels": "brush", "polygonlabels": "polygon"}
-_NO_MASKS = ("labels", "choices", "textarea", "rating", "number", "taxonomy", "brush", "polygon")
+_ABOUT_THE_TASK = ("choices", "textarea", "rating", "number", "taxonomy")
 _WORD, _SIZES = 8, (4, 8, 12, 16)
 _OPAQUE = 127
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")
@@ -170,7 +170,7 @@ def _regions(results: list, where: str, left_out: Counter[str]) -> tuple[tuple[R
         if kind not in _MASKS:
             if kind.startswith(("bitmask", "vector")):
                 raise DataError(f"{place} is of type {kind!r}, which is not read; use brush or polygon labels")
-            left_out[f"results of type {kind}"] += kind not in _NO_MASKS or kind in ("brush", "polygon")
+            left_out[f"results of type {kind}"] += kind not in _ABOUT_THE_TASK
             continue
         size = size_of(result.get("original_height"), result.get("original_width"), place)
         if result.get("image_rotation"):
