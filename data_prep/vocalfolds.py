@@ -12,9 +12,6 @@ goes on where it was; a folder that holds masks of other classes is refused.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +21,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep.archives import Folder  # noqa: E402
+from data_prep.placing import Content, Entry, Plan, claim, convert_files, place  # noqa: E402
 from lgrnet.records import (  # noqa: E402
     IMAGE_SUFFIXES,
     DataError,
@@ -36,8 +35,6 @@ from lgrnet.records import (  # noqa: E402
 
 CLASSES = ("void", "vocal_folds", "other_tissue", "glottal_space", "pathology", "surgical_tool", "intubation")
 """Names of the raw values 0..6, from the data set's README."""
-
-_STAMP = "prepared.json"
 
 
 def find_videos(src: Path) -> list[VideoRecord]:
@@ -72,17 +69,20 @@ def convert(src: Path, dst: Path, foreground: Sequence[str], dry_run: bool = Fal
     """
     values = class_values(foreground)
     videos = find_videos(src)
-    if not dry_run:
-        _stamp(src, dst, foreground)
-    counts = {}
+    if dry_run:
+        return {video.name: (video.num_frames, 0) for video in videos}
+    source = Folder(src)
+    note = {"source": "imesluh/vocalfolds (CC BY 4.0)", "foreground": sorted(foreground), "classes": list(CLASSES)}
+    claim(dst, [source], note, ("Frame", "GT"))
+    frames, masks = Plan(), Plan()
     for video in videos:
-        shown = 0
         for frame, mask in zip(video.frames, video.masks, strict=True):
-            if not dry_run:
-                _place(frame, dst / "Frame" / video.name / frame.name)
-                shown += _convert_mask(mask, dst / "GT" / video.name / f"{frame.stem}.png", values)
-        counts[video.name] = video.num_frames, shown
-    return counts
+            frames[f"Frame/{video.name}/{frame.name}"] = Entry(source, frame.relative_to(src).as_posix())
+            masks[f"GT/{video.name}/{frame.stem}.png"] = Entry(source, mask.relative_to(src).as_posix())
+    place(frames, dst)
+    convert_files(masks, dst, lambda content, target: _convert_mask(content, target, values))
+    shown = {name: read_mask(dst / name).any() for name in masks}
+    return {v.name: (v.num_frames, sum(shown[f"GT/{v.name}/{stem}.png"] for stem in v.frame_names)) for v in videos}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,54 +115,15 @@ def _has_images(folder: Path) -> bool:
     return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
 
 
-def _stamp(src: Path, dst: Path, foreground: Sequence[str]) -> None:
-    """Notes in `dst` what its masks are, and refuses a folder whose masks are something else."""
-    note = {"source": "imesluh/vocalfolds (CC BY 4.0)", "foreground": sorted(foreground), "classes": list(CLASSES)}
-    if dst.resolve() in (src.resolve(), *src.resolve().parents):
-        raise DataError(f"--dst {dst} is the source or holds it; choose another folder, the source stays as it is")
-    if (dst / _STAMP).is_file():
-        found = _stamped(dst / _STAMP)
-        if found != note["foreground"]:
-            raise DataError(f"{dst} holds masks of {found}, not of {note['foreground']}; choose another --dst")
-    elif any((dst / name).exists() for name in ("Frame", "GT")):
-        raise DataError(f"{dst} holds Frame or GT that this program did not write; choose another --dst")
-    dst.mkdir(parents=True, exist_ok=True)
-    (dst / _STAMP).write_text(json.dumps(note, indent=1), encoding="utf-8")
-
-
-def _stamped(path: Path) -> list[str]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["foreground"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not what this program writes; choose another --dst") from error
-
-
-def _place(source: Path, target: Path) -> None:
-    """Links or copies a file; a half-written copy never has the final name."""
-    if target.is_file():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        partial = target.with_name(f".{target.name}")
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
-
-
-def _convert_mask(source: Path, target: Path, values: Sequence[int]) -> bool:
-    """Writes one mask, and says whether it shows the foreground."""
-    if target.is_file():
-        return bool(read_mask(target).any())
-    raw = read_mask(source)
+def _convert_mask(content: Content, target: Path, values: Sequence[int]) -> None:
+    raw = read_mask(content)
     unknown = np.setdiff1d(raw, range(len(CLASSES))).tolist()
     if unknown:
-        raise DataError(f"{source} holds the values {unknown}; this data set has 0..{len(CLASSES) - 1}")
+        raise DataError(f"{content} holds the values {unknown}; this data set has 0..{len(CLASSES) - 1}")
     if values:
         write_mask(target, np.isin(raw, values))
     else:
         write_image(target, Image.fromarray(raw))
-    return bool(np.isin(raw, values).any() if values else raw.any())
 
 
 if __name__ == "__main__":
