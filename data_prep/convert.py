@@ -24,9 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep import archives  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
-from data_prep.output import place, shown, stamp  # noqa: E402
+from data_prep.placing import claim  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, count_and_name  # noqa: E402
 
 READERS = {
@@ -86,7 +87,7 @@ def to_layout(
     layout.check_pictures(annotations.pictures)
     if not dry_run:
         note = {"format": kind, "sha256": _hash(kind, src), "values": values, "stills": stills}
-        stamp(dst, note, [src, *{picture.file.parent for picture in annotations.pictures}], ("Frame", "GT"))
+        claim(dst, [archives.Folder(annotations.root)], note, ("Frame", "GT"))
         layout.write_label_map(dst / layout.LABEL_MAP, values)
     return layout.write_layout(annotations, values, dst, dry_run), annotations
 
@@ -100,18 +101,15 @@ def from_layout(
     """
     records, values = layout.open_layout(src, label_map)
     pictures = layout.layout_pictures(records, values)
-    total = sum(record.num_frames for record in records)
-    pictures = shown(pictures, "reading masks", total)
+    pictures = layout.tracked(pictures, "reading masks", sum(record.num_frames for record in records))
     if dry_run:
         for _ in pictures:
             pass
         return records, values
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
-    stamp(dst, {"format": kind, "values": values}, [src], (folder.name, "Annotations"))
-    frames = folder / davis.RESOLUTION if kind == "davis" else folder
-    for record in shown(records, "placing frames", len(records)):
-        for file in record.frames:
-            place(file, frames / record.name / file.name)
+    claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations"))
+    frames = ((record.name, file) for record in records for file in record.frames)
+    layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)
     layout.write_label_map(dst / layout.LABEL_MAP, values)
     if kind == "davis":
         davis.write_davis(dst, list(values), pictures)
@@ -168,9 +166,8 @@ def _run(options: argparse.Namespace) -> None:
     for kind, number in (+found.left_out).items():
         print(f"left out: {number} {kind}")
     if counts.overlap[0]:
-        print(
-            f"{counts.overlap[0]} pixels in {counts.overlap[1]} frames are of two classes; the upper or smaller shows"
-        )
+        where = f"{counts.overlap[0]} pixels in {counts.overlap[1]} frames"
+        print(f"overlap: {where} are of two classes; the upper or smaller object shows")
     if bare := [video for video, number in counts.masks.items() if not number]:
         print(f"not annotated: {count_and_name(bare, 'video')}")
     frames, masks = counts.frames.total(), counts.masks.total()

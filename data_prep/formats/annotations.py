@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as run_lengths
 
+from data_prep.placing import drafted
 from lgrnet.records import IMAGE_SUFFIXES, MAX_PIXELS, DataError, count_and_name
 
 MAX_BYTES = 2 << 30
@@ -59,12 +60,14 @@ class Annotations:
 
     labels    names of the classes, in the order of the export
     pictures  in the order of the videos and their frames
+    root      the folder that holds the pictures' files
     raster    value in a raster mask -> label; of formats that hold raster masks
     left_out  kind of thing -> how many of them are no masks and therefore left out
     """
 
     labels: tuple[str, ...]
     pictures: list[Picture]
+    root: Path
     raster: Mapping[int, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -106,8 +109,10 @@ class Folder:
         video = "_".join(home.parts)
         if name.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"{where}: {str(name)!r} is no picture; known are {', '.join(IMAGE_SUFFIXES)}")
-        if name.name.startswith(".") or video.startswith("."):
-            raise DataError(f"{where}: {str(name)!r} starts with a dot, and hidden files are not read; rename it")
+        if any(folder.startswith(".") for folder in name.parts):
+            raise DataError(
+                f"{where}: {str(name)!r} has a name with a dot in front, and hidden files are not read; rename it"
+            )
         if len(video.encode(errors="surrogateescape")) > 255:
             raise DataError(f"{where}: {str(name)!r} makes a name of a video above 255 bytes; rename its folders")
         if self._homes.setdefault(video, home) != home:
@@ -139,6 +144,13 @@ def load_json(path: Path) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as JSON ({error}); export it again") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, which is there whole or not at all, making its folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drafted(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def part(item: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:

@@ -26,8 +26,8 @@ from data_prep.formats.annotations import (
     part,
     polygons,
     size_of,
+    write_text,
 )
-from data_prep.output import write_text
 from lgrnet.records import DataError
 
 _BOXES = "annotations with a box and no mask"
@@ -58,7 +58,7 @@ def read_coco(path: Path, folder: Folder) -> Annotations:
         content = tuple(regions[key]) if _annotated(image, where) else None
         pictures.append(folder.picture(part(image, "file_name", str, where), content, size, where))
     folder.check(path)
-    return Annotations(tuple(labels.values()), pictures, left_out=left_out)
+    return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out)
 
 
 def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
@@ -96,7 +96,7 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
                 raise DataError(f"{where}: the name of frame {frame} is {name!r}; expected text")
             pictures.append(folder.picture(name, content, size, f"{where}, frame {frame}"))
     folder.check(path)
-    return Annotations(tuple(labels.values()), pictures, left_out=left_out)
+    return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out)
 
 
 def write_coco(path: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:

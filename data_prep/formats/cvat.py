@@ -27,8 +27,8 @@ from data_prep.formats.annotations import (
     raster,
     size_of,
     whole,
+    write_text,
 )
-from data_prep.output import write_text
 from lgrnet.records import DataError, frame_size, images_by_stem
 
 NOT_ANNOTATED = "not annotated"
@@ -64,7 +64,9 @@ def read_cvat(path: Path, folder: Folder) -> Annotations:
             content = None if skipped else tuple(region for region in drawn if region)
             pictures.append(folder.picture(image.get("name") or "", content, size, where))
     folder.check(path)
-    return Annotations(tuple(label for label in labels if label != NOT_ANNOTATED), pictures, left_out=left_out)
+    return Annotations(
+        tuple(label for label in labels if label != NOT_ANNOTATED), pictures, folder.root, left_out=left_out
+    )
 
 
 def write_cvat(path: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from data_prep.formats.annotations import Annotations, Folder, Picture, pixels
-from data_prep.output import write_text
+from data_prep.formats.annotations import Annotations, Folder, Picture, pixels, write_text
 from lgrnet.records import DataError, images_by_stem, list_videos, natural_key, write_image
 
 OBJECT = "object"
@@ -41,7 +40,7 @@ def read_davis(root: Path, labels: Sequence[str] = ()) -> Annotations:
     names = {index: label for index, label in enumerate(labels, start=1) if label != "ignore"}
     if "ignore" in labels:
         names[VOID] = "ignore"
-    return Annotations(tuple(labels) or (OBJECT,), pictures, names or dict.fromkeys(range(1, VOID), OBJECT))
+    return Annotations(tuple(labels) or (OBJECT,), pictures, frames, names or dict.fromkeys(range(1, VOID), OBJECT))
 
 
 def raw_values(raw: np.ndarray, names: Mapping[int, str], values: Mapping[str, int], where: str) -> np.ndarray:

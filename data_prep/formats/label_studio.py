@@ -29,8 +29,8 @@ from data_prep.formats.annotations import (
     raster,
     size_of,
     whole,
+    write_text,
 )
-from data_prep.output import write_text
 from lgrnet.records import DataError, natural_key
 
 _MASKS = {"brushlabels": "brush", "polygonlabels": "polygon"}
@@ -60,7 +60,7 @@ def read_label_studio(path: Path, folder: Folder) -> Annotations:
         labels |= {region.label for region in content or ()}
         pictures.append(folder.picture(name, content, size, where))
     folder.check(path)
-    return Annotations(tuple(sorted(labels, key=natural_key)), pictures, left_out=left_out)
+    return Annotations(tuple(sorted(labels, key=natural_key)), pictures, folder.root, left_out=left_out)
 
 
 def write_label_studio(path: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:

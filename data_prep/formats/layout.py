@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
+from data_prep.archives import Folder
 from data_prep.formats import davis
-from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster
-from data_prep.output import place, shown, write_text
+from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster, write_text
+from data_prep.placing import Entry, Plan, place, progress
 from lgrnet.records import (
     IGNORE,
     DataError,
@@ -27,6 +29,7 @@ from lgrnet.records import (
 )
 
 LABEL_MAP = "label_map.json"
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -42,6 +45,14 @@ class Counts:
     masks: Counter[str] = field(default_factory=Counter)
     objects: Counter[str] = field(default_factory=Counter)
     overlap: tuple[int, int] = (0, 0)
+
+
+def tracked(items: Iterable[_Item], title: str, total: int) -> Iterator[_Item]:
+    """The items, with a bar on a terminal."""
+    with progress(title, total) as advance:
+        for item in items:
+            yield item
+            advance()
 
 
 def read_label_map(path: Path) -> dict[str, int]:
@@ -91,7 +102,7 @@ def class_values(
 def check_pictures(pictures: Sequence[Picture]) -> None:
     """Raises DataError for damaged pictures, those of another size than annotated, and videos of several sizes."""
     sizes: dict[str, tuple[tuple[int, int], Path]] = {}
-    for picture in shown(pictures, "checking pictures", len(pictures)):
+    for picture in tracked(pictures, "checking pictures", len(pictures)):
         size = frame_size(picture.file)
         if picture.size not in (None, size):
             raise DataError(
@@ -112,21 +123,32 @@ def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path,
     Objects of one frame are painted by layer, and in a layer the larger first, so that the smaller ones show.
     """
     counts = Counts()
-    for picture in shown(annotations.pictures, "writing", len(annotations.pictures)):
+    if not dry_run:
+        place_frames(
+            annotations.root, ((picture.video, picture.file) for picture in annotations.pictures), dst / "Frame"
+        )
+    for picture in tracked(annotations.pictures, "painting masks", len(annotations.pictures)):
         counts.frames[picture.video] += 1
         counts.masks[picture.video] += picture.content is not None
         if isinstance(picture.content, tuple):
             counts.objects.update(region.label for region in picture.content if region.label in values)
-        if dry_run:
-            continue
-        place(picture.file, dst / "Frame" / picture.video / picture.file.name)
-        if picture.content is not None:
+        if picture.content is not None and not dry_run:
             raw, overlap = _painted(picture, annotations.raster, values)
             counts.overlap = counts.overlap[0] + overlap, counts.overlap[1] + (overlap > 0)
             target = dst / "GT" / picture.video / f"{picture.file.stem}.png"
             if not target.is_file():
                 write_image(target, Image.fromarray(raw))
     return counts
+
+
+def place_frames(root: Path, frames: Iterable[tuple[str, Path]], dst: Path) -> None:
+    """Links or copies the frames of videos, which are below `root`, to `<dst>/<video>/`."""
+    source = Folder(root)
+    plan: Plan = {}
+    for video, file in frames:
+        plan[f"{video}/{file.name}"] = Entry(source, file.relative_to(root).as_posix())
+    dst.mkdir(parents=True, exist_ok=True)
+    place(plan, dst, "placing frames")
 
 
 def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRecord], dict[str, int]]:
@@ -137,7 +159,7 @@ def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRe
         return records, read_label_map(path)
     masks = [mask for record in records for mask in record.masks if mask is not None]
     found = np.zeros(256, bool)
-    for mask in shown(masks, "looking for classes", len(masks)):
+    for mask in tracked(masks, "looking for classes", len(masks)):
         found |= np.bincount(read_mask(mask).ravel(), minlength=256) > 0
     values = [value for value in np.flatnonzero(found).tolist() if value]
     if values in ([], [255]):

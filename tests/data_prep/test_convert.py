@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_prep import convert
 from lgrnet.records import list_videos, write_frame, write_image
-from tests.data_prep.layouts import content, masks_of, write_layout
+from tests.data_prep.layouts import ODD, content, masks_of, write_layout
 
 SCRIPT = Path(convert.__file__)
 
@@ -30,11 +30,7 @@ def there_and_back(kind: str, src: Path, tmp_path: Path) -> Path:
 
 def odd_names(kind: str) -> tuple[str, ...]:
     """DAVIS lists its videos line by line."""
-    return tuple(
-        name
-        for name in ("plain", "a b'c\"d", "zwei\nZeilen", "größe 腸", "n" * 255)
-        if kind != "davis" or "\n" not in name
-    )
+    return tuple(name for name in ODD if kind != "davis" or "\n" not in name)
 
 
 @pytest.mark.parametrize("values", [(255,), (1,), (1, 2, 7), (3, 255)])
@@ -120,9 +116,9 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
     file.write_text(json.dumps(data))
     again = ["--from", "coco", "--src", str(tmp_path / "export"), "--dst"]
     for place, message in (
-        ("back", "holds something else: sha256"),
+        ("back", "holds sha256"),
         ("src", "did not write"),
-        ("export", "is the source"),
+        ("export/images", "is the source"),
         (".", "is the source or holds it"),
     ):
         assert convert.main([*again, str(tmp_path / place)]) == 2
@@ -133,9 +129,9 @@ def test_the_real_frames(shared, tmp_path):
     src = tmp_path / "src"
     for name, target in (("Frame", "Frame"), ("annot", "GT")):
         (src / target).mkdir(parents=True)
-        for video in ("seq1", "seq5"):
+        for video in ("seq5",):
             (src / target / video).symlink_to(shared / "data/vocalfolds" / name / video)
     before = masks_of(src)
     for kind in convert.FORMATS:
         after = masks_of(there_and_back(kind, src, tmp_path / kind))
-        assert len(after) == 58 and all(np.array_equal(after[key], before[key]) for key in before)
+        assert len(after) == 26 and all(np.array_equal(after[key], before[key]) for key in before)

@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep import convert
 from data_prep.formats import label_studio
 from data_prep.formats.annotations import pixels, polygons
+from data_prep.formats.davis import palette
 from lgrnet.records import DataError, list_videos, read_mask, write_frame, write_image
 from tests.data_prep.layouts import masks_of
 
@@ -92,7 +93,7 @@ def test_polygons_fill_what_they_enclose():
         cv2.fillPoly(fine, [np.round(points * 8 - 0.5).astype(np.int32)], 1)
         truth = fine.reshape(512, 8, 512, 8).mean((1, 3)) > 0.5
         mask = pixels(polygons("x", [points.ravel().tolist()], (512, 512), "here"))
-        assert (mask & truth).sum() / (mask | truth).sum() >= 0.99
+        assert (mask & truth).sum() / (mask | truth).sum() >= 0.995
 
 
 def changed(**changes: object) -> dict:
@@ -120,7 +121,7 @@ BAD_COCO = [
     (changed(annotations__0__bbox=[1, 2]), r"its box is \[1, 2\]"),
     (
         changed(annotations__2__segmentation={"size": [30, 20], "counts": [600]}),
-        r"\[30, 20\]; the picture has \[20, 30",
+        r"\[30, 20\]; the picture has",
     ),
     (changed(annotations__2__segmentation={"size": [20, 30], "counts": [10, 20]}), "make up 30 pixels; expected 600"),
     (changed(annotations__2__segmentation={"size": [20, 30], "counts": [700, -100]}), "are negative; expected 600"),
@@ -128,7 +129,7 @@ BAD_COCO = [
     (changed(annotations__2__segmentation={"size": [20, 30], "counts": "hello\x7f"}), "no string of COCO's"),
     (changed(annotations__2__segmentation={"size": [20, 30], "counts": "PPPPPPPPP"}), "no string of COCO's, or cut"),
     (changed(annotations__2__segmentation={"size": [20, 30], "counts": "ooooooooo0"}), "more than 32 bits"),
-    (changed(annotations__2__segmentation={"size": [20, 30], "counts": "Z"}), "are negative|make up"),
+    (changed(annotations__2__segmentation={"size": [20, 30], "counts": "5"}), "make up 5 pixels"),
     (changed(annotations__2__segmentation={"size": [20, 30]}), "has no 'counts'"),
     (changed(images__0__file_name="../secret.png"), "expected a path inside of"),
     (changed(images__0__file_name="/etc/secret.png"), "expected a path inside of"),
@@ -136,7 +137,7 @@ BAD_COCO = [
     (changed(images__0__file_name="clip/1.jpg"), "are the same frame: clip/1"),
     (changed(images__0__file_name="clip/9.png"), r"1 picture \(clip/9.png\) that .*images does not hold"),
     (changed(images__0__file_name="clip/0.txt"), "is no picture"),
-    (changed(images__0__file_name="clip/.0.png"), "starts with a dot"),
+    (changed(images__0__file_name="clip/.0.png"), "a name with a dot"),
     (changed(images__0__file_name=""), "expected a path inside of"),
     (changed(images__0__file_name=5), "file_name is 5; expected str"),
     (changed(images__0__height=0), "the size is 30 x 0"),
@@ -206,7 +207,7 @@ def davis(root: Path, masks: dict[str, np.ndarray], resolution: str = "480p") ->
     for name, raw in masks.items():
         write_frame(root / "JPEGImages" / resolution / f"{name}.jpg", np.zeros((*raw.shape, 3)))
         picture = Image.fromarray(raw)
-        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        picture.putpalette(palette())
         write_image(root / "Annotations" / resolution / f"{name}.png", picture)
     return root
 
