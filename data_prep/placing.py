@@ -220,14 +220,14 @@ def place(plan: Plan, dst: Path, title: str = "placing") -> None:
 
 
 class Content(io.BytesIO):
-    """The bytes of one file of a download; its text is where it comes from, for messages."""
+    """The bytes of one file of a download, `entry`; its text is where it comes from, for messages."""
 
     def __init__(self, content: bytes, entry: Entry):
         super().__init__(content)
-        self._place = f"{shown(entry.name)} in {entry.source.path}"
+        self.entry = entry
 
     def __str__(self) -> str:
-        return self._place
+        return f"{shown(self.entry.name)} in {self.entry.source.path}"
 
 
 def convert_files(plan: Plan, dst: Path, write: Callable[[Content, Path], None], title: str = "converting") -> None:
@@ -279,13 +279,17 @@ def drafted(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Writes JSON, making the folder where needed; a file that is the same is left alone."""
-    text = json.dumps(content, indent=1) + "\n"
+    """Writes JSON as `write_text` does."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all, making the folder where needed; a file that is the same is left alone."""
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with drafted(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager

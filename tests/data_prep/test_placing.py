@@ -1,0 +1,167 @@
+"""Files are placed whole or not at all, sources stay as they are, and what is missing is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from data_prep.archives import open_source
+from data_prep.placing import Entry, Part, Report, claim, convert_files, drafted, finish, place
+from lgrnet.records import DataError
+from tests.data_prep.downloads import content, write_any, write_folder, write_zip
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {f"in/{n}.bin": bytes([n]) * (1000 + n) for n in range(5)}
+ODD = ("a b", "qu\"ote's", "new\nline", "日本 ü", "x" * 251, "-rf", "%00 $(true) `id`")
+
+
+def plan_for(source) -> dict:
+    return {f"out/{name}": Entry(source, name) for name in source.files}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_files_are_placed_and_the_source_stays(kind, tmp_path):
+    path = write_any(kind, tmp_path / "src", {**FILES, **{f"odd/{name}.bin": name.encode() for name in ODD}})
+    before = content(tmp_path)
+    source, dst = open_source(path), tmp_path / "dst"
+    for _ in range(2):
+        claim(dst, [source], {"source": "x"}, ("out",))
+        place(plan_for(source), dst)
+        assert {n: d for n, d in content(dst).items() if n != "prepared.json"} == {
+            f"out/{name}": source.read(name) for name in source.files
+        }
+    assert {name: data for name, data in content(tmp_path).items() if not name.startswith("dst/")} == before
+    assert (dst / "out/in/0.bin").stat().st_nlink == (2 if kind == "folder" else 1)
+
+
+def test_a_file_of_another_size_is_placed_again_and_never_written_through(tmp_path):
+    source, dst = open_source(write_folder(tmp_path / "src", FILES)), tmp_path / "dst"
+    claim(dst, [source], {}, ())
+    place(plan_for(source), dst)
+    other = dst / "out/in/1.bin"
+    other.unlink()
+    other.symlink_to(tmp_path / "src/in/2.bin")
+    (dst / "out/in/3.bin").unlink()
+    (dst / "out/in/3.bin").write_bytes(b"half")
+    os.link(tmp_path / "src/in/4.bin", dst / f"out/in/.{os.getpid()}")  # a draft that was left is a link to a source
+    place(plan_for(source), dst)
+    claim(dst, [source], {}, ())
+    assert content(dst / "out") == FILES == content(tmp_path / "src")
+
+
+def test_several_names_of_one_file(tmp_path):
+    source, dst = open_source(write_zip(tmp_path / "x.zip", FILES)), tmp_path / "dst"
+    claim(dst, [source], {}, ())
+    place({"a/0": Entry(source, "in/0.bin"), "b/0": Entry(source, "in/0.bin")}, dst)
+    assert (dst / "a/0").samefile(dst / "b/0")
+
+
+def test_copies_where_links_are_not_possible(tmp_path, monkeypatch):
+    def no_link(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", no_link)
+    source, dst = open_source(write_folder(tmp_path / "src", FILES)), tmp_path / "dst"
+    claim(dst, [source], {}, ())
+    place(plan_for(source), dst)
+    assert content(dst / "out") == FILES and (dst / "out/in/0.bin").stat().st_nlink == 1
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    source, dst = open_source(write_zip(tmp_path / "x.zip", FILES)), tmp_path / "dst"
+    claim(dst, [source], {}, ())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5000))
+    with pytest.raises(DataError, match="needs 5010 bytes more but its disk has 5000: 10 bytes are missing"):
+        place(plan_for(source), dst)
+    assert not (dst / "out").exists()
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from types import SimpleNamespace
+from data_prep.archives import open_source
+from data_prep.placing import Entry, place, claim
+source, dst = open_source(sys.argv[1]), Path(sys.argv[2])
+claim(dst, [source], {}, ())
+resource.setrlimit(resource.RLIMIT_FSIZE, (1002, 1002))
+place({f"out/{name}": Entry(source, name) for name in source.files}, dst)
+"""
+
+
+def test_a_limit_of_the_system_is_met_in_the_middle(tmp_path):
+    path, dst = write_zip(tmp_path / "x.zip", FILES), tmp_path / "dst"
+    done = subprocess.run([sys.executable, "-c", LIMITED, path, dst], cwd=ROOT, capture_output=True, text=True)
+    assert "2007 bytes were still to be written" in done.stderr and "goes on with in/3.bin" in done.stderr
+    assert sorted(content(dst / "out")) == ["in/0.bin", "in/1.bin", "in/2.bin"]
+    place(plan_for(open_source(path)), dst)
+    assert content(dst / "out") == FILES
+
+
+def test_converting_meets_a_full_disk(tmp_path):
+    source, dst, wrote = open_source(write_zip(tmp_path / "x.zip", FILES)), tmp_path / "dst", []
+
+    def write(data, target):
+        if len(wrote) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        wrote.append(str(data))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data.read()[::-1])
+
+    claim(dst, [source], {}, ())
+    with pytest.raises(DataError, match="No space left.*goes on with in/2.bin"):
+        convert_files(plan_for(source), dst, write)
+    assert wrote == [f"in/{n}.bin in {tmp_path / 'x.zip'}" for n in range(2)]
+    wrote.clear()
+    with pytest.raises(DataError, match="goes on with in/4.bin"):
+        convert_files(plan_for(source), dst, write)
+
+
+def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError), drafted(tmp_path / "x") as draft:
+        draft.write_bytes(b"half")
+        raise PermissionError(errno.EACCES, "Permission denied")
+    assert content(tmp_path) == {}
+
+
+def test_folders_that_are_refused(tmp_path):
+    source = open_source(write_folder(tmp_path / "src", FILES))
+    for dst in (tmp_path / "src", tmp_path, tmp_path / "src/in", tmp_path / "src/new"):
+        with pytest.raises(DataError, match="is the source or holds it|is in the source"):
+            claim(dst, [source], {}, ())
+    (tmp_path / "dst/Frame").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds Frame that this program did not write"):
+        claim(tmp_path / "dst", [source], {}, ("Frame", "GT"))
+    claim(tmp_path / "new", [source], {"source": "a"}, ())
+    with pytest.raises(DataError, match="holds source a, not b"):
+        claim(tmp_path / "new", [source], {"source": "b"}, ())
+    for broken in ("[]", "{", "\xff"):
+        (tmp_path / "new/prepared.json").write_text(broken)
+        with pytest.raises(DataError, match="not what this program writes"):
+            claim(tmp_path / "new", [source], {"source": "a"}, ())
+
+
+def test_an_archive_may_lie_in_the_folder_that_is_written(tmp_path):
+    source = open_source(write_zip(tmp_path / "x.zip", FILES))
+    claim(tmp_path, [source], {}, ("out",))
+    place(plan_for(source), tmp_path)
+    assert content(tmp_path / "out") == FILES
+
+
+def test_what_is_missing_is_said(tmp_path):
+    missing = [f"frame {n}\n" for n in range(7)]
+    report = Report([Part("train", {"a": 3, "b": 4}, 3, 14, missing), Part("stills", {"": 9}, None, 9, noun=None)])
+    lines = list(report.lines())
+    assert lines[0] == "train: 2 of 3 videos, 7 of 14 frames  INCOMPLETE"
+    assert lines[1] == r"    missing: 'frame 0\n'" and lines[6] == "    ... and 2 more"
+    assert lines[7] == "stills: 9 of 9 images"
+    finish(tmp_path, {"source": "x"}, report)
+    stamp = json.loads((tmp_path / "prepared.json").read_text())
+    assert stamp["source"] == "x" and not stamp["complete"] and len(stamp["parts"][0]["missing"]) == 7
