@@ -218,6 +218,8 @@ def test_mask_modes(tmp_path):
     raw = np.array([[0, 1], [2, 6]], np.uint8)
     palette = [0, 0, 0, 200, 0, 0, 0, 200, 0] + [9, 50, 7] * 6
     assert (read_mask(save(tmp_path / "p.png", raw, palette=palette)) == raw).all()
+    beyond = np.array([[0, 1, 3]], np.uint8)  # a value without a colour
+    assert (read_mask(save(tmp_path / "q.png", beyond, palette=palette[:9])) == beyond).all()
     assert (read_mask(save(tmp_path / "rgb.png", np.stack([raw] * 3, -1))) == raw).all()
     assert (read_mask(save(tmp_path / "la.png", raw, "LA")) == raw).all()
     assert (read_mask(save(tmp_path / "16.png", raw.astype(np.uint16))) == raw).all()

@@ -156,7 +156,7 @@ def _palette_indices(image: Image.Image, path: str | Path) -> np.ndarray:
     """Indices of a palette image; a grey palette that starts light would turn the mask inside out, so it is refused."""
     indices = np.array(image)
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    used = palette[np.unique(indices)]
+    used = palette[[index for index in np.unique(indices) if index < len(palette)]]
     if (used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any():
         raise DataError(f"mask {path} has a grey palette that is not in rising order; save it as an 8-bit grey PNG")
     return indices

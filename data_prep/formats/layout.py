@@ -1,0 +1,204 @@
+"""The one layout, in and out: `Frame/<video>/`, `GT/<video>/`, and label_map.json, which names the values of masks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as run_lengths
+
+from data_prep.archives import Folder
+from data_prep.formats import davis
+from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster, write_text
+from data_prep.placing import Entry, Plan, place, progress
+from lgrnet.records import (
+    IGNORE,
+    DataError,
+    VideoRecord,
+    count_and_name,
+    frame_size,
+    list_videos,
+    read_mask,
+    write_image,
+)
+
+LABEL_MAP = "label_map.json"
+_Item = TypeVar("_Item")
+
+
+@dataclass
+class Counts:
+    """What was written.
+
+    frames, masks  per video
+    objects        per label
+    overlap        pixels that two classes claimed, and the frames that have such
+    """
+
+    frames: Counter[str] = field(default_factory=Counter)
+    masks: Counter[str] = field(default_factory=Counter)
+    objects: Counter[str] = field(default_factory=Counter)
+    overlap: tuple[int, int] = (0, 0)
+
+
+def tracked(items: Iterable[_Item], title: str, total: int) -> Iterator[_Item]:
+    """The items, with a bar on a terminal."""
+    with progress(title, total) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+def read_label_map(path: Path) -> dict[str, int]:
+    """Label -> raw value of a label_map.json, by value; raises DataError for one that is none."""
+    values = part(load_json(path), "values", dict, str(path))
+    good = all(
+        isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 255 for value in values.values()
+    )
+    if not values or not good or len(set(values.values())) != len(values):
+        raise DataError(f'{path}: "values" is {values}; expected names of classes with different values 1 .. 255')
+    return dict(sorted(values.items(), key=lambda item: item[1]))
+
+
+def write_label_map(path: Path, values: Mapping[str, int]) -> None:
+    """Writes label -> raw value, and the `label_map` that a config needs: "binary" for masks of 0 and 255."""
+    classes = {}
+    for label, value in values.items():
+        ignored = sum(klass == IGNORE for klass in classes.values())
+        classes[value] = IGNORE if label == IGNORE else len(classes) - ignored + 1
+    label_map = "binary" if classes == {255: 1} else {str(value): klass for value, klass in classes.items()}
+    write_text(path, json.dumps({"values": dict(values), "label_map": label_map}, indent=1))
+
+
+def class_values(
+    labels: Sequence[str], named: Mapping[str, int] | None, chosen: Sequence[str] | None
+) -> dict[str, int]:
+    """Label -> raw value: as named by a label_map.json; else 255 for a single class, 1, 2, ... for several.
+
+    chosen  the classes to take, in this order; None: all. "ignore" is 255 beside classes.
+
+    Raises DataError for labels that are not known, and more classes than a mask can hold.
+    """
+    known = list(labels) if named is None else list(named)
+    if unknown := [label for label in chosen or labels if label not in known]:
+        raise DataError(f"{count_and_name(unknown, 'class')} not known; there are {', '.join(known) or 'none'}")
+    taken = list(dict.fromkeys(chosen or known))
+    if named is not None:
+        return {label: named[label] for label in taken}
+    classes = [label for label in taken if label != IGNORE]
+    if not classes or len(classes) > 254:
+        raise DataError(f"there are {len(classes)} classes; a mask holds 1 .. 254; choose some with --classes")
+    if len(taken) == 1:
+        return {classes[0]: 255}
+    return {label: 255 if label == IGNORE else classes.index(label) + 1 for label in taken}
+
+
+def check_pictures(pictures: Sequence[Picture]) -> None:
+    """Raises DataError for damaged pictures, those of another size than annotated, and videos of several sizes."""
+    sizes: dict[str, tuple[tuple[int, int], Path]] = {}
+    for picture in tracked(pictures, "checking pictures", len(pictures)):
+        size = frame_size(picture.file)
+        if picture.size not in (None, size):
+            raise DataError(
+                f"{picture.file} has (height, width) {size}, but was annotated as {picture.size}; "
+                "it was resized or turned after that, or is another picture"
+            )
+        first, file = sizes.setdefault(picture.video, (size, picture.file))
+        if first != size:
+            raise DataError(
+                f"{file} has (height, width) {first} and {picture.file} {size}, in one video {picture.video!r}; "
+                "if these are still pictures, give --stills"
+            )
+
+
+def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path, dry_run: bool = False) -> Counts:
+    """Writes pictures and masks; what is there already stays. A dry run writes nothing and counts no overlap.
+
+    Objects of one frame are painted by layer, and in a layer the larger first, so that the smaller ones show.
+    """
+    counts = Counts()
+    if not dry_run:
+        place_frames(
+            annotations.root, ((picture.video, picture.file) for picture in annotations.pictures), dst / "Frame"
+        )
+    for picture in tracked(annotations.pictures, "painting masks", len(annotations.pictures)):
+        counts.frames[picture.video] += 1
+        counts.masks[picture.video] += picture.content is not None
+        if isinstance(picture.content, tuple):
+            counts.objects.update(region.label for region in picture.content if region.label in values)
+        if picture.content is not None and not dry_run:
+            raw, overlap = _painted(picture, annotations.raster, values)
+            counts.overlap = counts.overlap[0] + overlap, counts.overlap[1] + (overlap > 0)
+            target = dst / "GT" / picture.video / f"{picture.file.stem}.png"
+            if not target.is_file():
+                write_image(target, Image.fromarray(raw))
+    return counts
+
+
+def place_frames(root: Path, frames: Iterable[tuple[str, Path]], dst: Path) -> None:
+    """Links or copies the frames of videos, which are below `root`, to `<dst>/<video>/`."""
+    source = Folder(root)
+    plan: Plan = {}
+    for video, file in frames:
+        plan[f"{video}/{file.name}"] = Entry(source, file.relative_to(root).as_posix())
+    dst.mkdir(parents=True, exist_ok=True)
+    place(plan, dst, "placing frames")
+
+
+def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRecord], dict[str, int]]:
+    """The videos of a root and label -> raw value: of its label_map.json, else of what its masks hold."""
+    records = list_videos(root, require_masks=False)
+    path = label_map or root / LABEL_MAP
+    if label_map or path.is_file():
+        return records, read_label_map(path)
+    masks = [mask for record in records for mask in record.masks if mask is not None]
+    found = np.zeros(256, bool)
+    for mask in tracked(masks, "looking for classes", len(masks)):
+        found |= np.bincount(read_mask(mask).ravel(), minlength=256) > 0
+    values = [value for value in np.flatnonzero(found).tolist() if value]
+    if values in ([], [255]):
+        return records, {"lesion": 255}
+    return records, {IGNORE if value == 255 else f"class_{value}": value for value in values}
+
+
+def layout_pictures(records: Sequence[VideoRecord], values: Mapping[str, int]) -> Iterator[Picture]:
+    """The frames with one region per class that shows; raises DataError for other values and sizes that differ."""
+    for record in records:
+        for file, mask in zip(record.frames, record.masks, strict=True):
+            size, content = frame_size(file), None
+            if mask is not None:
+                raw = read_mask(mask)
+                unknown = np.setdiff1d(raw, [0, *values.values()]).tolist()
+                if unknown or raw.shape != size:
+                    wrong = (
+                        f"the values {unknown}, unknown to {LABEL_MAP} ({dict(values)})"
+                        if unknown
+                        else (f"(height, width) {raw.shape}, its frame {size}")
+                    )
+                    raise DataError(f"{mask} has {wrong}; correct it")
+                content = tuple(raster(k, raw == v) for k, v in values.items() if (raw == v).any())
+            yield Picture(file, record.name, content, size)
+
+
+def _painted(picture: Picture, names: Mapping[int, str], values: Mapping[str, int]) -> tuple[np.ndarray, int]:
+    """The mask uint8 [H, W], and how many pixels two classes claimed."""
+    size = frame_size(picture.file)
+    if isinstance(picture.content, Path):
+        raw = davis.raw_values(read_mask(picture.content), names, values, str(picture.content))
+        if raw.shape != size:
+            raise DataError(f"{picture.content} has (height, width) {raw.shape}, its frame {size}; they must be equal")
+        return raw, 0
+    raw, overlap = np.zeros(size, np.uint8), 0
+    regions: list[Region] = [region for region in picture.content if region.label in values]
+    for region in sorted(regions, key=lambda region: (region.layer, -int(run_lengths.area(dict(region.rle))))):
+        mask, value = pixels(region), values[region.label]
+        below = raw[mask]
+        overlap += int(np.count_nonzero((below > 0) & (below != value)))
+        raw[mask] = value
+    return raw, overlap

@@ -1,0 +1,137 @@
+"""Layout -> format -> layout gives the same masks; the command line; stopped and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import convert
+from lgrnet.records import list_videos, write_frame, write_image
+from tests.data_prep.layouts import ODD, content, masks_of, write_layout
+
+SCRIPT = Path(convert.__file__)
+
+
+def there_and_back(kind: str, src: Path, tmp_path: Path) -> Path:
+    assert convert.main(["--to", kind, "--src", str(src), "--dst", str(tmp_path / "export")]) == 0
+    assert convert.main(["--from", kind, "--src", str(tmp_path / "export"), "--dst", str(tmp_path / "back")]) == 0
+    return tmp_path / "back"
+
+
+def odd_names(kind: str) -> tuple[str, ...]:
+    """DAVIS lists its videos line by line."""
+    return tuple(name for name in ODD if kind != "davis" or "\n" not in name)
+
+
+@pytest.mark.parametrize("values", [(255,), (1,), (1, 2, 7), (3, 255)])
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_masks_come_back_bit_for_bit(kind, values, tmp_path):
+    src = tmp_path / "src"
+    masks = write_layout(src, values, odd_names(kind))
+    before = content(src)
+    back = there_and_back(kind, src, tmp_path)
+    found = masks_of(back)
+    assert found.keys() == masks.keys() and all(np.array_equal(found[k], masks[k]) for k in masks)
+    ours, theirs = list_videos(src, require_masks=False), list_videos(back, require_masks=False)
+    assert [(r.name, r.frame_names) for r in ours] == [(r.name, r.frame_names) for r in theirs]
+    assert content(src) == before
+    assert [a.read_bytes() for r in ours for a in r.frames] == [b.read_bytes() for r in theirs for b in r.frames]
+
+
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_full_and_one_pixel_masks_come_back(kind, tmp_path):
+    masks = [np.ones((9, 5), bool), np.eye(9, 5, dtype=bool), np.zeros((9, 5), bool)]
+    masks += [np.pad([[True]], ((r, 8 - r), (c, 4 - c))) for r, c in ((0, 0), (8, 4), (4, 0))]
+    for index, mask in enumerate(masks):
+        write_frame(tmp_path / f"src/Frame/v/{index}.png", np.zeros((9, 5, 3)))
+        write_image(tmp_path / f"src/GT/v/{index}.png", Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))))
+    found = masks_of(there_and_back(kind, tmp_path / "src", tmp_path))
+    assert all(np.array_equal(found[f"v/{index}"] == 255, mask) for index, mask in enumerate(masks))
+
+
+def test_label_map_says_what_a_config_needs(tmp_path):
+    write_layout(tmp_path / "src", (3, 255), ("v",))
+    back = there_and_back("coco", tmp_path / "src", tmp_path)
+    said = json.loads((back / "label_map.json").read_text())
+    assert said == {"values": {"class_3": 3, "ignore": 255}, "label_map": {"3": 1, "255": "ignore"}}
+    records = list_videos(back, label_map=said["label_map"], require_masks=False)
+    assert records[0].num_classes == 1
+
+
+def test_names_of_classes_go_along(tmp_path):
+    write_layout(tmp_path / "src", (4, 9), ("v",))
+    (tmp_path / "src/label_map.json").write_text(json.dumps({"values": {"tumour": 9, "liver": 4}}))
+    there_and_back("cvat", tmp_path / "src", tmp_path)
+    text = (tmp_path / "export/annotations.xml").read_text()
+    assert text.index("<name>liver") < text.index("<name>tumour") and 'label="tumour"' in text
+
+
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_a_dry_run_writes_nothing(kind, tmp_path, capsys):
+    write_layout(tmp_path / "src", (1, 2), ("v", "w"))
+    there_and_back(kind, tmp_path / "src", tmp_path)
+    capsys.readouterr()
+    for arguments in (["--to", kind, "--src", "src"], ["--from", kind, "--src", "export"]):
+        paths = [str(tmp_path / a) if a in ("src", "export") else a for a in arguments]
+        assert convert.main([*paths, "--dst", str(tmp_path / "dry"), "--dry_run"]) == 0
+        assert "would write 2 videos, 6 frames, 4 of them annotated" in capsys.readouterr().out
+    assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_killed_and_started_again(kind, tmp_path):
+    write_layout(tmp_path / "src", (1, 2), tuple(f"video{i}" for i in range(12)))
+    there_and_back(kind, tmp_path / "src", tmp_path)
+    expected = content(tmp_path / "back")
+    command = [sys.executable, str(SCRIPT), "--from", kind, "--src", str(tmp_path / "export")]
+    command += ["--dst", str(tmp_path / "again")]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    give_up, wait = time.monotonic() + 60, random.Random(kind).randrange(1, 20)
+    while len(list(tmp_path.glob("again/GT/*/*"))) < wait and run.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.001)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    (tmp_path / "again/GT/video0").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "again/GT/video0/.4711.png").write_bytes(b"half")
+    assert convert.main(command[2:]) == 0
+    assert content(tmp_path / "again") == expected
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
+    write_layout(tmp_path / "src", (1, 2), ("v",))
+    there_and_back("coco", tmp_path / "src", tmp_path)
+    file = tmp_path / "export/annotations.json"
+    data = json.loads(file.read_text())
+    data["annotations"].pop()
+    file.write_text(json.dumps(data))
+    again = ["--from", "coco", "--src", str(tmp_path / "export"), "--dst"]
+    for place, message in (
+        ("back", "holds sha256"),
+        ("src", "did not write"),
+        ("export/images", "is the source"),
+        (".", "is the source or holds it"),
+    ):
+        assert convert.main([*again, str(tmp_path / place)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_real_frames(shared, tmp_path):
+    src = tmp_path / "src"
+    for name, target in (("Frame", "Frame"), ("annot", "GT")):
+        (src / target).mkdir(parents=True)
+        for video in ("seq5",):
+            (src / target / video).symlink_to(shared / "data/vocalfolds" / name / video)
+    before = masks_of(src)
+    for kind in convert.FORMATS:
+        after = masks_of(there_and_back(kind, src, tmp_path / kind))
+        assert len(after) == 26 and all(np.array_equal(after[key], before[key]) for key in before)
