@@ -17,6 +17,7 @@ from lgrnet.data.samplers import Window
 from lgrnet.data.transforms import ColorJitter, RandomFlip, RandomRotate90, Resize
 from lgrnet.engine.optim import adamw, cosine
 from lgrnet.engine.settings import TrainSettings
+from lgrnet.evaluation import LGRNetProtocol, OverTimeProtocol, VPSProtocol
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
@@ -56,6 +57,7 @@ data = dict(
         require_foreground=False,
     ),
     eval=dict(test=builds(video_folder, root="${data.root}/test")),
+    protocols=dict(lgrnet=builds(LGRNetProtocol), vps=builds(VPSProtocol), over_time=builds(OverTimeProtocol)),
 )
 optimizer = builds(adamw, lr=1e-3, backbone_lr_scale=1.0, weight_decay=1e-4, zen_partial=True)
 schedule = builds(cosine, total_steps="${train.steps}", warmup_steps=20, zen_partial=True)

@@ -17,7 +17,7 @@ from lgrnet.data.samplers import LocalGlobal
 from lgrnet.data.transforms import published_training
 from lgrnet.engine.optim import adamw, multi_step
 from lgrnet.engine.settings import TrainSettings
-from lgrnet.evaluation import LGRNetProtocol, VPSProtocol
+from lgrnet.evaluation import LGRNetProtocol, OverTimeProtocol, VPSProtocol
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
@@ -50,7 +50,7 @@ data = dict(
         anchor_step=6,
     ),
     eval={name: split(name) for name in ("hard_unseen", "easy_unseen", "hard", "easy")},
-    protocols=dict(lgrnet=builds(LGRNetProtocol), vps=builds(VPSProtocol)),
+    protocols=dict(lgrnet=builds(LGRNetProtocol), vps=builds(VPSProtocol), over_time=builds(OverTimeProtocol, fps=30)),
 )
 optimizer = builds(adamw, lr=1e-3, backbone_lr_scale=0.1, weight_decay=1e-4, zen_partial=True)
 schedule = builds(multi_step, milestones=[EPOCH * k for k in (3, 6, 9, 12)], gamma=0.5, zen_partial=True)

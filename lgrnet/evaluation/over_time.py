@@ -120,8 +120,10 @@ class _OverTimeFold:
         for name, value in values.items():
             if not math.isnan(value):
                 self.flicker[name].append(value)
+        values["predicted_area"] = float(mask.mean())
         if there is not None:
             self.annotated += 1
+            values["truth_area"] = float(there.mean())
             values |= self._count(mask, there)
         self.mask, self.truth = mask, there
         self.index += 1

@@ -123,8 +123,7 @@ def check(root: str | Path, options: Options | None = None) -> Report:
     found += chain(leaks.check_near(frames, looks, places), leaks.check_patients(places))
     order = {ERROR: 0, WARNING: 1, NOTE: 2}
     findings = sorted(_settled(found), key=lambda f: (order[f.kind.level], f.code, f.path, f.detail))
-    masks = sum(len(group.masks or ()) for group in groups)
-    count = len({place.video for place in places.values()}) + len(films)
+    masks, count = sum(len(g.masks or ()) for g in groups), len({p.video for p in places.values()}) + len(films)
     splits = dict(Counter(group.split for group in groups for _ in group.frames))
     return Report(root, findings, count, len(frames), masks, splits, fits, time.monotonic() - begun)
 
