@@ -13,6 +13,9 @@ README.md; numbers of two protocols are different quantities, even under the sam
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
 
+With --frames the report shows the frames under the outlines, and over-time compares neighbours along the motion between
+them, too.
+
 --attributes is a table (CSV, TSV or JSON) with a column `video`; its other columns make slices: SI IB HO GH OC OV (yes
 or no), location, pathology, paris, size_mm, patient, or any other. SV, SO, LO and FM are computed from the masks.
 
@@ -33,8 +36,9 @@ from lgrnet.evaluation.attributes import gather_attributes  # noqa: E402
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols  # noqa: E402
 from lgrnet.evaluation.comparison import compare_sets, comparison_table, read_results  # noqa: E402
 from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
+from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
-from lgrnet.evaluation.mask_trees import MaskPairs, pair_trees  # noqa: E402
+from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
 from lgrnet.evaluation.report import file_hash, plain_json, published_table, write_json, write_report  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
@@ -54,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help="folder for report.json, scores.csv, frames.csv, report.md and report.html"
     )
+    parser.add_argument(
+        "--frames", type=Path, help="folder of the frames: shown in the report; over-time follows their motion"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument(
         "--allow_missing", action="store_true", help="score the frames that have a map, leave out others"
@@ -63,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classification", type=Path, help="SUN-SEG's classification.txt: slices by pathology")
     parser.add_argument("--training", type=Path, help="folder of the training clips: slices seen and unseen, by case")
     parser.add_argument("--fps", type=float, help="frames a second, for over-time: seconds, false alarms a minute")
-    parser.add_argument("--set", help="name of the data set (default: that of the folder of masks)")
+    parser.add_argument("--set", help="name of the data set (default: that of the nearest folder above the masks)")
     parser.add_argument("--method", help="name of what predicted (default: that of the folder of maps)")
     parser.add_argument("--weights", type=Path, help="file of weights that predicted; its hash stands by every number")
     return parser
@@ -93,15 +100,18 @@ def _found(options: argparse.Namespace, predictions: Path) -> MaskPairs:
     return pairs
 
 
-def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, MaskPairs]:
-    """All maps of a folder, scored."""
-    protocols, label_map = choose_protocols(options.protocol, options.fps), _label_map(options.foreground)
-    pairs = _found(options, predictions)
+def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, Pictures, MaskPairs]:
+    """All maps of a folder, scored, and what there is to see of them."""
+    protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
+    label_map, pairs = _label_map(options.foreground), _found(options, predictions)
+    images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
     known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
-    set_name = options.set or options.gt.resolve().name
-    return score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, known), pairs
+    named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
+    set_name = options.set or next(named, "masks")
+    scored = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, known, images)
+    return scored, pair_pictures(pairs, label_map, images), pairs
 
 
 def _compare(options: argparse.Namespace) -> list[str]:
@@ -138,7 +148,7 @@ def _score(options: argparse.Namespace) -> list[str]:
     for folder in (options.out, None if options.json is None else options.json.parent):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-    evaluator, pairs = _evaluator(options, options.pred)
+    evaluator, pictures, pairs = _evaluator(options, options.pred)
     method = options.method or options.pred.resolve().name
     result = evaluator.result()
     facts = {"method": method, "predictions": str(options.pred), "annotations": str(options.gt)}
@@ -147,7 +157,7 @@ def _score(options: argparse.Namespace) -> list[str]:
         write_json(options.json, [result], facts)
     if options.out is not None:
         write_report(evaluator, options.out, facts)
-        page = ScoredSet(result, evaluator.rows, pair_pictures(pairs, _label_map(options.foreground)))
+        page = ScoredSet(result, evaluator.rows, pictures)
         write_html(options.out / "report.html", [page], {"command": sys.argv, **facts})
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
     if pairs.missing:

@@ -24,7 +24,7 @@ from lgrnet.evaluation import (
 from lgrnet.evaluation.report import file_hash
 from lgrnet.inference.predictor import Predictor
 from lgrnet.inference.writers import report_pictures, save_frames_sheet, save_masks, save_overlays
-from lgrnet.records import DataError, VideoRecord
+from lgrnet.records import DataError, VideoRecord, read_frame
 
 _LINES = 8
 
@@ -117,7 +117,7 @@ def _process(predictor: Predictor, evaluator: Evaluator, record: VideoRecord, ma
     # Models of still images have one mask per class, and no others to offer.
     offered = "candidates" in inspect.signature(predictor.model.predict).parameters
     prediction = predictor.predict(record, candidates=offered and evaluator.instances is not None)
-    evaluator.process(prediction, raw, record.label_map, record.meta)
+    evaluator.process(prediction, raw, record.label_map, record.meta, lambda index: read_frame(record.frames[index]))
     save_masks(prediction, masks)
 
 

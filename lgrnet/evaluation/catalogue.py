@@ -26,10 +26,11 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {
 """Id -> class; each can be made without arguments and is then the published one."""
 
 
-def choose_protocols(names: str, fps: float | None = None) -> list[AnyProtocol]:
+def choose_protocols(names: str, fps: float | None = None, flow: bool = False) -> list[AnyProtocol]:
     """The protocols of a comma-separated list of ids; "all" is every one.
 
-    fps  frames a second, for over-time
+    fps   frames a second, for over-time
+    flow  whether over-time follows the motion between frames, whose images are needed then
 
     Raises ValueError for an unknown or repeated id, or none.
     """
@@ -37,4 +38,4 @@ def choose_protocols(names: str, fps: float | None = None) -> list[AnyProtocol]:
     unknown = [name for name in chosen if name not in PROTOCOLS]
     if unknown or len(set(chosen)) < len(chosen):
         raise ValueError(f'protocols are {names!r}; expected "all", or some of {", ".join(PROTOCOLS)}, each once')
-    return [OverTimeProtocol(fps) if name == OverTimeProtocol.id else PROTOCOLS[name]() for name in chosen]
+    return [OverTimeProtocol(fps, flow=flow) if name == OverTimeProtocol.id else PROTOCOLS[name]() for name in chosen]

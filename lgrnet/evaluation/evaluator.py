@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
-from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer
+from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, needs_images
 from lgrnet.records import DataError, LabelMap, Prediction, num_classes
 
 
@@ -60,19 +60,22 @@ class Evaluator:
         raw_masks: Sequence[np.ndarray | None],
         label_map: LabelMap = "binary",
         meta: Mapping[str, object] | None = None,
+        images: Callable[[int], np.ndarray] | None = None,
     ) -> list[FrameRow]:
         """Scores one video and returns its rows.
 
         raw_masks  one uint8 [H, W] per frame, None: not annotated (only protocols of videos see the frame)
         meta       see `end`
+        images     gives the image of a frame by its index, uint8 [H1, W1, 3]; only asked where a protocol needs it
 
         Raises DataError naming video and frame when a size, the number of masks or classes does not fit, or when
         the video was scored before.
         """
         _check_prediction(prediction, raw_masks, label_map)
         scorer = self.begin(prediction.video, label_map)
+        shown = images if images is not None and needs_images(self.protocols.values()) else lambda index: None
         for index, (frame, raw) in enumerate(zip(prediction.frame_names, raw_masks, strict=True)):
-            scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw)
+            scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw, shown(index))
         if self.instances is not None:
             self.instances.process(prediction, raw_masks, label_map)
         return self.end(scorer, meta)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lgrnet.records import IMAGE_SUFFIXES, DataError, count_and_name, natural_key
+from lgrnet.records import IMAGE_SUFFIXES, DataError, benchmark_key, count_and_name, natural_key
 from lgrnet.records.pictures import open_picture
 
 GENERIC = frozenset(
@@ -19,7 +18,6 @@ GENERIC = frozenset(
 """Folders, in lower case, that name what a file is and not which video it is of."""
 
 Frames = dict[str, Path]
-_SUN = re.compile(r"[^-]*_(\d+)-.*_a(\d+).*_image(\d+)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
     Raises DataError for a folder that is missing or without images, the same frame twice, and where nothing matches.
     """
     predictions, annotations = Path(predictions), Path(annotations)
-    found, true = _tree(predictions), _tree(annotations, of_gt=True)
+    found, true = _tree(predictions), _tree(annotations, marker="gt")
     if len(found) == len(true) == 1 and _flat(predictions, found) and _flat(annotations, true):
         found = dict(zip(true, found.values(), strict=True))
     pairs, missing = {}, []
@@ -69,14 +67,20 @@ def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
     return MaskPairs(pairs, missing, extra)
 
 
-def frame_key(stem: str) -> tuple:
-    """Sorts the frames of a clip as the SUN-SEG benchmark does, others with numbers compared as numbers.
+def find_frames(folder: str | Path, pairs: MaskPairs) -> dict[str, Frames]:
+    """Video -> frame -> its image, of every pair, in a folder like those of `pair_trees`; where it has folders named
+    Frame, only these count.
 
-    `case_M_..._005_001-1_a2_ayy_image0013` is at (1, 2, 13): the integers before the first `-`, after `_a` and after
-    `_image`. What is between them does not count.
+    Raises DataError for a folder that is missing or without images, the same frame twice, and frames that are not
+    there.
     """
-    match = _SUN.fullmatch(stem)
-    return tuple(map(int, match.groups())) if match else (), natural_key(stem)
+    found = _tree(Path(folder), marker="frame")
+    if len(found) == len(pairs.pairs) == 1 and _flat(Path(folder), found):
+        found = dict(zip(pairs.pairs, found.values(), strict=True))
+    missing = [f"{v}/{frame}" for v, of in pairs.pairs.items() for frame in of if frame not in found.get(v, {})]
+    if missing:
+        raise DataError(f"{folder} lacks the images of {count_and_name(missing, 'frame')}; give the folder of all")
+    return {video: {frame: found[video][frame] for frame in frames} for video, frames in pairs.pairs.items()}
 
 
 def read_map(path: str | Path) -> np.ndarray:
@@ -103,14 +107,14 @@ def read_map(path: str | Path) -> np.ndarray:
     raise DataError(f"map {path} has mode {image.mode}; expected grey values of 8 or 16 bits")
 
 
-def _tree(root: Path, of_gt: bool = False) -> dict[str, Frames]:
-    """Video -> frame -> file, frames in order."""
+def _tree(root: Path, marker: str | None = None) -> dict[str, Frames]:
+    """Video -> frame -> file, frames in the benchmark's order; only below folders named as the marker, if there are."""
     if not root.is_dir():
         raise DataError(f"folder {root} does not exist; expected a folder with <video>/<frame>.png in it")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    if of_gt:
-        marked = [path for path in files if "gt" in (part.lower() for part in path.relative_to(root).parts[:-1])]
+    if marker:
+        marked = [path for path in files if marker in (part.lower() for part in path.relative_to(root).parts[:-1])]
         files = marked or files
     if not files:
         raise DataError(f"folder {root} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected <video>/<frame>.png")
@@ -124,7 +128,9 @@ def _tree(root: Path, of_gt: bool = False) -> dict[str, Frames]:
             hint = "give the folder of one model and of one split"
             raise DataError(f"{other} and {path}: {what} twice (video {video!r}); {hint}")
         frames[path.stem] = path
-    return {video: {stem: frames[stem] for stem in sorted(frames, key=frame_key)} for video, frames in videos.items()}
+    return {
+        video: {stem: frames[stem] for stem in sorted(frames, key=benchmark_key)} for video, frames in videos.items()
+    }
 
 
 def _video(path: Path, root: Path) -> str:

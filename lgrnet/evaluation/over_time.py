@@ -9,11 +9,13 @@ import numpy as np
 
 from lgrnet.evaluation.additive import RatioOfSums
 from lgrnet.evaluation.metrics import resize_nearest
+from lgrnet.evaluation.motion import FrameMotion
 from lgrnet.evaluation.protocols import ClipRow, Score
 
 _FLICKER = ("area_flicker", "true_area_flicker", "mask_flicker", "true_mask_flicker", "excess_flicker")
 _DROPOUT = ("missed_frames", "dropout_longest", "dropout_mean", "never_detected", "frames_to_detection")
 _NEGATIVE = ("specificity",)
+_WARPED = ("warped_flicker", "true_warped_flicker")
 
 
 class OverTimeProtocol(RatioOfSums):
@@ -35,6 +37,10 @@ class OverTimeProtocol(RatioOfSums):
                          which it is never found are left out, see never_detected
     specificity          share of the frames without a lesion in which nothing is predicted
 
+    With `flow` also warped_flicker and true_warped_flicker: mask_flicker after the mask before was moved by the optical
+    flow between the two frames (see `motion.FrameMotion`), so that what the camera does is not counted. Frames' images
+    are needed then.
+
     With `fps` also seconds_to_detection, and false_alarms_per_minute: frames without a lesion in which something is
     predicted, in a minute of such frames.
 
@@ -47,18 +53,19 @@ class OverTimeProtocol(RatioOfSums):
 
     fps      frames a second (SUN: 30), None: not known
     min_iou  0 to 1
+    flow     whether neighbouring masks are also compared along the motion between their frames
 
     Raises ValueError for other values.
     """
 
     id = "over-time"
 
-    def __init__(self, fps: float | None = None, min_iou: float = 0.0):
+    def __init__(self, fps: float | None = None, min_iou: float = 0.0, flow: bool = False):
         if (fps is not None and not 0 < fps < math.inf) or not 0 <= min_iou < 1:
             raise ValueError(f"fps is {fps}, min_iou {min_iou}; expected frames a second or None, and 0 to below 1")
-        self.fps, self.min_iou = fps, min_iou
+        self.fps, self.min_iou, self.needs_images = fps, min_iou, flow
         timed = () if fps is None else ("seconds_to_detection", "false_alarms_per_minute")
-        self.metrics = (*_FLICKER, *_DROPOUT, *_NEGATIVE, *timed)
+        self.metrics = (*_FLICKER, *(_WARPED if flow else ()), *_DROPOUT, *_NEGATIVE, *timed)
         self.meaning = (
             "The model's mask over time. Flicker: of neighbouring frames, 0 is steady; true_: of the annotation, "
             "excess_: beyond its. A lesion is found where the masks have "
@@ -71,7 +78,7 @@ class OverTimeProtocol(RatioOfSums):
 
     def begin(self) -> _OverTimeFold:
         """See `ClipProtocol.begin`."""
-        return _OverTimeFold(self.min_iou)
+        return _OverTimeFold(self.min_iou, self.needs_images)
 
     def terms(self, row: ClipRow) -> Sequence[tuple[float, float]]:
         """See `RatioOfSums.terms`."""
@@ -97,19 +104,22 @@ class OverTimeProtocol(RatioOfSums):
 
 
 class _OverTimeFold:
-    """See `ClipFold`; keeps the last two masks and some numbers."""
+    """See `ClipFold`; keeps the last frame's masks and image, and some numbers."""
 
-    def __init__(self, min_iou: float):
-        self.min_iou = min_iou
+    def __init__(self, min_iou: float, flow: bool):
+        self.min_iou, self.flow = min_iou, flow
+        self.image: np.ndarray | None = None
         self.mask: np.ndarray | None = None
         self.truth: np.ndarray | None = None
-        self.flicker: dict[str, list[float]] = {name: [] for name in _FLICKER}
+        self.flicker: dict[str, list[float]] = {name: [] for name in (*_FLICKER, *_WARPED)}
         self.index = self.annotated = self.positives = self.negatives = self.false_alarms = 0
         self.missed = self.run = self.runs = self.longest = 0
         self.shown: int | None = None
         self.found: int | None = None
 
-    def add(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+    def add(
+        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, image: np.ndarray | None = None
+    ) -> dict[str, float]:
         """See `ClipFold.add`."""
         there = None if truth is None else truth > 127
         if there is not None and there.shape != mask.shape:
@@ -117,6 +127,8 @@ class _OverTimeFold:
         area, flicker = neighbour_flicker(self.mask, mask)
         true_area, true_flicker = neighbour_flicker(self.truth, there)
         values = dict(zip(_FLICKER, (area, true_area, flicker, true_flicker, flicker - true_flicker), strict=True))
+        if self.flow:
+            values |= self._warped(mask, there, image)
         for name, value in values.items():
             if not math.isnan(value):
                 self.flicker[name].append(value)
@@ -125,7 +137,7 @@ class _OverTimeFold:
             self.annotated += 1
             values["truth_area"] = float(there.mean())
             values |= self._count(mask, there)
-        self.mask, self.truth = mask, there
+        self.mask, self.truth, self.image = mask, there, image
         self.index += 1
         return values
 
@@ -143,6 +155,18 @@ class _OverTimeFold:
                 for name in ("missed", "positives", "runs", "negatives", "false_alarms")
             },
         }
+
+    def _warped(self, mask: np.ndarray, there: np.ndarray | None, image: np.ndarray) -> dict[str, float]:
+        """Flicker of neighbouring masks along the motion between their frames."""
+        if self.image is None:
+            return dict.fromkeys(_WARPED, math.nan)
+        motion = FrameMotion(self.image, image)
+        pairs = ((self.mask, mask), (self.truth, there))
+        moved = [
+            (None, None) if before is None or after is None else (motion.follow(before), motion.resized(after))
+            for before, after in pairs
+        ]
+        return {name: neighbour_flicker(*pair)[1] for name, pair in zip(_WARPED, moved, strict=True)}
 
     def _count(self, mask: np.ndarray, there: np.ndarray) -> dict[str, float]:
         """Takes in an annotated frame; "missed" or "false_alarm" of it, 0 or 1."""

@@ -108,11 +108,13 @@ class WholeFrameProtocol(typing.Protocol):
 class ClipFold(typing.Protocol):
     """One class of one video on its way through a `ClipProtocol`; its memory does not grow with the frames."""
 
-    def add(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+    def add(
+        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, image: np.ndarray | None = None
+    ) -> dict[str, float]:
         """Takes in the next frame, in temporal order, and returns the numbers that it has by itself.
 
         They become a `FrameRow`; {}: this frame has none. Arguments as in `Protocol.per_frame`; truth is None where
-        the frame is not annotated.
+        the frame is not annotated, image [H1, W1, 3] uint8 where no protocol has asked for it by `needs_images`.
         """
 
     def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
@@ -121,7 +123,10 @@ class ClipFold(typing.Protocol):
 
 @typing.runtime_checkable
 class ClipProtocol(typing.Protocol):
-    """A protocol whose numbers are made per video first; id, meaning and metrics are those of `Protocol`."""
+    """A protocol whose numbers are made per video first; id, meaning and metrics are those of `Protocol`.
+
+    One with a true attribute `needs_images` is shown the frames themselves, too.
+    """
 
     id: str
     meaning: str

@@ -12,9 +12,9 @@ from pathlib import Path
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.html_pictures import Picture, Pictures
 from lgrnet.evaluation.maps import eight_bits
-from lgrnet.evaluation.mask_trees import MaskPairs, read_map
-from lgrnet.evaluation.video_scorer import AnyProtocol
-from lgrnet.records import DataError, LabelMap, check_values, class_masks, read_mask
+from lgrnet.evaluation.mask_trees import Frames, MaskPairs, read_map
+from lgrnet.evaluation.video_scorer import AnyProtocol, needs_images
+from lgrnet.records import DataError, LabelMap, check_values, class_masks, read_frame, read_mask
 
 Paths = Mapping[str, tuple[Path, Path]]
 
@@ -28,18 +28,20 @@ def score_pairs(
     workers: int = 1,
     say: Callable[[str], None] = lambda text: None,
     attributes: Mapping[str, Mapping[str, object]] | None = None,
+    images: Mapping[str, Frames] | None = None,
 ) -> Evaluator:
     """The numbers of all frames that have a prediction and an annotation; each protocol resizes by its own rule.
 
     workers  processes that share the videos; the numbers are the same for any number of them
     say      told now and then how far it is
     attributes  see `Evaluator`
+    images   of `find_frames`, for protocols that need them
 
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
     """
     evaluator = Evaluator(protocols, set_name, weights_hash, resize=True, attributes=attributes)
-    job = _Job(tuple(protocols), set_name, label_map)
+    job = _Job(tuple(protocols), set_name, label_map, images if needs_images(protocols) else None)
     highest = 0
     for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
         evaluator.merge(state)
@@ -51,8 +53,11 @@ def score_pairs(
     return evaluator
 
 
-def pair_pictures(pairs: MaskPairs, label_map: LabelMap = "binary") -> Pictures:
-    """What the HTML report shows of maps on disk: outlines of truth and of what is above half of the range, no frame.
+def pair_pictures(
+    pairs: MaskPairs, label_map: LabelMap = "binary", images: Mapping[str, Frames] | None = None
+) -> Pictures:
+    """What the HTML report shows of maps on disk: outlines of truth and of what is above half of the range, on the
+    frame where its image is known.
 
     Arguments as for `score_pairs`. Raises what reading raises.
     """
@@ -60,7 +65,8 @@ def pair_pictures(pairs: MaskPairs, label_map: LabelMap = "binary") -> Pictures:
     def picture(video: str, frame: str) -> Picture:
         prediction, annotation = pairs.pairs[video][frame]
         truth = class_masks(read_mask(annotation), label_map, annotation) > 0
-        return Picture(None, truth, eight_bits(read_map(prediction), f"map {prediction}")[None] > 127)
+        image = None if images is None else read_frame(images[video][frame])
+        return Picture(image, truth, eight_bits(read_map(prediction), f"map {prediction}")[None] > 127)
 
     return picture
 
@@ -72,6 +78,7 @@ class _Job:
     protocols: tuple[AnyProtocol, ...]
     set_name: str
     label_map: LabelMap
+    images: Mapping[str, Frames] | None
 
     def __call__(self, video: str, paths: Paths) -> tuple[dict, int]:
         """The state of an evaluator with this one video, and the highest value of its maps."""
@@ -81,7 +88,8 @@ class _Job:
             raw, probability = read_mask(annotation), read_map(prediction)
             check_values(raw, self.label_map, annotation)
             highest = max(highest, int(probability.max()))
-            scorer.add(frame, probability, raw=raw)
+            image = None if self.images is None else read_frame(self.images[video][frame])
+            scorer.add(frame, probability, raw=raw, image=image)
         evaluator.end(scorer)
         return evaluator.state(), highest
 

@@ -128,8 +128,10 @@ class CurveFold:
         self._sums: dict[str, float | np.ndarray] = {}
         self._last: FrameCurves | None = None
 
-    def add(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
-        """See `ClipFold.add`; the mask is not looked at."""
+    def add(
+        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, image: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """See `ClipFold.add`; neither the mask nor the image is looked at."""
         if truth is None:
             return {}
         frame = self._measure(probability, truth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from lgrnet.evaluation.protocols import (
 from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes
 
 AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
+
+
+def needs_images(protocols: Iterable[AnyProtocol]) -> bool:
+    """Whether one of the protocols has to see the frames themselves."""
+    return any(getattr(protocol, "needs_images", False) for protocol in protocols)
 
 
 class VideoScorer:
@@ -47,7 +52,12 @@ class VideoScorer:
         return len(self.shapes) - len(self.annotated)
 
     def add(
-        self, frame: str, probability: np.ndarray, mask: np.ndarray | None = None, raw: np.ndarray | None = None
+        self,
+        frame: str,
+        probability: np.ndarray,
+        mask: np.ndarray | None = None,
+        raw: np.ndarray | None = None,
+        image: np.ndarray | None = None,
     ) -> None:
         """Scores the next frame, in temporal order.
 
@@ -55,11 +65,14 @@ class VideoScorer:
         probability  [K, H, W] or, of one class, [H, W]: uint8, or what `eight_bits` takes
         mask         bool, the same shape, by the model's own rule; None: where the map is above half of its range
         raw          uint8 [H0, W0] of the annotation; None: not annotated
+        image        uint8 [H1, W1, 3], the frame itself, for protocols that need it
 
         Raises DataError, naming video and frame, when a size or the number of classes does not fit, a value is no
         probability or unknown to the label map, or the frame came before. The frame has then not been scored.
         """
         source = f"video {self.video!r}, frame {frame!r}"
+        if image is None and needs_images(self.protocols.values()):
+            raise DataError(f"{source} came without its image, which a protocol needs; give it, or take flow=False")
         if frame in self.shapes:
             raise DataError(f"{source} was given before; give every frame once")
         probability = eight_bits(np.asarray(probability), f"map of {source}")
@@ -68,7 +81,7 @@ class VideoScorer:
         self._check(source, probability, mask, raw)
         truth = None if raw is None else _truth(raw, self.label_map, f"mask of {self.video}/{frame}")
         ignored = None if raw is None else ignored_pixels(raw, self.label_map)
-        for name, class_id, values in self._values(probability, mask, truth, ignored):
+        for name, class_id, values in self._values(probability, mask, truth, ignored, image):
             if values:
                 self.rows.append(FrameRow(name, self.video, frame, class_id, values))
         self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
@@ -80,14 +93,20 @@ class VideoScorer:
         return [ClipRow(name, self.video, class_id, *fold.end()) for (name, class_id), fold in self._folds.items()]
 
     def _values(
-        self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, ignored: np.ndarray | None
+        self,
+        probability: np.ndarray,
+        mask: np.ndarray,
+        truth: np.ndarray | None,
+        ignored: np.ndarray | None,
+        image: np.ndarray | None,
     ) -> Iterator[tuple[str, int | str, dict[str, float]]]:
         """Protocol, class and numbers of one frame; the arrays are [K, H, W], `ignored` [H, W]."""
         for index in range(len(probability)):
             there = None if truth is None else truth[index]
             for name, protocol in self.protocols.items():
                 if isinstance(protocol, ClipProtocol):
-                    yield name, index + 1, self._folds[name, index + 1].add(probability[index], mask[index], there)
+                    fold = self._folds[name, index + 1]
+                    yield name, index + 1, fold.add(probability[index], mask[index], there, image)
                 elif there is not None and not isinstance(protocol, WholeFrameProtocol):
                     yield name, index + 1, protocol.per_frame(probability[index], mask[index], there)
         for name, protocol in self.protocols.items():

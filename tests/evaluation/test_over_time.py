@@ -2,12 +2,13 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 
 from lgrnet.evaluation import Evaluator
 from lgrnet.evaluation.over_time import OverTimeProtocol, neighbour_flicker
-from lgrnet.records import Prediction
+from lgrnet.records import DataError, Prediction
 
 SIZE = 4, 10
 
@@ -119,3 +120,28 @@ def test_masks_of_another_size_than_the_annotation():
         fold.add(np.zeros(SIZE, np.uint8), _bar(4), np.kron(_bar(4), np.ones((2, 2))).astype(np.uint8) * 255)
     frames, values = fold.end()
     assert (frames, values["missed"], values["true_mask_flicker"]) == (2, 0, 0)
+
+
+def _scene(shift):
+    """A textured picture that moves to the right, and the lesion in it."""
+    texture = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (96, 160), np.uint8), (0, 0), 2)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    mask = np.zeros((96, 128), bool)
+    mask[30:60, 40 + shift : 80 + shift] = True
+    return np.repeat(texture[:, 30 - shift : 158 - shift, None], 3, axis=2), mask
+
+
+def test_what_the_camera_does_is_no_flicker_along_the_motion():
+    images, masks = zip(*(_scene(shift) for shift in (0, 6, 12)), strict=True)
+    evaluator = Evaluator([OverTimeProtocol(flow=True)], "s")
+    found = np.stack(masks)[None]
+    prediction = Prediction("v", ("0", "1", "2"), np.ones(1), found.astype(np.uint8) * 255, found)
+    evaluator.process(prediction, [mask.astype(np.uint8) * 255 for mask in masks], images=lambda index: images[index])
+    scores = evaluator.result()["scores"]["over-time"]
+    assert scores["mask_flicker"] == pytest.approx(1 - 34 / 46)
+    assert scores["warped_flicker"] == scores["true_warped_flicker"] < 0.04
+
+
+def test_motion_needs_the_frames():
+    with pytest.raises(DataError, match="came without its image"):
+        _clip([3, 3], [3, 3], OverTimeProtocol(flow=True))

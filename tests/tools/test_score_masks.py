@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from lgrnet.evaluation import PROTOCOLS
-from lgrnet.evaluation.mask_trees import frame_key, pair_trees, read_map
-from lgrnet.records import DataError
+from lgrnet.evaluation.mask_trees import pair_trees, read_map
+from lgrnet.records import DataError, benchmark_key
 from tools import score_masks
 
 TOOL = Path(score_masks.__file__)
@@ -150,8 +150,8 @@ def test_frames_are_ordered_as_the_benchmark_does():
         "case_M_20181001100941_0U62372100109341_1_005_002-1_a10_ayy_image0001",
         "case_M_20181001100941_0U62372100109341_1_004_010-1_a2_ayy_image0001",
     ]
-    assert sorted(reversed(names), key=frame_key) == names
-    assert sorted(["f10", "f9", "10", "9"], key=frame_key) == ["9", "10", "f9", "f10"]
+    assert sorted(reversed(names), key=benchmark_key) == names
+    assert sorted(["f10", "f9", "10", "9"], key=benchmark_key) == ["9", "10", "f9", "f10"]
 
 
 def test_damaged_and_wrong_files_are_named(trees, capsys):
@@ -268,7 +268,7 @@ def test_two_results_are_compared_as_files_and_as_folders(trees, capsys):
     (dice,) = (line for line in text.splitlines() if line.startswith("| dice |"))
     assert dice.endswith("| 1.000 |")
     stored = json.loads((trees / "new/diff.json").read_text())
-    assert stored["sets"]["gt"]["differences"][0]["lower"] > 0
+    assert stored["sets"][trees.name]["differences"][0]["lower"] > 0
     folders = ["--compare", str(far), str(near), "--gt", str(trees / "gt"), "--protocol", "lgrnet,vps"]
     assert score_masks.main(folders) == 0
     assert dice in capsys.readouterr().out
@@ -300,3 +300,16 @@ def test_slices_of_users_tables(trees, capsys):
     assert "a.csv knows none of 2 videos" in capsys.readouterr().err
     assert _run(trees, *told, "--training", trees / "none") == 2
     assert "holds no training clips" in capsys.readouterr().err
+
+
+def test_frames_are_shown_and_followed(trees, tmp_path, capsys):
+    arguments = ["--pred", str(trees / "pred"), "--gt", str(trees / "gt"), "--protocol", "over-time"]
+    for path in (trees / "gt").rglob("*.png"):
+        _save(tmp_path / "set/Frame" / path.parent.name / path.name, np.full((40, 50), 90, np.uint8))
+        _save(tmp_path / "set/GT" / path.parent.name / path.name, np.zeros((40, 50), np.uint8))
+    out = tmp_path / "out"
+    assert score_masks.main([*arguments, "--frames", str(tmp_path / "set"), "--out", str(out)]) == 0
+    assert "warped_flicker" in capsys.readouterr().out and (out / "report.html").is_file()
+    next((tmp_path / "set/Frame").rglob("*.png")).unlink()
+    assert score_masks.main([*arguments, "--frames", str(tmp_path / "set")]) == 2
+    assert "lacks the images of 1 frame" in capsys.readouterr().err
