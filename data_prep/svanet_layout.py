@@ -91,7 +91,7 @@ def prepare_stills(
     report = _report(stills, published)
     if options.dry_run:
         return report
-    note = {"source": dataset, "parts": sorted({still.part for still in stills})}
+    note = {"source": dataset, "folders": sorted({still.part for still in stills})}
     claim(options.dst, sources, note, sorted({"mask", *(still.part.split("/")[0] for still in stills)}))
     place(images, options.dst, "placing images")
     convert_files(masks, options.dst, lambda content, path: write_classes(path, classes_of(content, path.stem)))
