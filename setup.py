@@ -81,8 +81,8 @@ CORE = [
     "rich>=13.7",
 ]
 EXTRAS = {
-    # yacs: the tests of the detectron2 bridge, where detectron2 itself is not installed
-    "dev": ["pytest>=8", "pytest-cov>=6", "pytest-xdist>=3.6", "ruff>=0.14", "yacs>=0.1.8"],
+    # yacs: the tests of the detectron2 bridge, where detectron2 itself is not installed; nibabel: those of NIfTI slices
+    "dev": ["pytest>=8", "pytest-cov>=6", "pytest-xdist>=3.6", "ruff>=0.14", "yacs>=0.1.8", "nibabel>=5.3"],
     "tensorboard": ["tensorboard>=2.18"],
     "demo": ["gradio>=5", "pillow<13"],
     "medical": ["pydicom>=3", "nibabel>=5.3"],

@@ -23,4 +23,4 @@ def test_protocols_of_a_config_score_in_one_pass(tmp_path):
     assert list(found["scores"]) == ["lgrnet", "svanet-size", "study", "ssformer-test"]
     assert found["slices"]["svanet-size"]["10 - 100 %"]["frames"] == 5
     assert found["slices"]["svanet-size"]["no object"]["frames"] == 1
-    assert found["slices"]["svanet-size"]["1 - 2 %"] == {"frames": 0, "scores": None}
+    assert found["slices"]["svanet-size"]["1 - 2 %"] == {"videos": 0, "frames": 0, "scores": None, "intervals": None}

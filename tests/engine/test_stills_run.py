@@ -18,6 +18,7 @@ from lgrnet.records import read_mask
 from tests.data.still_layout import mask_of, write_still
 
 HERE = Path(__file__).parent
+EMPTY = {"videos": 0, "frames": 0, "scores": None, "intervals": None}
 GREY, CLASSES = HERE / "still_config.py", HERE / "still_classes_config.py"
 
 
@@ -152,7 +153,7 @@ def test_objects_of_one_pixel(call, tmp_path, config, value):
     (report,) = (tmp_path / "run/eval/step_00000002").rglob("report.json")
     slices = strict_json(report)["sets"][0]["slices"]["svanet-size"]
     # A polygon through the centre of one pixel has no area.
-    assert slices["0 - 0.5 %"]["frames"] == 2 and slices["no object"] == {"frames": 0, "scores": None}
+    assert slices["0 - 0.5 %"]["frames"] == 2 and slices["no object"] == EMPTY
 
 
 @pytest.mark.parametrize("config", [GREY, CLASSES])
@@ -179,7 +180,7 @@ def test_size_classes_without_images_are_said_to_be_so(call, tmp_path):
     assert 0 <= results(tmp_path, call, GREY)["dice"] <= 1
     (report,) = (tmp_path / "run/eval/step_00000002").rglob("report.json")
     slices = strict_json(report)["sets"][0]["slices"]["svanet-size"]
-    assert slices["< 1 %"] == {"frames": 0, "scores": None} and slices["10 - 100 %"]["frames"] == 2
+    assert slices["< 1 %"] == EMPTY and slices["10 - 100 %"]["frames"] == 2
     text = report.with_name("report.md").read_text()
     row = next(line for line in text.splitlines() if "< 1 %" in line.replace("&lt;", "<"))
     assert "no images" in row or "| 0 |" in row

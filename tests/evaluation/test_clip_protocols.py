@@ -33,7 +33,7 @@ class _Fold:
     def __init__(self):
         self.shares = []
 
-    def add(self, probability, mask, truth):
+    def add(self, probability, mask, truth, image=None):
         self.shares.append(float(mask.mean()))
         return {"step": abs(self.shares[-1] - self.shares[-2])} if len(self.shares) > 1 else {}
 

@@ -270,7 +270,7 @@ EAGER = {
     "backbone": ["ours frame by frame", "plain timm", "plain timm frame by frame", "channels_last", "eager bf16"],
     "model": ["reference ops", "ours bf16", "reference ops bf16"],
     "train": ["reference ops", "ours bf16"],
-    "metrics": ["256 passes", "256 passes, counts"],
+    "metrics": ["256 passes", "256 passes by counts"],
 }
 
 

@@ -1,6 +1,7 @@
 """All numbers of the VPS protocol of one frame, a grey map of 352 x 352.
 
-Inputs: the map [H, W] in 0..1. Every peer gives the 17 numbers, in one order.
+Inputs: the map [H, W] in 0..1. Every peer gives the 17 numbers, in one order. lgrnet.evaluation is imported where it is
+used: it needs OpenCV, which a machine that only checks its GPU may lack.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from scipy.ndimage import convolve, distance_transform_edt
 from torch import Tensor
 
 from benchmarks.contest import OURS, Case, Op, Peer, Problem, only_on
-from lgrnet.evaluation.metrics import s_measure
-from lgrnet.evaluation.vps_protocol import VPSProtocol
 
 EPS = np.finfo(np.float64).eps
 OTHER_STEPS = 2e-3
@@ -46,11 +45,13 @@ def _grey(found: Tensor) -> np.ndarray:
 
 
 def _ours(problem: Problem) -> Callable[[Tensor], Tensor]:
+    from lgrnet.evaluation.vps_protocol import VPSProtocol
+
     truth = problem.fixed["truth"].astype(np.uint8) * np.uint8(255)
 
     def call(found: Tensor) -> Tensor:
         values = VPSProtocol().begin().add(_grey(found), None, truth)
-        return torch.tensor(list(values.values()), dtype=torch.float64)
+        return torch.tensor([values[name] for name in VPSProtocol.metrics], dtype=torch.float64)
 
     return call
 
@@ -85,6 +86,8 @@ def _overlaps(found: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
 
 def _numbers(found: Tensor, fixed: dict, measure: Callable[[np.ndarray, np.ndarray], tuple[float, ...]]) -> Tensor:
     """The 17 numbers with a pass over the pixels for every threshold."""
+    from lgrnet.evaluation.metrics import s_measure
+
     truth, p = fixed["truth"], _grey(found) / 255
     p = (p - p.min()) / (p.max() - p.min())
     levels = np.floor(p * 255)
@@ -149,7 +152,7 @@ OP = Op(
     (
         Peer(OURS, _ours, refuses=ON_CPU, tolerance=1e-6),
         Peer("256 passes", _passes(_by_pixels), refuses=ON_CPU, tolerance=1e-6),
-        Peer("256 passes, counts", _passes(_by_counts), refuses=ON_CPU, tolerance=1e-6),
+        Peer("256 passes by counts", _passes(_by_counts), refuses=ON_CPU, tolerance=1e-6),
         Peer("pysodmetrics", _pysodmetrics, "pip install pysodmetrics", ON_CPU, tolerance=OTHER_STEPS),
     ),
     modes=("step",),
