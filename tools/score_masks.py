@@ -33,6 +33,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.evaluation.attributes import gather_attributes  # noqa: E402
+from lgrnet.evaluation.average_precision import FORMS  # noqa: E402
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols  # noqa: E402
 from lgrnet.evaluation.comparison import compare_sets, comparison_table, read_results  # noqa: E402
 from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--attributes", type=Path, help="table of what is known of the videos; its columns make slices")
     parser.add_argument("--classification", type=Path, help="SUN-SEG's classification.txt: slices by pathology")
     parser.add_argument("--training", type=Path, help="folder of the training clips: slices seen and unseen, by case")
+    parser.add_argument("--instances", choices=FORMS, help="average precision (pycocotools) of frames or whole videos")
     parser.add_argument("--fps", type=float, help="frames a second, for over-time: seconds, false alarms a minute")
     parser.add_argument("--set", help="name of the data set (default: that of the nearest folder above the masks)")
     parser.add_argument("--method", help="name of what predicted (default: that of the folder of maps)")
@@ -110,7 +112,8 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
     named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
     set_name = options.set or next(named, "masks")
-    scored = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, known, images)
+    told = {"attributes": known, "images": images, "instances": options.instances}
+    scored = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, **told)
     return scored, pair_pictures(pairs, label_map, images), pairs
 
 
@@ -162,6 +165,10 @@ def _score(options: argparse.Namespace) -> list[str]:
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
     if pairs.missing:
         lines.append(f"{len(pairs.missing)} frames without a prediction were left out")
+    if result["instances"]:
+        numbers = {name: value for name, value in result["instances"].items() if name.startswith(("ap", "ar"))}
+        told = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in numbers.items())
+        lines += ["", f"average precision, one image a {options.instances}: {told}"]
     for name, meaning in result["meaning"].items():
         lines += ["", f"{name}: {meaning}", published_table(result, name, method)]
     return lines

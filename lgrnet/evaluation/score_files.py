@@ -9,12 +9,16 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.html_pictures import Picture, Pictures
 from lgrnet.evaluation.maps import eight_bits
 from lgrnet.evaluation.mask_trees import Frames, MaskPairs, read_map
+from lgrnet.evaluation.metrics import resize_nearest
 from lgrnet.evaluation.video_scorer import AnyProtocol, needs_images
-from lgrnet.records import DataError, LabelMap, check_values, class_masks, read_frame, read_mask
+from lgrnet.records import DataError, LabelMap, Prediction, check_values, class_masks, read_frame, read_mask
 
 Paths = Mapping[str, tuple[Path, Path]]
 
@@ -29,19 +33,23 @@ def score_pairs(
     say: Callable[[str], None] = lambda text: None,
     attributes: Mapping[str, Mapping[str, object]] | None = None,
     images: Mapping[str, Frames] | None = None,
+    instances: str | None = None,
 ) -> Evaluator:
     """The numbers of all frames that have a prediction and an annotation; each protocol resizes by its own rule.
 
     workers  processes that share the videos; the numbers are the same for any number of them
     say      told now and then how far it is
     attributes  see `Evaluator`
-    images   of `find_frames`, for protocols that need them
+    images     of `find_frames`, for protocols that need them
+    instances  "frame" or "video": average precision in this form, too (see `AveragePrecision`). The one detection of a
+               video is the mask above half of the range, its score the mean of the map in it. A whole video's masks
+               are in memory then.
 
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
     """
-    evaluator = Evaluator(protocols, set_name, weights_hash, resize=True, attributes=attributes)
-    job = _Job(tuple(protocols), set_name, label_map, images if needs_images(protocols) else None)
+    job = _Job(tuple(protocols), set_name, label_map, images if needs_images(protocols) else None, instances)
+    evaluator = job.evaluator(weights_hash, attributes)
     highest = 0
     for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
         evaluator.merge(state)
@@ -79,10 +87,16 @@ class _Job:
     set_name: str
     label_map: LabelMap
     images: Mapping[str, Frames] | None
+    instances: str | None
+
+    def evaluator(self, weights_hash: str | None = None, attributes: Mapping | None = None) -> Evaluator:
+        """One without videos."""
+        average = None if self.instances is None else AveragePrecision(self.instances, set_name=self.set_name)
+        return Evaluator(self.protocols, self.set_name, weights_hash, True, attributes, average)
 
     def __call__(self, video: str, paths: Paths) -> tuple[dict, int]:
         """The state of an evaluator with this one video, and the highest value of its maps."""
-        evaluator, highest = Evaluator(self.protocols, self.set_name, resize=True), 0
+        evaluator, highest, maps = self.evaluator(), 0, []
         scorer = evaluator.begin(video, self.label_map)
         for frame, (prediction, annotation) in paths.items():
             raw, probability = read_mask(annotation), read_map(prediction)
@@ -90,8 +104,20 @@ class _Job:
             highest = max(highest, int(probability.max()))
             image = None if self.images is None else read_frame(self.images[video][frame])
             scorer.add(frame, probability, raw=raw, image=image)
+            if evaluator.instances is not None:
+                maps.append((resize_nearest(eight_bits(probability, f"map {prediction}"), raw.shape), raw))
         evaluator.end(scorer)
+        if maps:
+            found, raws = (list(part) for part in zip(*maps, strict=True))
+            evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
         return evaluator.state(), highest
+
+
+def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Prediction:
+    """The one detection of maps uint8 [T, H, W]: what is above half of the range, as sure as the maps are there."""
+    mask = maps > 127
+    score = maps[mask].mean() / 255 if mask.any() else 0.0
+    return Prediction(video, frames, np.array([score], np.float32), maps[None], mask[None])
 
 
 def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int]]:

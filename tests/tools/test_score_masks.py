@@ -313,3 +313,13 @@ def test_frames_are_shown_and_followed(trees, tmp_path, capsys):
     next((tmp_path / "set/Frame").rglob("*.png")).unlink()
     assert score_masks.main([*arguments, "--frames", str(tmp_path / "set")]) == 2
     assert "lacks the images of 1 frame" in capsys.readouterr().err
+
+
+def test_average_precision_of_maps(trees, tmp_path, capsys):
+    assert _run(trees, "--protocol", "plain", "--instances", "video", "--json", tmp_path / "x.json") == 0
+    assert "average precision, one image a video: ap " in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "x.json").read_text())["sets"]
+    dice = found["scores"]["plain"]["dice"]
+    passed = sum(dice / (2 - dice) >= threshold for threshold in np.arange(0.5, 1, 0.05))  # both videos are alike
+    assert found["instances"]["ap"] == pytest.approx(passed / 10, abs=1e-3)
+    assert (found["instances"]["form"], found["instances"]["videos"]) == ("video", 2)
