@@ -160,7 +160,7 @@ def _score(options: argparse.Namespace) -> list[str]:
         write_json(options.json, [result], facts)
     if options.out is not None:
         write_report(evaluator, options.out, facts)
-        page = ScoredSet(result, evaluator.rows, pictures)
+        page = ScoredSet(result, evaluator.each_row(), pictures)
         write_html(options.out / "report.html", [page], {"command": sys.argv, **facts})
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
     if pairs.missing:

@@ -142,7 +142,7 @@ def _write(
     for evaluator in evaluators:
         name = evaluator.set_name
         pictures = report_pictures(sets[name], folder / name / "web")
-        pages.append(ScoredSet(evaluator.result(), evaluator.rows, pictures))
+        pages.append(ScoredSet(evaluator.result(), evaluator.each_row(), pictures))
     write_html(folder / "report.html", pages, {**facts, **origin})
     first = evaluators[0].first.id
     return {page.result["set"]: dict(page.result["scores"][first]) for page in pages}

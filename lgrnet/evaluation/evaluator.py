@@ -13,6 +13,7 @@ import lgrnet
 from lgrnet.evaluation.attributes import FrameShape
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
+from lgrnet.evaluation.packed_rows import PackedRows
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
 from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, needs_images
@@ -46,7 +47,7 @@ class Evaluator:
         if len(self.protocols) < len(protocols):
             raise ValueError(f"protocols are {[p.id for p in protocols]}; give every one once")
         self.set_name, self.weights_hash, self.resize = set_name, weights_hash, resize
-        self._rows: dict[str, list[FrameRow]] = {}
+        self._rows: dict[str, PackedRows] = {}
         self._clips: dict[str, list[ClipRow]] = {}
         self._annotated: dict[str, list[str]] = {}
         self._unannotated: dict[str, int] = {}
@@ -98,7 +99,7 @@ class Evaluator:
         if scorer.video in self._rows:
             raise DataError(f"video {scorer.video!r} was scored before in set {self.set_name!r}; give it once")
         self._result = None
-        self._rows[scorer.video] = scorer.rows
+        self._rows[scorer.video] = PackedRows(scorer.rows)
         self._clips[scorer.video] = scorer.clips()
         self._annotated[scorer.video] = scorer.annotated
         self._unannotated[scorer.video] = scorer.unannotated
@@ -114,7 +115,12 @@ class Evaluator:
     @property
     def rows(self) -> list[FrameRow]:
         """All rows, videos by name and frames in their order: the same list for any number of ranks."""
-        return [row for video in sorted(self._rows) for row in self._rows[video]]
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[FrameRow]:
+        """The same, one at a time, in the memory of one."""
+        for video in sorted(self._rows):
+            yield from self._rows[video]
 
     @property
     def clips(self) -> list[ClipRow]:
@@ -165,7 +171,7 @@ class Evaluator:
             self.instances.merge(state["instances"])
         self._result = None
         for video, rows in state["rows"].items():
-            self._rows[video] = [FrameRow(p, video, frame, k, dict(values)) for p, frame, k, values in rows]
+            self._rows[video] = PackedRows([FrameRow(p, video, frame, k, values) for p, frame, k, values in rows])
         for video, clips in state["clips"].items():
             self._clips[video] = [
                 ClipRow(p, video, k, frames, {name: _array(x) for name, x in values.items()})
@@ -229,8 +235,11 @@ class Evaluator:
             {v: replace(x, attributes={**x.attributes, **known.get(v, {})}) for v, x in self._facts.items()}
         )
         for name, protocol in self.protocols.items():
-            by_video = self._clips if isinstance(protocol, ClipProtocol) else self._rows
-            of_videos = {v: [row for row in by_video[v] if row.protocol == name] for v in sorted(by_video)}
+            of_clips = isinstance(protocol, ClipProtocol)
+            of_videos = {
+                v: [c for c in self._clips[v] if c.protocol == name] if of_clips else list(self._rows[v].of(name))
+                for v in sorted(self._rows)
+            }
             own = [row for rows in of_videos.values() for row in rows]
             if not own:
                 tables["scores"][name] = dict.fromkeys(protocol.metrics)

@@ -161,7 +161,7 @@ def _video_lines(result: Mapping, protocol: str, metrics: Sequence[str]) -> list
 def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) -> Iterable[dict]:
     for evaluator, result in zip(evaluators, results, strict=True):
         common = {key: result[key] for key in ("set", "weights_hash", "split_hash", "version")}
-        for row in evaluator.rows:
+        for row in evaluator.each_row():
             place = {"protocol": row.protocol, "video": row.video, "frame": row.frame, "class_id": row.class_id}
             for metric, value in row.values.items():
                 yield {**common, **place, "metric": metric, "value": value}

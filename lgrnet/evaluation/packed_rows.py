@@ -1,0 +1,35 @@
+"""The rows of a video in a fifth of the memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from lgrnet.evaluation.protocols import FrameRow
+
+
+class PackedRows:
+    """The rows of one video, their values one behind the other as float64; to be read again and again, in order."""
+
+    def __init__(self, rows: Sequence[FrameRow]):
+        metrics: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._video = rows[0].video if rows else ""
+        self._heads: list[tuple[str, str, int | str, tuple[str, ...]]] = []
+        self._values = array("d")
+        for row in rows:
+            names = tuple(row.values)
+            self._heads.append((row.protocol, row.frame, row.class_id, metrics.setdefault(names, names)))
+            self._values.extend(row.values.values())
+
+    def __iter__(self) -> Iterator[FrameRow]:
+        yield from self.of(None)
+
+    def of(self, protocol: str | None) -> Iterator[FrameRow]:
+        """The rows of one protocol; None: all."""
+        start = 0
+        for name, frame, class_id, metrics in self._heads:
+            end = start + len(metrics)
+            if protocol in (None, name):
+                values = dict(zip(metrics, self._values[start:end], strict=True))
+                yield FrameRow(name, self._video, frame, class_id, values)
+            start = end
