@@ -48,7 +48,25 @@ def numbers(results: Sequence[Mapping]) -> str:
         ]
         note = '<p class="quiet">Below each number: its 95 % interval over videos.</p>' if intervals else ""
         blocks.append(_protocol(protocol, meaning) + _table(head, "".join(rows), 1 + several) + note)
-    return "".join(blocks)
+    return "".join(blocks) + _instances(results)
+
+
+def _instances(results: Sequence[Mapping]) -> str:
+    """Average precision of each set that has it, by what is one image."""
+    found = [(result["set"], result["instances"]) for result in results if result.get("instances")]
+    if not found:
+        return ""
+    names = [name for name in found[0][1] if name.startswith(("ap", "ar"))]
+    rows = [
+        _row(
+            [_name(name)],
+            [*(str(one[key]) for key in ("videos", "frames")), *(_number({"value": one.get(key)}) for key in names)],
+        )
+        for name, one in found
+    ]
+    meaning = f"Average precision by pycocotools, IoU 0.50 to 0.95; one image is a {found[0][1]['form']}."
+    table = _table(["set", "videos", "frames", *names], "".join(rows), 1)
+    return f"<h3>Instances</h3><p>{escape(meaning)}</p>{table}"
 
 
 def slices(results: Sequence[Mapping]) -> str:
@@ -79,7 +97,7 @@ def origin(results: Sequence[Mapping], facts: Mapping[str, object]) -> str:
     lines = [
         _row([_name(key.replace("_", " "))], [_code(result.get(key)) for result in results])
         for key in keys
-        if key not in ("set", "videos", "frames") or (key == "set" and len(results) > 1)
+        if key not in ("set", "videos", "frames", "instances") or (key == "set" and len(results) > 1)
     ]
     tables, folded, short = [_facts(lines)], [], []
     for key, value in facts.items():

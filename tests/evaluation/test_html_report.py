@@ -248,3 +248,11 @@ def test_pictures_of_classes_come_from_indexed_masks(tmp_path):
     picture = report_pictures([record], tmp_path / "web")("v", "frame0")
     assert np.array_equal(picture.truth, [raw == 10, raw == 20])
     assert np.array_equal(picture.found, [raw == 20, raw == 10])
+
+
+def test_average_precision_has_a_table(tmp_path):
+    one = scored(["a"])
+    one.result["instances"] = {"ap": 0.5, "ap50": 0.75, "ar": None, "form": "video", "videos": 1, "frames": 6}
+    page = _page(tmp_path, one)
+    assert "Instances" in page.texts["h3"] and {"0.5000", "0.7500"} <= set(page.texts["td"])
+    assert any("one image is a video" in text for text in page.texts["p"])

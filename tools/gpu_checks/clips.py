@@ -33,7 +33,7 @@ def _length(net: nn.Module, length: int, setup: Setup) -> Iterator[Check]:
 
     def infer() -> None:
         with torch.no_grad(), torch.autocast(setup.device, torch.bfloat16):
-            outputs[:] = [net(frames).mask_logits]
+            outputs[:] = [net.infer(frames).mask_logits]
 
     infer()
     bad = int((~outputs[0].isfinite()).sum())
@@ -47,7 +47,7 @@ def _length(net: nn.Module, length: int, setup: Setup) -> Iterator[Check]:
 
 
 def memory(setup: Setup) -> Iterator[Check]:
-    """Longer and longer clips, each as one batch of frames in bf16 autocast."""
+    """Longer and longer clips in bf16 autocast, as the predictor runs them: a few frames at a time."""
     net = model(setup)
     for length in QUICK_LENGTHS if setup.quick else LENGTHS:
         yield from attempt(f"T = {length}", lambda n=length: _length(net, n, setup))
