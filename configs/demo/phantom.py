@@ -58,6 +58,8 @@ data = dict(
     ),
     eval=dict(test=builds(video_folder, root="${data.root}/test")),
     protocols=dict(lgrnet=builds(LGRNetProtocol), vps=builds(VPSProtocol), over_time=builds(OverTimeProtocol)),
+    attributes=None,
+    instances="video",
 )
 optimizer = builds(adamw, lr=1e-3, backbone_lr_scale=1.0, weight_decay=1e-4, zen_partial=True)
 schedule = builds(cosine, total_steps="${train.steps}", warmup_steps=20, zen_partial=True)

@@ -51,6 +51,8 @@ data = dict(
     ),
     eval={name: split(name) for name in ("hard_unseen", "easy_unseen", "hard", "easy")},
     protocols=dict(lgrnet=builds(LGRNetProtocol), vps=builds(VPSProtocol), over_time=builds(OverTimeProtocol, fps=30)),
+    attributes=None,  # a table of what is known of the clips, for slices (DATA.md)
+    instances=None,  # "frame" or "video": average precision, too; it holds every query's masks of a clip in memory
 )
 optimizer = builds(adamw, lr=1e-3, backbone_lr_scale=0.1, weight_decay=1e-4, zen_partial=True)
 schedule = builds(multi_step, milestones=[EPOCH * k for k in (3, 6, 9, 12)], gamma=0.5, zen_partial=True)
