@@ -30,8 +30,8 @@ SIDE = 256
 """Longer side of a picture, in pixels."""
 EXTREME = 12
 """Worst and best frames, so many each."""
-AREAS = {"truth_area": "truth", "predicted_area": "found"}
-"""Numbers of frames, of any protocol, that are areas: shares of the image."""
+AREAS = {"truth_area": "truth", "predicted_area": "found", "confidence": "sure"}
+"""Numbers of frames, of any protocol, that are drawn in percent: areas, and how sure the prediction is in its mask."""
 
 _PAGE = Path(__file__).parent / "page"
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}

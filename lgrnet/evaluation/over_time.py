@@ -132,7 +132,7 @@ class _OverTimeFold:
         for name, value in values.items():
             if not math.isnan(value):
                 self.flicker[name].append(value)
-        values["predicted_area"] = float(mask.mean())
+        values |= {"predicted_area": float(mask.mean()), "confidence": _confidence(probability, mask)}
         if there is not None:
             self.annotated += 1
             values["truth_area"] = float(there.mean())
@@ -186,6 +186,11 @@ class _OverTimeFold:
         if not missed and self.found is None:
             self.found = self.index
         return {"missed": float(missed)}
+
+
+def _confidence(probability: np.ndarray, mask: np.ndarray) -> float:
+    """Mean of a map uint8 [H, W] in the predicted mask, in 0..1; 0 where nothing is predicted."""
+    return float(probability[mask].mean()) / 255 if mask.any() else 0.0
 
 
 def neighbour_flicker(before: np.ndarray | None, after: np.ndarray | None) -> tuple[float, float]:

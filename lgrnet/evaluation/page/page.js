@@ -145,6 +145,7 @@ function showViewer() {
   $("slider").setAttribute("aria-valuetext", `frame ${video.frames[state.frame]}`);
   const strips = lines.length ? [strip(words(inFrames(video)), lines.map((values) => ["score", values]), frames, area ? null : some)] : [];
   if (area) strips.push(strip("area, % of the image: truth dashed, prediction solid", [["truth", area.truth], ["found", area.found]], frames, some));
+  if (area && area.sure.length) strips.push(strip("confidence, %: the map in the predicted mask", [["found", area.sure]], frames, null));
   $("strips").replaceChildren(...(frames > 1 ? strips : []));
   for (const id of ["back", "slider", "on"]) $(id).disabled = frames < 2;
   read(state.frame);
