@@ -63,7 +63,7 @@ def test_it_shows_the_numbers_the_videos_and_a_frame(browser, page):
     assert browser.run("document.querySelectorAll('#worst svg').length") == 9  # three of each video
     worst = _text(browser, "#worst span")[0].split()
     assert _text(browser, "#video") == [worst[1]] and _text(browser, "#caption") == [f"{worst[1]} / {worst[3]}"]
-    assert browser.run("document.querySelectorAll('#strips svg').length") == 2
+    assert browser.run("document.querySelectorAll('#strips svg').length") == 3
     assert browser.run("document.querySelectorAll('#scatter path').length") == 1
     loaded = "(i => { const p = new Image(); p.src = i.getAttribute('href'); return p.decode().then(() => p.width); })"
     assert browser.run(f"{loaded}(document.querySelector('#picture image'))") == 64
