@@ -9,10 +9,8 @@ import numpy as np
 from PIL import Image
 
 from data_checks.pictures import (
-    DECODE_ERRORS,
     Look,
-    Unreadable,
-    damage,
+    damage_noted,
     decode,
     grey_values,
     open_bytes,
@@ -31,18 +29,12 @@ def look_at_mask(path: str) -> Look:
     if path.lower().endswith(".npy"):
         look.problems.append(_npy(path))
         return look
-    try:
+    raw = None
+    with damage_noted(look):
         data, image = open_bytes(path)
         read_header(look, data, image)
         decode(image)
-        raw = _raw(look, image)
-        look.thumb = thumbnail(grey_values(image))
-    except Unreadable as error:
-        look.problems.append((error.code, error.detail))
-        return look
-    except DECODE_ERRORS as error:
-        look.problems.append(damage(error))
-        return look
+        raw, look.thumb = _raw(look, image), thumbnail(grey_values(image))
     if raw is not None:
         _measure(look, raw)
     return look

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,8 +144,8 @@ def look_at_frame(path: str, closely: bool = True) -> Look:
 
     closely  decode it whole and look for the comb of interlaced video, too
     """
-    look = Look(path)
-    try:
+    look, grey = Look(path), None
+    with damage_noted(look):
         data, image = open_bytes(path)
         read_header(look, data, image)
         look.problems += _frame_header(image)
@@ -151,16 +153,23 @@ def look_at_frame(path: str, closely: bool = True) -> Look:
             image.draft("L", (3 * THUMB, 3 * THUMB))
         decode(image)
         grey = grey_values(image)
-    except Unreadable as error:
-        look.problems.append((error.code, error.detail))
-        return look
-    except DECODE_ERRORS as error:
-        look.problems.append(damage(error))
+    if grey is None:
         return look
     look.thumb = thumbnail(grey)
     look.extrema = int(grey.min()), int(grey.max())
     look.problems += _frame_pixels(look, grey, closely)
     return look
+
+
+@contextmanager
+def damage_noted(look: Look) -> Iterator[None]:
+    """Notes why a file cannot be read, and goes on behind the block."""
+    try:
+        yield
+    except Unreadable as error:
+        look.problems.append((error.code, error.detail))
+    except DECODE_ERRORS as error:
+        look.problems.append(damage(error))
 
 
 def read_header(look: Look, data: bytes, image: Image.Image) -> None:
