@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as run_lengths
 
-from data_prep.placing import drafted
 from lgrnet.records import IMAGE_SUFFIXES, MAX_PIXELS, DataError, count_and_name
 
 MAX_BYTES = 2 << 30
@@ -144,13 +143,6 @@ def load_json(path: Path) -> Any:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as JSON ({error}); export it again") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, which is there whole or not at all, making its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with drafted(path) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def part(item: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from data_prep.formats.annotations import (
     part,
     polygons,
     size_of,
-    write_text,
 )
+from data_prep.placing import write_text
 from lgrnet.records import DataError
 
 _BOXES = "annotations with a box and no mask"
@@ -37,17 +37,10 @@ def read_coco(path: Path, folder: Folder) -> Annotations:
     """The pictures of a COCO file of instances; raises DataError naming the file and the item that is wrong."""
     data = load_json(path)
     labels = _labels(data, path)
-    images: dict[Any, tuple[dict, tuple[int, int], str]] = {}
-    for where, image in _items(data, "images", path):
-        key = _identity(image, images, where)
-        images[key] = image, size_of(image.get("height"), image.get("width"), where), where
+    images = _listed(data, "image", path)
     regions: dict[Any, list[Region]] = defaultdict(list)
-    seen, left_out = set(), Counter()
-    for where, item in _items(data, "annotations", path):
-        seen.add(_identity(item, seen, where))
-        key = part(item, "image_id", (int, str), where)
-        if key not in images:
-            raise DataError(f"{where} is of image {key!r}, which {path} does not list")
+    left_out = Counter()
+    for where, item, key in _objects(data, "image", images, path):
         label = _label(item, labels, where)
         _check_boxes([item.get("bbox")], where)
         region = _region(label, item.get("segmentation"), images[key][1], where)
@@ -65,17 +58,9 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
     """The frames of a YouTube-VIS file; raises DataError naming the file and the item that is wrong."""
     data = load_json(path)
     labels = _labels(data, path)
-    videos: dict[Any, tuple[dict, tuple[int, int], str]] = {}
-    for where, video in _items(data, "videos", path):
-        key = _identity(video, videos, where)
-        videos[key] = video, size_of(video.get("height"), video.get("width"), where), where
+    videos = _listed(data, "video", path)
     regions: dict[tuple[Any, int], list[Region]] = defaultdict(list)
-    seen, left_out = set(), Counter()
-    for where, item in _items(data, "annotations", path):
-        seen.add(_identity(item, seen, where))
-        key = part(item, "video_id", (int, str), where)
-        if key not in videos:
-            raise DataError(f"{where} is of video {key!r}, which {path} does not list")
+    for where, item, key in _objects(data, "video", videos, path):
         label, (video, size, place) = _label(item, labels, where), videos[key]
         _check_boxes(item.get("bboxes") or (), where)
         masks, frames = part(item, "segmentations", list, where), part(video, "file_names", list, place)
@@ -96,7 +81,7 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
                 raise DataError(f"{where}: the name of frame {frame} is {name!r}; expected text")
             pictures.append(folder.picture(name, content, size, f"{where}, frame {frame}"))
     folder.check(path)
-    return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out)
+    return Annotations(tuple(labels.values()), pictures, folder.root)
 
 
 def write_coco(path: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:
@@ -153,6 +138,26 @@ def _items(data: Any, key: str, path: Path) -> Iterable[tuple[str, dict]]:
         if not isinstance(item, dict):
             raise DataError(f"{where} is {item!r}; expected an object")
         yield f"{where} (id {item['id']!r})" if "id" in item else where, item
+
+
+def _listed(data: Any, kind: str, path: Path) -> dict[Any, tuple[dict, tuple[int, int], str]]:
+    """Id -> item, size and place of each image or video."""
+    listed: dict[Any, tuple[dict, tuple[int, int], str]] = {}
+    for where, item in _items(data, f"{kind}s", path):
+        key = _identity(item, listed, where)
+        listed[key] = item, size_of(item.get("height"), item.get("width"), where), where
+    return listed
+
+
+def _objects(data: Any, kind: str, listed: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, dict, Any]]:
+    """Where an annotation stands, the annotation, and the id of the image or video that it is of."""
+    seen: set[Any] = set()
+    for where, item in _items(data, "annotations", path):
+        seen.add(_identity(item, seen, where))
+        key = part(item, f"{kind}_id", (int, str), where)
+        if key not in listed:
+            raise DataError(f"{where} is of {kind} {key!r}, which {path} does not list")
+        yield where, item, key
 
 
 def _identity(item: dict, seen: Any, where: str) -> Any:

@@ -27,8 +27,8 @@ from data_prep.formats.annotations import (
     raster,
     size_of,
     whole,
-    write_text,
 )
+from data_prep.placing import write_text
 from lgrnet.records import DataError, frame_size, images_by_stem
 
 NOT_ANNOTATED = "not annotated"

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from data_prep.formats.annotations import Annotations, Folder, Picture, pixels, write_text
+from data_prep.formats.annotations import Annotations, Folder, Picture, pixels
+from data_prep.placing import write_text
 from lgrnet.records import DataError, images_by_stem, list_videos, natural_key, write_image
 
 OBJECT = "object"

@@ -29,8 +29,8 @@ from data_prep.formats.annotations import (
     raster,
     size_of,
     whole,
-    write_text,
 )
+from data_prep.placing import write_text
 from lgrnet.records import DataError, natural_key
 
 _MASKS = {"brushlabels": "brush", "polygonlabels": "polygon"}

@@ -15,8 +15,8 @@ from pycocotools import mask as run_lengths
 
 from data_prep.archives import Folder
 from data_prep.formats import davis
-from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster, write_text
-from data_prep.placing import Entry, Plan, place, progress
+from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster
+from data_prep.placing import Entry, Plan, place, progress, write_text
 from lgrnet.records import (
     IGNORE,
     DataError,
