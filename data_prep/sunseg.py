@@ -25,13 +25,10 @@ from data_prep.command import parser_of, run, sources_of  # noqa: E402
 from data_prep.placing import Entry, Part, Plan, Report, claim, finish, images_of, place  # noqa: E402
 from data_prep.sunseg_labels import carry_labels  # noqa: E402
 from lgrnet.records import DataError, count_and_name, natural_key  # noqa: E402
+from lgrnet.records.published import SUNSEG_FRAMES, SUNSEG_SPLITS, sun_case  # noqa: E402
 
 SPLITS = {
-    "TrainDataset": (112, 19_544),
-    "TestEasyDataset/Seen": (33, 4_719),
-    "TestEasyDataset/Unseen": (86, 12_351),
-    "TestHardDataset/Seen": (17, 3_882),
-    "TestHardDataset/Unseen": (37, 8_640),
+    folders[0]: (clips, SUNSEG_FRAMES[folders[0]]) for folders, clips in SUNSEG_SPLITS.values() if len(folders) == 1
 }
 """Folder of a split -> its published clips and frames: 285 and 49,136 in all."""
 
@@ -57,11 +54,6 @@ def split_of(name: str) -> tuple[str, str, str] | None:
     return None
 
 
-def case_of(clip: str) -> str:
-    """The SUN case that a clip comes from: case12_3 -> case12."""
-    return clip.partition("_")[0]
-
-
 def find_masks(images: Iterable[Entry]) -> tuple[dict[str, _Masks], list[str]]:
     """Split -> (clip, stem) -> mask, and the names of rejected labels, which lie beside the mask they are of."""
     found: dict[str, _Masks] = defaultdict(dict)
@@ -74,10 +66,10 @@ def find_masks(images: Iterable[Entry]) -> tuple[dict[str, _Masks], list[str]]:
         for clip, stem in list(masks):
             if _REJECTED.fullmatch(stem):
                 rejected.append(masks.pop((clip, stem)).name)
-    trained = {case_of(clip) for clip, _ in found["TrainDataset"]}
+    trained = {sun_case(clip) for clip, _ in found["TrainDataset"]}
     for pooled in [split for split in found if split.endswith("/combine")]:
         for (clip, stem), entry in found.pop(pooled).items():
-            half = "Seen" if case_of(clip) in trained else "Unseen"
+            half = "Seen" if sun_case(clip) in trained else "Unseen"
             found[f"{pooled.partition('/')[0]}/{half}"].setdefault((clip, stem), entry)
     unknown = sorted(set(found) - set(SPLITS))
     return {split: found[split] for split in SPLITS}, rejected + [f"{split}: no such split" for split in unknown]
@@ -88,10 +80,10 @@ def find_frames(images: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
     sun, moved = {}, {}
     for entry in images:
         place_in = split_of(entry.name)
-        if entry.size and place_in is None and _CASE.fullmatch(case_of(entry.folder)):
-            sun.setdefault((case_of(entry.folder), entry.stem), entry)
+        if entry.size and place_in is None and _CASE.fullmatch(sun_case(entry.folder)):
+            sun.setdefault((sun_case(entry.folder), entry.stem), entry)
         elif entry.size and place_in is not None and place_in[1] == "Frame":
-            moved.setdefault((case_of(place_in[2]), entry.stem), entry)
+            moved.setdefault((sun_case(place_in[2]), entry.stem), entry)
     return {**moved, **sun}
 
 
@@ -102,9 +94,9 @@ def plan_of(masks: dict[str, _Masks], frames: dict, pooled: str | None = None) -
         places = [split] if pooled is None or "/" not in split else [split, f"{split.partition('/')[0]}/{pooled}"]
         missing, found = [], defaultdict(int)
         for (clip, stem), mask in sorted(masks[split].items(), key=lambda item: natural_key("/".join(item[0]))):
-            frame = frames.get((case_of(clip), stem))
+            frame = frames.get((sun_case(clip), stem))
             if frame is None:
-                missing.append(f"the frame of {split}/GT/{clip}/{stem}, {case_of(clip)}/{stem}.jpg")
+                missing.append(f"the frame of {split}/GT/{clip}/{stem}, {sun_case(clip)}/{stem}.jpg")
                 continue
             found[clip] += 1
             for folder in places:
@@ -166,14 +158,14 @@ def _notes(masks: dict[str, _Masks], frames: dict, left_out: Sequence[str]) -> l
         notes.append(f"{count_and_name([shown(name) for name in left_out], 'rejected label')} left out")
     halves = {half: [k for split, part in masks.items() if split.startswith(half) for k in part] for half in _HALVES}
     for half, keys in halves.items():
-        there = sum((case_of(clip), stem) in frames for clip, stem in keys)
+        there = sum((sun_case(clip), stem) in frames for clip, stem in keys)
         clips, published = (sum(SPLITS[split][i] for split in SPLITS if split.startswith(half)) for i in (0, 1))
         found = f"{len({clip for clip, _ in keys})} of {clips} clips, {there} of {published} frames"
         notes.append(f"{_HALVES[half]}, seen and unseen pooled: {found}")
     cases = {case for case, _ in frames}
     if absent := [f"case{n}" for n in range(1, CASES + 1) if f"case{n}" not in cases]:
         notes.append(f"{count_and_name(absent, 'case')} of SUN have no frames here")
-    wanted = {(case_of(clip), stem) for part in masks.values() for clip, stem in part}
+    wanted = {(sun_case(clip), stem) for part in masks.values() for clip, stem in part}
     if extra := [shown(frames[key].name) for key in frames if key not in wanted]:
         notes.append(f"{count_and_name(extra, 'frame')} without a mask, left out")
     return notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -58,7 +58,7 @@ def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[Video
     if len({_part_folder(base, part) for part in parts}) < len(parts):
         parts = (f"{Path(parts[0]).parent}/*",)
     for part in parts:
-        for record in _sunseg_part(base, part, order):
+        for record in _sunseg_part(base, part, order, cases):
             name = record.name if record.name not in records else f"{Path(part).name}_{record.name}"
             meta = {"dataset": "sunseg", "split": split, "patient": sun_case(record.name)}
             if Path(part).name in ("Seen", "Unseen"):
@@ -312,12 +312,12 @@ def _trained_cases(base: Path) -> set[str]:
     return {sun_case(path.name) for path in (base / "TrainDataset").glob("Frame/*")}
 
 
-def _sunseg_part(base: Path, part: str, order: str) -> list[VideoRecord]:
+def _sunseg_part(base: Path, part: str, order: str, cases: Set[str]) -> list[VideoRecord]:
+    """The clips of a folder, or those of a pooled one that its cases, of which training clips are, put there."""
     folder = _part_folder(base, part)
     records = list_videos(folder, order=order)
     if folder == base / part or part.endswith("/*"):
         return records
-    cases = _trained_cases(base)
     if not cases:
         trained = base / "TrainDataset" / "Frame"
         raise DataError(f"{folder} pools seen and unseen clips; to tell them apart {trained} must be there")

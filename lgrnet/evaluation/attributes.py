@@ -14,6 +14,7 @@ import numpy as np
 
 from lgrnet.evaluation.object_size import largest_object
 from lgrnet.records import DataError, count_and_name
+from lgrnet.records.published import sun_case
 
 VISUAL_ATTRIBUTES = ("SI", "IB", "HO", "GH", "FM", "SO", "LO", "OC", "OV", "SV")
 """SUN-SEG's: surgical instruments, indefinable boundaries, heterogeneous object, ghosting, fast motion, small object,
@@ -144,7 +145,7 @@ def pathology_of(frames: Iterable[str], classes: Mapping[str, str]) -> str | Non
 
 def seen_by_case(video: str, training: Iterable[str]) -> str:
     """SUN-SEG's rule: a clip (`case<N>` or `case<N>_<k>`) is "seen" where its case gives training clips, too."""
-    return "seen" if video.partition("_")[0] in {clip.partition("_")[0] for clip in training} else "unseen"
+    return "seen" if sun_case(video) in map(sun_case, training) else "unseen"
 
 
 def check_known(attributes: Mapping[str, object], videos: Iterable[str], source: str | Path) -> None:
@@ -178,7 +179,7 @@ def gather_attributes(
     """
     known: dict[str, dict[str, object]] = {video: {} for video in videos}
     if training is not None:
-        clips = _clips(Path(training))
+        clips = {sun_case(clip) for clip in _clips(Path(training))}  # one of each case is enough
         known = {video: {"seen": seen_by_case(video, clips)} for video in videos}
     if classification is not None:
         classes = read_classification(classification)

@@ -11,6 +11,15 @@ SUNSEG_SPLITS = {
 }
 """Split -> its folders, and how many clips the published split has."""
 
+SUNSEG_FRAMES = {
+    "TrainDataset": 19_544,
+    "TestEasyDataset/Seen": 4_719,
+    "TestEasyDataset/Unseen": 12_351,
+    "TestHardDataset/Seen": 3_882,
+    "TestHardDataset/Unseen": 8_640,
+}
+"""Folder of a split -> its published frames, 49,136 in all."""
+
 MICCAI_VPS_SPLITS = {
     "kvasir_train": ("Kvasir-SEG", 1),
     "mayo_train": ("VPS-TrainSet/ASU-Mayo_Clinic/Train", 10),

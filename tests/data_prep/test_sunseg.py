@@ -11,6 +11,7 @@ from data_prep import sunseg
 from data_prep.sunseg_labels import read_boxes, read_classes
 from lgrnet.data.datasets import sunseg as read_sunseg
 from lgrnet.records import DataError, list_videos
+from lgrnet.records.published import sun_case
 from tests.data_prep.downloads import JUNK, content, mask, picture, write_any, write_folder, write_zip
 
 SPLITS = {
@@ -36,7 +37,7 @@ def stems(clip: str) -> list[str]:
 def sun() -> dict[str, dict[str, bytes]]:
     """The two parts of SUN's positive frames."""
     clips = [clip for part in SPLITS.values() for clip in part]
-    frames = {f"{sunseg.case_of(c)}/{stem}.jpg": picture(hash(stem) % 99) for c in clips for stem in stems(c)}
+    frames = {f"{sun_case(c)}/{stem}.jpg": picture(hash(stem) % 99) for c in clips for stem in stems(c)}
     first = {f"SUN-Positive/{name}": data for name, data in frames.items() if name.startswith("case1")}
     second = {f"SUN-Positive/{name}": data for name, data in frames.items() if not name.startswith("case1")}
     second["SUN-Positive/case2/spare_image1.jpg"] = picture(1)
