@@ -22,12 +22,6 @@ PUBLISHED = {
 
 
 @pytest.fixture(scope="module")
-def pairs(golden):
-    with np.load(golden / "metrics" / "pairs.npz") as stored:
-        return dict(stored)
-
-
-@pytest.fixture(scope="module")
 def expected(golden):
     return json.loads((golden / "metrics" / "lgrnet_expected.json").read_text())
 

@@ -15,12 +15,6 @@ TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")
-def pairs(golden):
-    with np.load(golden / "metrics" / "pairs.npz") as stored:
-        return dict(stored)
-
-
-@pytest.fixture(scope="module")
 def expected(golden):
     return json.loads((golden / "metrics" / "vps_expected.json").read_text())
 
