@@ -17,7 +17,6 @@ where it was.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from data_prep import archives  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
 from data_prep.placing import claim  # noqa: E402
-from lgrnet.records import DataError, VideoRecord, count_and_name  # noqa: E402
+from lgrnet.records import DataError, VideoRecord, count_and_name, file_hash  # noqa: E402
 
 READERS = {
     "coco": (coco.read_coco, "annotations.json", "images"),
@@ -178,12 +177,7 @@ def _hash(kind: str, src: Path) -> str | None:
     """Of the annotation file, so that masks of another version of it do not mix; None for a tree of masks."""
     if kind == "davis":
         return None
-    file = src / READERS[kind][1] if src.is_dir() else src
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_hash(src / READERS[kind][1] if src.is_dir() else src)
 
 
 if __name__ == "__main__":

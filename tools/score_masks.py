@@ -33,17 +33,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.evaluation.attributes import gather_attributes  # noqa: E402
-from lgrnet.evaluation.average_precision import FORMS  # noqa: E402
+from lgrnet.evaluation.average_precision import FORMS, precisions  # noqa: E402
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols  # noqa: E402
 from lgrnet.evaluation.comparison import compare_sets, comparison_table, read_results  # noqa: E402
 from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import file_hash, plain_json, published_table, write_json, write_report  # noqa: E402
+from lgrnet.evaluation.report import plain_json, published_table, write_json, write_report  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
-from lgrnet.records import DataError, LabelMap, count_and_name  # noqa: E402
+from lgrnet.records import DataError, LabelMap, count_and_name, file_hash  # noqa: E402
 
 _NAMED = 20
 
@@ -166,8 +166,8 @@ def _score(options: argparse.Namespace) -> list[str]:
     if pairs.missing:
         lines.append(f"{len(pairs.missing)} frames without a prediction were left out")
     if result["instances"]:
-        numbers = {name: value for name, value in result["instances"].items() if name.startswith(("ap", "ar"))}
-        told = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in numbers.items())
+        numbers = precisions(result["instances"]).items()
+        told = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in numbers)
         lines += ["", f"average precision, one image a {options.instances}: {told}"]
     for name, meaning in result["meaning"].items():
         lines += ["", f"{name}: {meaning}", published_table(result, name, method)]

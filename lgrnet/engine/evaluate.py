@@ -21,10 +21,9 @@ from lgrnet.evaluation import (
     write_html,
     write_report,
 )
-from lgrnet.evaluation.report import file_hash
 from lgrnet.inference.predictor import Predictor
 from lgrnet.inference.writers import report_pictures, save_frames_sheet, save_masks, save_overlays
-from lgrnet.records import DataError, VideoRecord, read_frame
+from lgrnet.records import DataError, VideoRecord, file_hash, read_frame
 
 _LINES = 8
 
@@ -69,10 +68,10 @@ def evaluate_sets(
     folder = Path(folder)
     for name, records in sets.items():
         _check_set(name, records)
+    hashed = None if weights is None else file_hash(weights)
     evaluators = []
     for name, records in sets.items():
         average = None if instances is None else AveragePrecision(instances, set_name=name)
-        hashed = None if weights is None else file_hash(weights)
         evaluator = Evaluator(protocols, name, hashed, attributes=attributes, instances=average)
         frames_at_once = chunk if hasattr(model, "frame_chunk") else None
         predictor = Predictor(model, size=size, device=device, chunk=frames_at_once, resize=resize)

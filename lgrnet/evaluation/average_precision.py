@@ -226,6 +226,11 @@ class AveragePrecision:
                 )
 
 
+def precisions(found: Mapping[str, object]) -> dict[str, float]:
+    """Of `AveragePrecision.result` what it measured, by the names that stand there: ap, ap50, ..., ar."""
+    return {name: value for name, value in found.items() if name.startswith(("ap", "ar"))}
+
+
 def detected(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
     """The masks [Q, T, H, W] and scores [Q, K] of a prediction; -inf: this mask is no detection of that class."""
     if prediction.candidates is not None:

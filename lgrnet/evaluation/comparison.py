@@ -11,6 +11,7 @@ import numpy as np
 
 from lgrnet.evaluation.additive import Additive
 from lgrnet.evaluation.intervals import decoded, percentile_interval, resampled
+from lgrnet.evaluation.protocols import overall
 from lgrnet.evaluation.report import table_header, table_line
 from lgrnet.records import DataError, count_and_name
 
@@ -149,8 +150,7 @@ def _differences(
         ) from error
     if sorted(tables[0]) != sorted(tables[1]) or list(results[1]["scores"][name]) != metrics:
         raise DataError(f"protocol {name!r} of {names} has other classes or metrics in one than in the other")
-    shown = "mean" if "mean" in tables[0] else next(iter(tables[0]))
-    first, second = (table[shown] for table in tables)
+    first, second = map(overall, tables)
     entries = []
     for i, metric in enumerate(metrics):
         draws = (second - first)[1:, i]

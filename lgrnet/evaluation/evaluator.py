@@ -14,7 +14,7 @@ from lgrnet.evaluation.attributes import FrameShape
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
 from lgrnet.evaluation.packed_rows import PackedRows
-from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced
+from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced, overall
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
 from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, needs_images
 from lgrnet.records import DataError, LabelMap, Prediction, num_classes
@@ -244,14 +244,14 @@ class Evaluator:
             if not own:
                 tables["scores"][name] = dict.fromkeys(protocol.metrics)
                 continue
-            overall, statistics = _by_class(protocol, own), statistics_of(protocol, own)
+            of_set, statistics = _by_class(protocol, own), statistics_of(protocol, own)
             bounds = intervals_of(protocol, statistics)
-            tables["scores"][name], tables["intervals"][name] = _plain_scores(overall), _plain_intervals(bounds)
+            tables["scores"][name], tables["intervals"][name] = _plain_scores(of_set), _plain_intervals(bounds)
             tables["statistics"][name] = encoded(statistics)
-            tables["numbers"] += self._numbers(name, overall, bounds)
+            tables["numbers"] += self._numbers(name, of_set, bounds)
             tables["slices"][name] = {}
             for part, members, sums in _parts(protocol, own, statistics, parts):
-                table = _by_class(protocol, members) if members else _without_frames(overall)
+                table = _by_class(protocol, members) if members else _without_frames(of_set)
                 bounds = intervals_of(protocol, sums)
                 tables["slices"][name][part] = {
                     "videos": len({row.video for row in members}),
@@ -320,8 +320,7 @@ def _plain_intervals(by_class: Mapping[int | str, Mapping[str, Interval]]) -> di
     """Metric -> [lower, upper] of what `_plain_scores` shows; None: unknown."""
     if not by_class:
         return None
-    intervals = by_class["mean"] if "mean" in by_class else next(iter(by_class.values()))
-    return {metric: [bounds.lower, bounds.upper] for metric, bounds in intervals.items()}
+    return {metric: [bounds.lower, bounds.upper] for metric, bounds in overall(by_class).items()}
 
 
 def _check_prediction(prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:
@@ -365,8 +364,7 @@ def _by_class(protocol: AnyProtocol, rows: Sequence[FrameRow] | Sequence[ClipRow
 
 def _plain_scores(by_class: Mapping[int | str, Mapping[str, Score]]) -> dict[str, float]:
     """Metric -> value of the mean over classes, or of the one class that there is."""
-    scores = by_class["mean"] if "mean" in by_class else next(iter(by_class.values()))
-    return {metric: score.value for metric, score in scores.items()}
+    return {metric: score.value for metric, score in overall(by_class).items()}
 
 
 def _without_frames(by_class: Mapping[int | str, Mapping[str, Score]]) -> dict[int | str, dict[str, Score]]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from lgrnet.evaluation.average_precision import precisions
+from lgrnet.evaluation.protocols import overall
 from lgrnet.evaluation.report import plain_json
 
 
@@ -56,16 +58,15 @@ def _instances(results: Sequence[Mapping]) -> str:
     found = [(result["set"], result["instances"]) for result in results if result.get("instances")]
     if not found:
         return ""
-    names = [name for name in found[0][1] if name.startswith(("ap", "ar"))]
     rows = [
         _row(
             [_name(name)],
-            [*(str(one[key]) for key in ("videos", "frames")), *(_number({"value": one.get(key)}) for key in names)],
+            [str(one["videos"]), str(one["frames"]), *(_number({"value": v}) for v in precisions(one).values())],
         )
         for name, one in found
     ]
     meaning = f"Average precision by pycocotools, IoU 0.50 to 0.95; one image is a {found[0][1]['form']}."
-    table = _table(["set", "videos", "frames", *names], "".join(rows), 1)
+    table = _table(["set", "videos", "frames", *precisions(found[0][1])], "".join(rows), 1)
     return f"<h3>Instances</h3><p>{escape(meaning)}</p>{table}"
 
 
@@ -75,7 +76,7 @@ def slices(results: Sequence[Mapping]) -> str:
     for protocol in _meanings(results):
         for result in results:
             parts = dict.fromkeys(n["slice"] for n in result["numbers"] if n["protocol"] == protocol and n["slice"])
-            tables = {part: _overall(_by_class(result["numbers"], protocol, part)) for part in parts}
+            tables = {part: overall(_by_class(result["numbers"], protocol, part)) for part in parts}
             if not tables:
                 continue
             metrics = list(dict.fromkeys(metric for cells in tables.values() for metric in cells))
@@ -121,10 +122,6 @@ def _by_class(found: Sequence[Mapping], protocol: str, part: str | None) -> dict
         if number["protocol"] == protocol and number["video"] is None and number["slice"] == part:
             table.setdefault(number["class_id"], {})[number["metric"]] = number
     return table
-
-
-def _overall(by_class: Mapping[object, dict[str, Mapping]]) -> dict[str, Mapping]:
-    return by_class["mean"] if "mean" in by_class else next(iter(by_class.values()))
 
 
 def _count(number: int, noun: str) -> str:

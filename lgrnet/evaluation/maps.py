@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from lgrnet.records import DataError
+
+
+def at_size(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map uint8 [H, W] at `size` (height, width), bilinear as OpenCV does it; the same map where it has this size."""
+    return grey if grey.shape == tuple(size) else cv2.resize(grey, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def eight_bits(values: np.ndarray, source: str = "map") -> np.ndarray:

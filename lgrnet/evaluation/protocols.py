@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lgrnet.evaluation import metrics
 from lgrnet.evaluation.additive import RatioOfSums
+
+_OfClass = typing.TypeVar("_OfClass")
 
 ALL_CLASSES = "all"
 """The class_id of rows and numbers that are of all classes at once."""
@@ -190,6 +192,11 @@ class LGRNetProtocol(RatioOfSums):
     def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
         """Mean over the frames where the number is defined (Dice and IoU always are)."""
         return {name: mean_score(row.values[name] for row in rows) for name in self.metrics}
+
+
+def overall(by_class: Mapping[int | str, _OfClass]) -> _OfClass:
+    """What stands for several classes together, their "mean", or for the one class that there is."""
+    return by_class["mean"] if "mean" in by_class else next(iter(by_class.values()))
 
 
 def mean_score(values: Iterable[float]) -> Score:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lgrnet.evaluation.average_precision import precisions
 from lgrnet.evaluation.evaluator import Evaluator
+from lgrnet.evaluation.intervals import RESAMPLES
 
 NUMBER_COLUMNS = (
     "protocol",
@@ -60,15 +61,6 @@ def write_json(path: Path, results: Sequence[Mapping], extra: Mapping[str, objec
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def published_table(result: Mapping, protocol: str, method: str) -> str:
     """The numbers of a set as the text that the VPS toolbox prints: a line of three decimals, in a frame.
 
@@ -95,7 +87,7 @@ def markdown(results: Sequence[Mapping]) -> str:
     """One table per protocol, one line per set, and per set its slices and its videos from the worst to the best."""
     lines = ["# Evaluation", ""]
     if any(bounds for result in results for bounds in result["intervals"].values()):
-        lines += ["In brackets: 95 % intervals, from 2000 draws of as many videos as there are.", ""]
+        lines += [f"In brackets: 95 % intervals, from {RESAMPLES} draws of as many videos as there are.", ""]
     for name, meaning in _meanings(results).items():
         metrics = list(results[0]["scores"][name])
         lines += [f"## Protocol `{name}`", "", meaning, ""]
@@ -127,12 +119,11 @@ def _instance_lines(results: Sequence[Mapping]) -> list[str]:
     lines = []
     if results:
         first = results[0]["instances"]
-        names = [name for name in ("ap", "ap50", "ap75", "ar", "ap_small", "ap_medium", "ap_large") if name in first]
         lines += ["## Instances", "", f"Average precision by pycocotools, an image is a {first['form']}.", ""]
-        lines += table_header(["set", "objects", "detections", *names])
+        lines += table_header(["set", "objects", "detections", *precisions(first)])
         for found in (result["instances"] for result in results):
             counts = [str(found[key]) for key in ("annotated_objects", "detections")]
-            lines.append(table_line([found["set"], *counts, *(_digits(found[name]) for name in names)]))
+            lines.append(table_line([found["set"], *counts, *map(_digits, precisions(found).values())]))
         lines.append("")
     return lines
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from lgrnet.evaluation.additive import RatioOfSums, divide
 from lgrnet.evaluation.class_maps import class_counts, predicted_classes, true_classes
+from lgrnet.evaluation.maps import at_size
 from lgrnet.evaluation.protocols import FrameRow, Score, mean_score
 
 _THRESHOLDS = 256
@@ -34,9 +34,7 @@ class SSFormerTestProtocol(RatioOfSums):
 
     def per_frame(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         """See `Protocol.per_frame`."""
-        if probability.shape != truth.shape:
-            probability = cv2.resize(probability, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        found, true = probability > 127, truth == _POLYP
+        found, true = at_size(probability, truth.shape) > 127, truth == _POLYP
         if found.all():
             found = np.zeros_like(found)
         number, both = np.count_nonzero(true), np.count_nonzero(found & true)

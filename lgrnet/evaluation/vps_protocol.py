@@ -9,6 +9,7 @@ import numpy as np
 
 from lgrnet.evaluation import metrics
 from lgrnet.evaluation.additive import divide
+from lgrnet.evaluation.maps import at_size
 from lgrnet.evaluation.threshold_curves import (
     THRESHOLDS,
     CurveFold,
@@ -116,7 +117,7 @@ def stretched_levels(grey: np.ndarray) -> np.ndarray:
 
 
 def _stretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
-    grey, there = _same_size(probability, truth.shape), truth > 128
+    grey, there = at_size(probability, truth.shape), truth > 128
     levels = stretched_levels(grey)
     pixels, values = GreyPixels.of(grey, there, levels), levels[grey]
     sizes = pixels.positive, pixels.total
@@ -138,7 +139,7 @@ def _stretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
 
 
 def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
-    grey, there = _same_size(probability, truth.shape), truth > 127
+    grey, there = at_size(probability, truth.shape), truth > 127
     pixels, values = GreyPixels.of(grey, there, _LEVELS), _LEVELS[grey]
     sizes, at_thresholds = (pixels.positive, pixels.total), pixels.found(THRESHOLDS)
     scalars = {
@@ -151,7 +152,3 @@ def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
     return FrameCurves(
         scalars, {"E": alignment(*at_thresholds, *sizes), "Dice": overlaps["Dice"], "IoU": overlaps["IoU"]}
     )
-
-
-def _same_size(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return grey if grey.shape == size else cv2.resize(grey, size[::-1], interpolation=cv2.INTER_LINEAR)

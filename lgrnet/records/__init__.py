@@ -6,6 +6,7 @@ Letters: K classes (background not counted), T frames, H W pixels, Q queries.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ __all__ = [
     "check_values",
     "class_masks",
     "count_and_name",
+    "file_hash",
     "frame_size",
     "ignored_pixels",
     "images_by_stem",
@@ -195,6 +197,15 @@ def benchmark_key(name: str) -> tuple:
     after `_a`, and the one after `_image`. Other names come after them, by `natural_key`."""
     numbers = re.match(r"[^-]*_(\d+)-.*?_a(\d+).*?_image(\d+)", name)
     return numbers is None, tuple(map(int, numbers.groups())) if numbers else (), natural_key(name)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def list_videos(
