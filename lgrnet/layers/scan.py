@@ -72,7 +72,7 @@ class GridScan(nn.Module):
         x, gate = self.in_proj(x).chunk(2, dim=-1)  # [B, T, N, D]
         x = F.silu(self.conv(x.permute(0, 3, 1, 2))).flatten(2).transpose(1, 2)  # [B, L, D]
         directions, inner = self.dt_bias.shape
-        mixed = torch.einsum("bld,grd->blgr", x, self.input_weight)
+        mixed = F.linear(x, self.input_weight.flatten(0, 1)).unflatten(2, (directions, -1))
         dt, weights_in, weights_out = mixed.split((self.rank, self.states, self.states), dim=-1)
         decay = -torch.exp(self.log_decay.float()).unflatten(0, (directions, inner))
         orders = _there_and_back(self.order, frames, queries, x.device)

@@ -74,7 +74,7 @@ def _orders(frames: int, directions: int) -> Tensor:
 def _block(backend: str) -> Callable[[Tensor], Callable[..., Tensor]]:
     def with_order(order: Tensor) -> Callable[..., Tensor]:
         def block(x, projection, dt_weight, dt_bias, A, skip):
-            mixed = torch.einsum("bld,kcd->blkc", x, projection)
+            mixed = F.linear(x, projection.flatten(0, 1)).unflatten(2, (len(projection), -1))
             parts = mixed.split((RANK, STATES, STATES), dim=-1)
             return selective_scan(x, *parts, dt_weight, dt_bias, A, skip, order, backend=backend)
 

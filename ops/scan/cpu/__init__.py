@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import Array, c_int, c_int64
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from lgrnet.ops.cpu import library, pointer
 
@@ -43,6 +45,18 @@ def selective_scan_cpu(
     return (y, state) if return_state else y
 
 
+def _op(name: str) -> Callable[[Callable], OpOverload]:
+    """Makes a function of CPU tensors an op of torch. One by torch.library.custom_op costs twice as much to call."""
+
+    def register(function: Callable) -> OpOverload:
+        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(name, "cpu", function)
+        namespace, op = name.split("::")
+        return getattr(getattr(torch.ops, namespace), op).default
+
+    return register
+
+
 class Scan(torch.autograd.Function):
     """The scan with its gradients. (Gradients registered with the op itself cost as much as 120 tokens.)"""
 
@@ -64,7 +78,7 @@ class Scan(torch.autograd.Function):
         return *grads, None, dinitial if ctx.has_initial else None
 
 
-@torch.library.custom_op("lgrnet::scan_forward", mutates_args=(), device_types="cpu")
+@_op("lgrnet::scan_forward")
 def scan_forward(
     x: Tensor,
     dt: Tensor,
@@ -87,7 +101,7 @@ def scan_forward(
     return y, state, kept
 
 
-@torch.library.custom_op("lgrnet::scan_backward", mutates_args=(), device_types="cpu")
+@_op("lgrnet::scan_backward")
 def scan_backward(
     x: Tensor,
     dt: Tensor,
@@ -110,12 +124,12 @@ def scan_backward(
     return gradients
 
 
-@scan_forward.register_fake
+@torch.library.register_fake("lgrnet::scan_forward")
 def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep):
     return torch.empty_like(x), _state(x, A), _checkpoints(x, A, keep)
 
 
-@scan_backward.register_fake
+@torch.library.register_fake("lgrnet::scan_backward")
 def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate):
     return [*(t.new_empty(t.shape) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip)), _state(x, A)]
 

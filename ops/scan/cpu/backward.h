@@ -15,8 +15,8 @@ struct Gradients {
   float *dinitial;                      // [B, G, D, N] or null
 };
 
-// One direction of one clip, a chunk of tokens at a time from the last to the first, and in it one block of channels
-// after the other: what a block needs of all tokens of a chunk stays in the nearest caches.
+// One direction of one clip after the other, in each a chunk of tokens at a time from the last to the first, and in it
+// one block of channels after the other: what a block needs of all tokens of a chunk stays in the nearest caches.
 template <int FIXED>
 struct Backward {
   static constexpr int MOST = FIXED ? FIXED : MOST_STATES;
@@ -24,36 +24,43 @@ struct Backward {
   const Problem &p;
   const Gradients &grad;
   const float *checkpoints;
-  int64_t clip, g, states, fours;  // fours: of states, as many as make whole vectors
+  int64_t clip = 0, g = 0, states;
+  int64_t ranks, fours;  // rank, and states by fours, up to whole vectors
   std::vector<Block> weights;
   std::vector<Lanes> dh, dweight, dbias, dskip, drate;  // [blocks, ...]
   std::vector<Lanes> kept, decay;                       // [interval, N]: exp(delta A), alone and times the state before
   std::vector<Lanes> delta, slope;                      // [interval]: time step, and the derivative of softplus
   std::vector<Lanes> ddrive, ddelta;                    // [interval]
-  std::vector<Lanes> ddt, db, dc;                       // [interval, R or fours]: sums over the blocks so far
+  std::vector<Lanes> ddt, db, dc;                       // [interval, ranks or fours]: sums over the blocks so far
+  std::vector<const float *> b_rows, c_rows;            // [interval]: where the tokens' B and C are
   Tile x, dy, dx;
 
-  Backward(const Problem &problem, const Gradients &gradients, const float *from, int64_t clip_, int64_t g_)
-      : p(problem), grad(gradients), checkpoints(from), clip(clip_), g(g_), states(FIXED ? FIXED : problem.states),
-        fours((states + LANES - 1) / LANES * (LANES / 4)), x(0, p.blocks(), p.interval), dy(x), dx(x) {
-    const int64_t blocks = p.blocks();
+  Backward(const Problem &problem, const Gradients &gradients, const float *from)
+      : p(problem), grad(gradients), checkpoints(from), states(FIXED ? FIXED : problem.states),
+        ranks((problem.rank + LANES - 1) / LANES * LANES), fours((states + LANES - 1) / LANES * (LANES / 4)),
+        x(0, p.blocks(), p.interval), dy(x), dx(x) {
+    kept.resize(p.interval * states);
+    decay.resize(p.interval * states);
+    for (auto *of_tokens : {&delta, &slope, &ddrive, &ddelta})
+      of_tokens->resize((p.interval + STEPS - 1) / STEPS * STEPS);
+    ddt.resize(p.interval * ranks);
+    db.resize(p.interval * fours);
+    dc.resize(p.interval * fours);
+    b_rows.resize(p.interval);
+    c_rows.resize(p.interval);
+  }
+
+  void run(int64_t clip_, int64_t g_) {
+    clip = clip_;
+    g = g_;
+    const int64_t blocks = p.blocks(), row = (clip * p.directions + g) * p.channels;
+    weights.clear();
     for (int64_t block = 0; block < blocks; ++block) weights.emplace_back(p, g, block);
     dh.assign(blocks * states, Lanes{});
     drate.assign(blocks * states, Lanes{});
     dweight.assign(blocks * p.rank, Lanes{});
     dbias.assign(blocks, Lanes{});
     dskip.assign(blocks, Lanes{});
-    kept.resize(p.interval * states);
-    decay.resize(p.interval * states);
-    for (auto *of_tokens : {&delta, &slope, &ddrive, &ddelta})
-      of_tokens->resize((p.interval + STEPS - 1) / STEPS * STEPS);
-    ddt.resize(p.interval * p.rank);
-    db.resize(p.interval * fours);
-    dc.resize(p.interval * fours);
-  }
-
-  void run() {
-    const int64_t blocks = p.blocks(), row = (clip * p.directions + g) * p.channels;
     if (grad.dlast)
       for (int64_t block = 0; block < blocks; ++block)
         load_state(grad.dlast + (row + block * LANES) * states, &dh[block * states], p.width(block), states);
@@ -74,15 +81,19 @@ struct Backward {
     const int32_t *order = p.order + g * p.tokens + chunk * p.interval;
     x.gather(p, p.x, clip, order, count);
     dy.gather(p, grad.dy, clip, order, count);
+    for (int64_t i = 0; i < count; ++i) {
+      b_rows[i] = p.b.of(clip * p.tokens + order[i], g);
+      c_rows[i] = p.c.of(clip * p.tokens + order[i], g);
+    }
     for (auto *sums : {&ddt, &db, &dc}) std::fill(sums->begin(), sums->end(), Lanes{});
     for (int64_t block = 0; block < p.blocks(); ++block) {
       weights[block].template find_steps<true>(p, clip, g, order, count, delta.data(), slope.data());
-      recompute(chunk, order, block, count);
+      recompute(chunk, block, count);
       std::fill_n(ddrive.data(), count, Lanes{});
       std::fill_n(ddelta.data(), count, Lanes{});
       int64_t n = 0;
-      for (; n + 4 <= states; n += 4) states_back<4>(order, block, n, count);
-      if (n < states) rest_back(states - n, order, block, n, count);
+      for (; n + 4 <= states; n += 4) states_back<4>(block, n, count);
+      if (n < states) rest_back(states - n, block, n, count);
       steps_back(order, block, count);
     }
     for (int64_t i = 0; i < count; ++i) write_sums(clip * p.tokens + order[i], i);
@@ -92,18 +103,18 @@ struct Backward {
   }
 
   // Again the states of a chunk, from the one that was kept.
-  void recompute(int64_t chunk, const int32_t *order, int64_t block, int64_t count) {
+  void recompute(int64_t chunk, int64_t block, int64_t count) {
     Lanes h[MOST];
     const float *from =
         checkpoints + (((clip * p.directions + g) * p.chunks() + chunk) * p.blocks() + block) * states * LANES;
     for (int64_t n = 0; n < states; ++n) h[n] = load(from + n * LANES);
     for (int64_t i = 0; i < count; ++i)
-      weights[block].within(delta[i]) ? advance_all<true>(h, order, block, i) : advance_all<false>(h, order, block, i);
+      weights[block].within(delta[i]) ? advance_all<true>(h, block, i) : advance_all<false>(h, block, i);
   }
 
   template <bool WITHIN>
-  inline __attribute__((always_inline)) void advance_all(Lanes *h, const int32_t *order, int64_t block, int64_t i) {
-    const float *b = p.b.of(clip * p.tokens + order[i], g);
+  inline __attribute__((always_inline)) void advance_all(Lanes *h, int64_t block, int64_t i) {
+    const float *b = b_rows[i];
     int64_t n = 0;
 #pragma GCC unroll 4
     for (; n + 4 <= (FIXED ? FIXED : states); n += 4) advance<4, WITHIN>(h, block, i, n, b);
@@ -124,24 +135,22 @@ struct Backward {
     }
   }
 
-  void rest_back(int64_t count, const int32_t *order, int64_t block, int64_t n, int64_t tokens) {
-    if (count == 1) states_back<1>(order, block, n, tokens);
-    if (count == 2) states_back<2>(order, block, n, tokens);
-    if (count == 3) states_back<3>(order, block, n, tokens);
+  void rest_back(int64_t count, int64_t block, int64_t n, int64_t tokens) {
+    if (count == 1) states_back<1>(block, n, tokens);
+    if (count == 2) states_back<2>(block, n, tokens);
+    if (count == 3) states_back<3>(block, n, tokens);
   }
 
   // Up to four states, from number n on, of all tokens of the chunk: what they carry stays in registers.
   template <int COUNT>
-  void states_back(const int32_t *order, int64_t block, int64_t n, int64_t tokens) {
+  void states_back(int64_t block, int64_t n, int64_t tokens) {
     const Lanes *rate = weights[block].rate.data() + n, *xs = x.of(block), *dys = dy.of(block);
     Lanes dh_now[COUNT], of_rate[COUNT];
     // One by one: an array that is copied as a whole stays in memory.
     for (int k = 0; k < COUNT; ++k) dh_now[k] = dh[block * states + n + k];
     for (int k = 0; k < COUNT; ++k) of_rate[k] = drate[block * states + n + k];
-    const Rows bs = p.b, cs = p.c;
-    const int64_t before = clip * p.tokens;
     for (int64_t i = tokens - 1; i >= 0; --i) {
-      const float *b = bs.of(before + order[i], g) + n, *c = cs.of(before + order[i], g) + n;
+      const float *b = b_rows[i] + n, *c = c_rows[i] + n;
       const Lanes *keep = &kept[i * states + n], *a = &decay[i * states + n];
       const Lanes step = delta[i], drive = step * xs[i], dyi = dys[i];
       Lanes of_b[4] = {}, of_c[4] = {}, drives[2] = {}, deltas[2] = {};
@@ -178,7 +187,7 @@ struct Backward {
       const float *dt = p.dt.of(clip * p.tokens + order[i], g);
       for (int64_t r = 0; r < p.rank; ++r) {
         of_weight[r] += dz * all(dt[r]);
-        ddt[i * p.rank + r] += dz * w.weight[r];
+        ddt[i * ranks + r] += dz * w.weight[r];
       }
       dxs[i] = ddrive[i] * delta[i] + dys[i] * w.skip;
     }
@@ -187,7 +196,12 @@ struct Backward {
   // The sums over the channels of a token, when all blocks have added theirs.
   void write_sums(int64_t token, int64_t i) const {
     const int64_t row = token * p.directions + g;
-    for (int64_t r = 0; r < p.rank; ++r) grad.ddt[row * p.rank + r] = sum(ddt[i * p.rank + r]);
+    for (int64_t r = 0; r < p.rank; r += LANES) {
+      Lanes of_four[LANES / 4];
+      for (int k = 0; k < LANES / 4; ++k) of_four[k] = sums_of_four(&ddt[i * ranks + r + 4 * k]);
+      const int count = static_cast<int>(std::min<int64_t>(LANES, p.rank - r));
+      store_part(grad.ddt + row * p.rank + r, sums_of_fours(of_four), count);
+    }
     for (int64_t n = 0; n < states; n += LANES) {
       const int count = static_cast<int>(std::min<int64_t>(LANES, states - n));
       store_part(grad.db + row * states + n, sums_of_fours(&db[i * fours + n / 4]), count);

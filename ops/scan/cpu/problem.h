@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../../cpu/lanes.h"
+#include "../../cpu/transpose.h"
 
 namespace scan {
 
@@ -34,6 +35,21 @@ struct Problem {
   int width(int64_t block) const { return static_cast<int>(std::min<int64_t>(LANES, channels - block * LANES)); }
 };
 
+// States in memory are [D, N]; here they are [N] vectors over the lanes.
+inline void load_state(const float *from, Lanes *state, int count, int64_t states) {
+  if (count == LANES) return gather_columns(from, states, states, state);
+  for (int64_t n = 0; n < states; ++n) {
+    state[n] = Lanes{};
+    for (int lane = 0; lane < count; ++lane) state[n][lane] = from[lane * states + n];
+  }
+}
+
+inline void store_state(float *to, const Lanes *state, int count, int64_t states) {
+  if (count == LANES) return scatter_columns(state, states, to, states);
+  for (int64_t n = 0; n < states; ++n)
+    for (int lane = 0; lane < count; ++lane) to[lane * states + n] = state[n][lane];
+}
+
 // The weights of one direction for one block of channels, with the channels in the lanes.
 struct Block {
   std::vector<Lanes> weight, rate;  // [R], [N]; rate is A log2(e), so that exp2(delta rate) = exp(delta A)
@@ -42,12 +58,11 @@ struct Block {
   Block(const Problem &p, int64_t g, int64_t block) : weight(p.rank), rate(p.states), bias{}, skip{}, fastest{} {
     const int count = p.width(block);
     const int64_t row = g * p.channels + block * LANES;
-    for (int lane = 0; lane < count; ++lane) {
-      for (int64_t r = 0; r < p.rank; ++r) weight[r][lane] = p.dt_weight[(row + lane) * p.rank + r];
-      for (int64_t n = 0; n < p.states; ++n) rate[n][lane] = p.a[(row + lane) * p.states + n] * LOG2_E;
-      bias[lane] = p.dt_bias[row + lane];
-      skip[lane] = p.skip[row + lane];
-    }
+    load_state(p.dt_weight + row * p.rank, weight.data(), count, p.rank);
+    load_state(p.a + row * p.states, rate.data(), count, p.states);
+    for (Lanes &r : rate) r *= all(LOG2_E);
+    bias = load_part(p.dt_bias + row, count);
+    skip = load_part(p.skip + row, count);
     for (const Lanes &r : rate) fastest = at_least(magnitude(r), fastest);
   }
 
@@ -114,18 +129,5 @@ struct Tile {
     for (int64_t i = 0; i < count; ++i) work((clip * p.tokens + order[i]) * p.channels, i, whole, part);
   }
 };
-
-// States in memory are [D, N]; here they are [N] vectors over the lanes.
-inline void load_state(const float *from, Lanes *state, int count, int64_t states) {
-  for (int64_t n = 0; n < states; ++n) {
-    state[n] = Lanes{};
-    for (int lane = 0; lane < count; ++lane) state[n][lane] = from[lane * states + n];
-  }
-}
-
-inline void store_state(float *to, const Lanes *state, int count, int64_t states) {
-  for (int64_t n = 0; n < states; ++n)
-    for (int lane = 0; lane < count; ++lane) to[lane * states + n] = state[n][lane];
-}
 
 }  // namespace scan

@@ -103,6 +103,15 @@ void add_up(const float *from, int64_t count, int64_t size, float *to) {
     for (int64_t i = 0; i < size; ++i) to[i] += from[k * size + i];
 }
 
+template <int FIXED>
+void all_back(const Problem &p, const Gradients &gradients, const float *checkpoints, int threads) {
+  const int64_t at_once = gradients.apart ? 1 : p.directions, tasks = p.clips * p.directions / at_once;
+  parallel_for(tasks, threads, [&](int64_t task) {
+    Backward<FIXED> back(p, gradients, checkpoints);
+    for (int64_t i = task * at_once; i < (task + 1) * at_once; ++i) back.run(i / p.directions, i % p.directions);
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -162,20 +171,11 @@ int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const 
   float *of_skip = of_bias + clips * rows;
   const Gradients gradients{dy, dlast,     apart ? dxs.data() : dx, apart, ddt,    db,
                             dc, of_weight, of_bias,                 of_a,  of_skip, dinitial};
-  const auto one = [&](int64_t clip, int64_t g) {
-    if (states == 16)
-      Backward<16>(p, gradients, checkpoints, clip, g).run();
-    else
-      Backward<0>(p, gradients, checkpoints, clip, g).run();
-  };
-  if (apart) {
-    parallel_for(clips * directions, threads, [&](int64_t task) { one(task / directions, task % directions); });
-    add_up(dxs.data(), directions, size, dx);
-  } else {
-    parallel_for(clips, threads, [&](int64_t clip) {
-      for (int64_t g = 0; g < directions; ++g) one(clip, g);
-    });
-  }
+  if (states == 16)
+    all_back<16>(p, gradients, checkpoints, threads);
+  else
+    all_back<0>(p, gradients, checkpoints, threads);
+  if (apart) add_up(dxs.data(), directions, size, dx);
   add_up(of_weight, clips, rows * rank, dweight);
   add_up(of_a, clips, rows * states, da);
   add_up(of_bias, clips, rows, dbias);
