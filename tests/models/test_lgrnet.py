@@ -201,3 +201,19 @@ def test_level_embedding_in_the_keys_alone():
     decoder = VideoDecoder(dim=32, hidden=64, level_in_value=False)
     (key, value), *_ = decoder.memory({k: torch.zeros(1, 2, 32, 4, 4) for k in ("res5", "res4", "res3")})
     assert value.abs().sum() == 0 and key.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(44, 44), (22, 22), (11, 11), (30, 30), (88, 44), (29, 29)])
+def test_attention_masks_are_those_of_masks_at_full_size(shape):
+    """Enlarged four times and shrunk again, as LGRNet was published, for the first three: the levels of 88 x 88."""
+    decoder = VideoDecoder(dim=32, hidden=64, num_queries=4)
+    logits = torch.randn(1, 4, 3, 88, 88, generator=torch.Generator().manual_seed(0))
+    full = nn.functional.interpolate(logits[0], scale_factor=4, mode="bilinear")
+    small = nn.functional.interpolate(full, size=shape, mode="bilinear").flatten(1)
+    weak = decoder.low(logits, shape)[0, 0]
+    if shape in ((44, 44), (22, 22), (11, 11)):
+        sure = (small - decoder.attention_threshold).abs() > 1e-6
+        assert torch.equal(weak[sure], (small < decoder.attention_threshold)[sure])
+    direct = nn.functional.interpolate(logits[0], size=shape, mode="bilinear").flatten(1)
+    sure = (direct - decoder.attention_threshold).abs() > 1e-6
+    assert torch.equal(weak[sure], (direct < decoder.attention_threshold)[sure]) and sure.float().mean() > 0.99
