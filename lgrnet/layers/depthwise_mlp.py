@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lgrnet.ops import depthwise_gelu
 
-PART = 2**20
-"""Hidden numbers at a time in inference on a CPU: 4 MB, which stay in its caches and in pages already mapped."""
+PART = 2**19
+"""Hidden numbers at a time in inference on a CPU: 2 MB, which stay in its caches and in pages already mapped."""
 LEAST = 64
 """Hidden channels at a time, at least: narrower matrices are multiplied more slowly."""
 
