@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lgrnet.ops import gpu
 from lgrnet.ops.backends import Backend, check_tensors, choose
 from lgrnet.ops.cpu import cannot_run
 from lgrnet.ops.depthwise.cpu import depthwise_gelu_cpu
@@ -16,6 +17,7 @@ __all__ = ["depthwise_gelu"]
 
 BACKENDS = {
     "cpu": Backend(depthwise_gelu_cpu, cannot_run),
+    "triton": Backend(gpu.lazily("depthwise", "depthwise_gelu_triton"), gpu.cannot_run),
     "reference": Backend(depthwise_gelu_reference),
 }
 
@@ -27,8 +29,10 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, in
     weight   [C, 1, 3, 3], as that of a Conv2d with C groups
     bias     [C]
     shape    (H, W)
-    backend  "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside) or
-             "reference"
+    backend  "auto" takes the fastest of ours that can; a name forces it: "cpu" (compiled, float32 inside), "triton"
+             (CUDA, float32 inside) or "reference"
+
+    The kernels take x in another type than weight and bias, as autocast gives it; the result has the type of x.
 
     The map is zero outside; the GELU is the exact one, x Phi(x). Returns [B, H * W, C].
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that

@@ -13,6 +13,8 @@ from torch import nn
 
 from lgrnet.layers import depthwise_mlp
 from lgrnet.layers.depthwise_mlp import DepthwiseMlp, with_depthwise_mlps
+from lgrnet.ops import gpu
+from tests.fake_gpu import HostWaits, fake_gpu, moved
 
 SHAPE = (5, 7)
 TIMM = (lambda: pvt_v2.MlpWithDepthwiseConv(6, 150), (SHAPE,))
@@ -141,3 +143,27 @@ def test_torch_compile_takes_it_whole(grad):
     with torch.set_grad_enabled(grad):
         got = torch.compile(ours, backend="aot_eager", fullgraph=True)(x, SHAPE)
         torch.testing.assert_close(got, ours(x, SHAPE), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(gpu.missing() is not None, reason="triton is not installed")
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_on_a_gpu_it_is_one_kernel_also_under_autocast(half, grad):
+    """The first layer gives bfloat16 there, and the weights stay float32."""
+    _, ours, _ = both(TIMM[0])
+    with fake_gpu(), torch.set_grad_enabled(grad):
+        ours = moved(ours.train(grad))
+        x = torch.randn(2, 35, 6, device="cuda")
+        with HostWaits() as seen, torch.autocast("cuda", torch.bfloat16, enabled=half):
+            out = ours(x, SHAPE)
+        assert seen.found == [] and seen.ops["lgrnet::depthwise_forward_triton"] == 1
+        assert "convolution" not in seen.ops and "gelu" not in seen.ops
+        assert out.dtype == (torch.bfloat16 if half else torch.float32) and out.requires_grad == grad
+
+
+@pytest.mark.skipif(gpu.missing() is not None, reason="triton is not installed")
+def test_on_a_gpu_all_of_it_may_be_in_half_precision():
+    ours = both(TIMM[0])[1].bfloat16()
+    with fake_gpu(), torch.no_grad():
+        ours = moved(ours)
+        assert ours(torch.randn(2, 35, 6, device="cuda", dtype=torch.bfloat16), SHAPE).dtype == torch.bfloat16

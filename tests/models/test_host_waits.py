@@ -17,7 +17,10 @@ from lgrnet.structures import SegOutput, Targets
 from tests.fake_gpu import HostWaits, fake_gpu, moved
 
 QUERIES, FRAMES, SIDE = 10, 6, 16
+MLPS = 8
+"""Of PVTv2-B0."""
 KERNELS = {f"lgrnet::{op}_forward_triton": 1 for op in ("scan", "neighborhood", "deform")}
+KERNELS["lgrnet::depthwise_forward_triton"] = MLPS
 
 
 def model(**encoder) -> LGRNet:

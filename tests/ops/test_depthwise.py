@@ -156,8 +156,8 @@ def test_shapes_that_do_not_fit(change, says):
 
 
 def test_a_backend_that_is_not_there():
-    with pytest.raises(BackendError, match="backend is 'triton', expected auto or one of cpu, reference"):
-        depthwise_gelu(*inputs(1, 2, 2, 2), (2, 2), backend="triton")
+    with pytest.raises(BackendError, match="backend is 'abacus', expected auto or one of cpu, triton, reference"):
+        depthwise_gelu(*inputs(1, 2, 2, 2), (2, 2), backend="abacus")
     with pytest.raises(BackendError, match="it computes in float32, not in torch.float64"):
         depthwise_gelu(*inputs(1, 2, 2, 2), (2, 2), backend="cpu")
 

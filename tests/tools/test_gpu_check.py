@@ -47,7 +47,7 @@ def test_every_section_on_a_cpu_with_torch_timm_and_scipy_alone(tmp_path):
     assert all(section["passed"] and len(section["checks"]) > 1 for section in found["sections"])
     assert {"commit", "torch", "processor"} <= set(found["environment"])
     rows = found["sections"][-1]["extra"]["rows"]
-    assert {row["op"] for row in rows} == {"scan", "neighborhood", "deform", "heads", "loss"}
+    assert {row["op"] for row in rows} == {"scan", "neighborhood", "deform", "depthwise", "heads", "loss"}
     assert {row["status"] for row in rows} == {"ok"}
     page = (tmp_path / "gpu_check.md").read_text()
     assert page.startswith("# GPU check: no GPU: ") and "`python tools/gpu_check.py --device cpu --quick" in page

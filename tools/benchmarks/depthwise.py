@@ -1,6 +1,7 @@
-"""The middle of PVTv2's MLPs: depthwise 3x3 convolution, bias and GELU of the tokens of one 352 x 352 frame.
+"""The middle of PVTv2's MLPs: depthwise 3x3 convolution, bias and GELU of the tokens of 352 x 352 frames.
 
-Inputs: tokens [1, H * W, C], weight [C, 1, 3, 3], bias [C], of the hidden layer of each stage of PVTv2-B2.
+Inputs: tokens [T, H * W, C], weight [C, 1, 3, 3], bias [C], of the hidden layer of each stage of PVTv2-B2. "as timm" is
+our reference. With bf16 everything is in bf16.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ STAGES = {"stage 1": (88, 512), "stage 2": (44, 1024), "stage 3": (22, 1280), "s
 
 
 def cases(quick: bool) -> list[Case]:
-    """The side of the map and the hidden channels of every stage."""
+    """Frames, the side of the map and the hidden channels of every stage; one frame alone leaves a GPU idle."""
     if quick:
-        return [Case("small", {"side": 5, "channels": 20})]
-    return [Case(name, {"side": side, "channels": channels}) for name, (side, channels) in STAGES.items()]
+        return [Case("small", {"frames": 1, "side": 5, "channels": 20})]
+    sizes = {name: {"side": side, "channels": channels} for name, (side, channels) in STAGES.items()}
+    one = [Case(name, {"frames": 1, **size}) for name, size in sizes.items()]
+    return one + [Case(f"{name} T=6", {"frames": 6, **size}, full=False) for name, size in sizes.items()]
 
 
 def problem(case: Case, device: str) -> Problem:
     """Normal tokens, and weights that keep their size."""
-    side, channels = case.sizes["side"], case.sizes["channels"]
+    frames, side, channels = (case.sizes[key] for key in ("frames", "side", "channels"))
     generator = torch.Generator().manual_seed(0)
-    shapes = ((1, side * side, channels), (channels, 1, 3, 3), (channels,))
+    shapes = ((frames, side * side, channels), (channels, 1, 3, 3), (channels,))
     x, weight, bias = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
     shape = (side, side)
     return Problem((x, weight / 3, bias), lambda *inputs: depthwise_gelu_reference(*inputs, shape), {"shape": shape})

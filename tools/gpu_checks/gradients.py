@@ -12,7 +12,7 @@ from benchmarks.runner import without_tf32
 from gpu_checks.check import FAILED, OK, Check, Setup, attempt, bounded
 from gpu_checks.ops import backend, normal, orders, scan_inputs
 from lgrnet.layers.deformable import token_centres
-from lgrnet.ops import ms_deform_attn, neighborhood_attention, selective_scan
+from lgrnet.ops import depthwise_gelu, ms_deform_attn, neighborhood_attention, selective_scan
 
 SHAPES = ((2, 3), (4, 3))
 WHOLE = {False: 0.05, True: 0.3}
@@ -43,6 +43,8 @@ def _references(device: str) -> Iterator[Check]:
     yield from _differences(
         "deform", lambda *x: ms_deform_attn(*x, centres, SHAPES, backend="reference"), deform, device
     )
+    depthwise = (normal(0, 1, 12, 2), normal(1, 2, 1, 3, 3), normal(2, 2))
+    yield from _differences("depthwise", lambda *x: depthwise_gelu(*x, (4, 3), backend="reference"), depthwise, device)
 
 
 def _whole(half: bool, setup: Setup) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Every kernel of the three ops against the reference in float64, forward and backward, at real and odd sizes."""
+"""Every kernel of the ops against the reference in float64, forward and backward, at real and odd sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.runner import DTYPES, error_of, work_of
 from gpu_checks.check import Check, Setup, attempt, bounded
 from lgrnet.layers.deformable import token_centres
 from lgrnet.layers.hilbert import hilbert_order
-from lgrnet.ops import cpu, ms_deform_attn, neighborhood_attention, selective_scan
+from lgrnet.ops import cpu, depthwise_gelu, ms_deform_attn, neighborhood_attention, selective_scan
 
 PYRAMID, ODD = ((11, 11), (22, 22), (44, 44)), ((3, 4), (5, 6), (9, 7))
 VALUE = {"fp32": 1e-5, "bf16": 1e-2}
@@ -158,6 +158,36 @@ def deform_cases(setup: Setup) -> Iterator[Case]:
             return (ms_deform_attn(*given, reference, shapes, backend=backend),)
 
         yield Case(name, tuple(t.to(setup.device) for t in inputs), call)
+
+
+DEPTHWISES = {
+    # images, height, width, channels, whether weight and bias stay in float32
+    "stage 1 of PVTv2-B2, T=6": (6, 88, 88, 512, False),
+    "stage 2 of PVTv2-B2, T=6": (6, 44, 44, 1024, False),
+    "stage 3 of PVTv2-B2, T=6": (6, 22, 22, 1280, False),
+    "stage 4 of PVTv2-B2, T=6": (6, 11, 11, 2048, False),
+    "weights in float32, as under autocast": (6, 44, 44, 1024, True),
+    "odd sizes": (3, 9, 7, 70, False),
+    "one row": (2, 1, 33, 20, False),
+    "one column": (2, 33, 1, 130, True),
+    "one token": (2, 1, 1, 3, False),
+}
+
+
+def depthwise_cases(setup: Setup) -> Iterator[Case]:
+    """Depthwise convolution and GELU."""
+    names = ("odd sizes", "one column") if setup.quick else DEPTHWISES
+    for name in names:
+        images, height, width, channels, full = DEPTHWISES[name]
+        shapes = ((images, height * width, channels), (channels, 1, 3, 3), (channels,))
+        x, weight, bias = (normal(i, *shape).to(setup.device) for i, shape in enumerate(shapes))
+
+        def call(backend, x, weight, bias, shape=(height, width), full=full):
+            if full:
+                weight, bias = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (weight, bias))
+            return (depthwise_gelu(x, weight, bias, shape, backend=backend),)
+
+        yield Case(name, (x, weight / 3, bias), call)
 
 
 def _compared(case: Case, dtype: str, setup: Setup, value: float, gradient: float) -> Iterable[Check]:

@@ -17,6 +17,10 @@ SECTIONS: dict[str, Section] = {
             "deform", "Deformable attention: every kernel against float64", 120,
             ops.section(ops.deform_cases, ops.DEFORM_VALUE, ops.DEFORM_GRADIENT),
         ),
+        Section(
+            "depthwise", "Depthwise convolution and GELU: every kernel against float64", 120,
+            ops.section(ops.depthwise_cases),
+        ),
         Section("golden", "Golden tensors of the published LGRNet", 150, golden.run),
         Section("gradients", "Gradients", 120, gradients.run),
         Section("sequences", "Long sequences", 120, sequences.run),

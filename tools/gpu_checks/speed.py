@@ -9,7 +9,7 @@ from benchmarks import runner, suite
 from benchmarks.contest import Case, Op
 from gpu_checks.check import FAILED, SKIPPED, Check, Setup, attempt, bounded, told
 
-QUICK = ("scan", "neighborhood", "deform", "heads", "loss")
+QUICK = ("scan", "neighborhood", "deform", "depthwise", "heads", "loss")
 SLOW_TO_START = ("compiled", "flex")
 """torch.compile takes a minute for some of these peers: `tools/benchmark.py --suite cuda` has them."""
 LEAST_S = 15.0
