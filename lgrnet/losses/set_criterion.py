@@ -158,7 +158,9 @@ class SetCriterion:
         self, layer: SegOutput, clips: Sequence[_AnnotatedClip], matches: Sequence[Match], points: _Points
     ) -> tuple[Tensor, Tensor]:
         """Sums of BCE and Dice over all maps of matched pairs: one map per object and annotated frame."""
-        queries = [clip.of(layer.mask_logits[i]).index_select(0, matches[i][0]) for i, clip in enumerate(clips)]
+        # Not one by one by its number: each would have a gradient as large as that of all.
+        of_clips = zip(clips, layer.mask_logits.unbind(), matches, strict=True)
+        queries = [clip.of(logits).index_select(0, match[0]) for clip, logits, match in of_clips]
         logits = torch.cat([rows.flatten(0, 1) for rows in queries])  # [M, h, w]
         usable = _usable(clips, points.candidates, points.counts)
         uncertain = uncertain_points(logits, points.candidates, self.num_uncertain, self.logit_scale, usable)
