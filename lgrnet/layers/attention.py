@@ -8,6 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgrnet.layers.parts import in_parts
+
+AT_ONCE = 2**21
+"""Hidden numbers of a feed-forward block at a time on a CPU: 8 MB."""
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -124,7 +129,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]"""
-        return self.norm(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
+        changed = in_parts(self._through, x.flatten(0, -2), self.linear1.out_features, AT_ONCE)
+        return self.norm(x + changed.view_as(x))
+
+    def _through(self, rows: Tensor) -> Tensor:
+        # Of a matrix: with more axes a linear layer's result is a view, and then autograd copies gradients for relu_.
+        return self.linear2(F.relu(self.linear1(rows), inplace=True))
 
 
 class MultiLayerPerceptron(nn.Module):

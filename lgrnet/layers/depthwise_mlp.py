@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgrnet.layers.parts import in_parts, recorded
 from lgrnet.ops import depthwise_gelu
 
 PART = 2**19
 """Hidden numbers at a time in inference on a CPU: 2 MB, which stay in its caches and in pages already mapped."""
+MOST = 2**23
+"""Hidden numbers of whole images at a time in training on a CPU: 32 MB."""
 LEAST = 64
 """Hidden channels at a time, at least: narrower matrices are multiplied more slowly."""
 
@@ -48,6 +51,11 @@ class DepthwiseMlp(nn.Module):
         shape = size if len(size) == 2 else tuple(size[0])
         if self._can_save_memory(x):
             return torch.stack([self._in_parts(tokens, shape) for tokens in x])
+        # Random draws stay in their order.
+        most = MOST if self.drop.p == 0 else x.numel() * self.fc1.out_features
+        return in_parts(lambda images: self._whole(images, shape), x, x.shape[1] * self.fc1.out_features, most)
+
+    def _whole(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         conv = _convolution(self.dwconv)
         hidden = depthwise_gelu(self.fc1(x), conv.weight, conv.bias, shape)
         return self.drop(self.fc2(self.drop(hidden)))
@@ -55,8 +63,7 @@ class DepthwiseMlp(nn.Module):
     def _can_save_memory(self, x: Tensor) -> bool:
         """Where nothing is kept for a backward pass, no graph is recorded, and sums are those of float32."""
         busy = self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        return not (busy or recorded) and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
+        return not (busy or recorded()) and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
 
     def _in_parts(self, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
         """The tokens [H * W, C] of one image, some hidden channels after the others; each adds its share."""
