@@ -258,13 +258,16 @@ LGRNET_INLINE Several<N> exp2(const Several<N> &x) {
 LGRNET_INLINE Lanes exp2(Lanes x) { return exp2(Several<1>{{x}})[0]; }
 
 // The same for x < 128.
-LGRNET_INLINE Lanes exp2_below_128(Lanes x) {
+template <int N>
+LGRNET_INLINE Several<N> exp2_below_128(const Several<N> &x) {
 #if defined(__AVX512DQ__)
-  return exp2(x);
+  return exp2_within(x);
 #else
-  return exp2_within(Several<1>{{at_least(x, all(-EXP2_MOST))}})[0];
+  return exp2_within(each<N>([&](int i) { return at_least(x[i], all(-EXP2_MOST)); }));
 #endif
 }
+
+LGRNET_INLINE Lanes exp2_below_128(Lanes x) { return exp2_below_128(Several<1>{{x}})[0]; }
 
 constexpr float LOG2_E = 1.44269504088896340736f;
 

@@ -29,26 +29,30 @@ struct Task {
   int64_t clip, frame, begin, end;
 };
 
-// The window of a row of queries: rows of the keys or the values.
-template <bool ONE_TOKEN>
+// The window of a row of queries: rows of the keys or the values. D channels and a window of W where the compiler knows
+// them, else 0.
+template <bool ONE_TOKEN, int D = 0, int W = 0>
 struct Window {
   const Problem &p;
   const Level &level;
   std::vector<const float *> rows;
 
+  int64_t channels() const { return D ? D : p.channels; }
+  int64_t window() const { return W ? W : p.window; }
+
   // The products of a block of queries [d] with its keys, times scale, [column, row]. Returns the largest ones.
   LGRNET_MEMBER Lanes multiply(const Block &block, const Lanes *queries, float scale, Lanes *products) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
     Lanes most;
-    in_parts<8>(p.channels, [&](auto part, int64_t first) LGRNET_MEMBER {
+    in_parts<8>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
       constexpr int C = decltype(part)::value;
       Lanes q[C];
       for (int c = 0; c < C; ++c) q[c] = queries[first + c] * all(scale);
       most = all(-std::numeric_limits<float>::infinity());
-      for (int64_t j = 0; j < p.window; ++j) {
+      for (int64_t j = 0; j < window(); ++j) {
         const float *key = rows[j] + block.first + first * channel;
         Lanes *product = products + j;
-        for (int64_t i = 0; i < p.window; ++i, key += block.step, product += p.window) {
+        for (int64_t i = 0; i < window(); ++i, key += block.step, product += window()) {
           Lanes sum = first ? *product : Lanes{};
           for (int c = 0; c < C; ++c) sum += q[c] * load(key + c * channel);
           *product = sum;
@@ -63,14 +67,14 @@ struct Window {
   template <class Prepare>
   LGRNET_MEMBER void add(const Block &block, const Lanes *weights, Lanes *sums, Prepare prepare) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
-    in_parts<8>(p.channels, [&](auto part, int64_t first) LGRNET_MEMBER {
+    in_parts<8>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
       constexpr int C = decltype(part)::value;
       Lanes sum[C];
       for (int c = 0; c < C; ++c) sum[c] = Lanes{};
-      for (int64_t j = 0; j < p.window; ++j) {
+      for (int64_t j = 0; j < window(); ++j) {
         const float *value = rows[j] + block.first + first * channel;
         int64_t n = j;
-        for (int64_t i = 0; i < p.window; ++i, value += block.step, n += p.window) {
+        for (int64_t i = 0; i < window(); ++i, value += block.step, n += window()) {
           if (!first) prepare(n);
           for (int c = 0; c < C; ++c) sum[c] += weights[n] * load(value + c * channel);
         }
@@ -153,7 +157,7 @@ class Forward {
 
 // The rows of a task are those of dq, and the same ones of dk and dv; it computes the weights of all queries that look
 // at them.
-template <bool ONE_TOKEN>
+template <bool ONE_TOKEN, int D = 0, int W = 0>
 class Backward {
  public:
   Backward(const Problem &problem, const Level &of)
@@ -219,11 +223,16 @@ class Backward {
       values.multiply(block, query.dout, 1.0f, query.dlogits);
       // From the logits the weights, and from the derivatives by the weights those by the logits.
       Lanes total{}, mean{};
-      for (int64_t n = 0; n < p.window * p.window; ++n) {
-        query.weights[n] = exp2_below_128(query.weights[n] - most);
-        total += query.weights[n];
-        mean += query.weights[n] * query.dlogits[n];
-      }
+      in_parts<5>(keys.window() * keys.window(), [&](auto part, int64_t first) LGRNET_MEMBER {
+        constexpr int N = decltype(part)::value;
+        Lanes *weights = query.weights + first;
+        const auto e = exp2_below_128(each<N>([&](int i) { return weights[i] - most; }));
+        for (int i = 0; i < N; ++i) {
+          weights[i] = e[i];
+          total += e[i];
+          mean += e[i] * query.dlogits[first + i];
+        }
+      });
       total = all(1.0f) / total;
       mean *= total;
       const auto finish = [&](int64_t n) LGRNET_MEMBER {
@@ -241,7 +250,7 @@ class Backward {
   const Level &level;
   Map q_map, dout_map, k_map, v_map;
   Rows k_rows, v_rows, dk_rows, dv_rows;
-  Window<ONE_TOKEN> keys, values;
+  Window<ONE_TOKEN, D, W> keys, values;
   std::conditional_t<ONE_TOKEN, TokenSums, PlaneSums> key_sums;
   std::vector<Lanes> dq;  // of a block, [d]
   Transpose transpose;
@@ -278,15 +287,23 @@ void for_all(const Problem &p, const std::vector<Level> &levels, int threads) {
   });
 }
 
-template <template <bool> class Job>
-void for_all(const Problem &p, const int64_t *sides, int64_t count, int threads) {
+std::vector<Level> levels_of(const Problem &p, const int64_t *sides, int64_t count) {
   std::vector<Level> levels;
   for (int64_t i = 0, first = 0; i < count; ++i, first += levels.back().height * levels.back().width)
     levels.emplace_back(p, sides[2 * i], sides[2 * i + 1], first);
-  if (p.one_token())
-    for_all<Job<true>>(p, levels, threads);
-  else
-    for_all<Job<false>>(p, levels, threads);
+  return levels;
+}
+
+void forward(const Problem &p, const std::vector<Level> &levels, int threads) {
+  if (p.one_token()) return for_all<Forward<true>>(p, levels, threads);
+  for_all<Forward<false>>(p, levels, threads);
+}
+
+void backward(const Problem &p, const std::vector<Level> &levels, int threads) {
+  if constexpr (LANES == 8)  // LGRNet's sizes on AVX2
+    if (p.one_token() && p.channels == 8 && p.window == 5) return for_all<Backward<true, 8, 5>>(p, levels, threads);
+  if (p.one_token()) return for_all<Backward<true>>(p, levels, threads);
+  for_all<Backward<false>>(p, levels, threads);
 }
 
 Input input(const float *data, const int64_t *strides) { return {data, strides[0], strides[1], strides[2]}; }
@@ -303,7 +320,7 @@ int lgrnet_neighborhood_forward(const float *q, const float *k, const float *v, 
                                 int threads) {
   const Problem p{input(q, strides), input(k, strides + 3), input(v, strides + 6), {}, clips, frames, tokens, heads,
                   channels, window, dilation, shift, out, nullptr, nullptr, nullptr};
-  for_all<Forward>(p, sides, levels, threads);
+  forward(p, levels_of(p, sides, levels), threads);
   return 0;
 }
 
@@ -314,7 +331,7 @@ int lgrnet_neighborhood_backward(const float *q, const float *k, const float *v,
                                  int64_t window, int64_t dilation, int64_t shift, int threads) {
   const Problem p{input(q, strides), input(k, strides + 3), input(v, strides + 6), input(dout, strides + 9), clips,
                   frames, tokens, heads, channels, window, dilation, shift, nullptr, dq, dk, dv};
-  for_all<Backward>(p, sides, levels, threads);
+  backward(p, levels_of(p, sides, levels), threads);
   return 0;
 }
 }
