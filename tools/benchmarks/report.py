@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,9 +42,22 @@ def environment(device: str) -> dict[str, object]:
         "timm": timm.__version__,
         "numpy": np.__version__,
     }
+    if device == "cpu":
+        facts |= {"sgemm": f"{_product_rate():.0f} GFLOP/s a thread"}
     if device == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "triton": _version("triton")}
     return facts
+
+
+def _product_rate(size: int = 1024, rounds: int = 5) -> float:
+    """Billions of operations a second of processor time in a matrix product of torch: a bound for most of a model."""
+    a, b = torch.rand(2, size, size)
+    seconds = []
+    for _ in range(rounds):
+        start = time.process_time()
+        torch.mm(a, b)
+        seconds.append(time.process_time() - start)
+    return 2e-9 * size**3 / max(min(seconds), 1e-9)
 
 
 def _version(package: str) -> str:
