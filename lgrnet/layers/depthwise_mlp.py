@@ -50,7 +50,7 @@ class DepthwiseMlp(nn.Module):
             return self.forward_of_library(self, x, *size)
         shape = size if len(size) == 2 else tuple(size[0])
         if self._can_save_memory(x):
-            return torch.stack([self._in_parts(tokens, shape) for tokens in x])
+            return torch.stack([self._by_channels(tokens, shape) for tokens in x])
         # Random draws stay in their order.
         most = MOST if self.drop.p == 0 else x.numel() * self.fc1.out_features
         return in_parts(lambda images: self._whole(images, shape), x, x.shape[1] * self.fc1.out_features, most)
@@ -65,7 +65,7 @@ class DepthwiseMlp(nn.Module):
         busy = self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
         return not (busy or recorded()) and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
 
-    def _in_parts(self, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _by_channels(self, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
         """The tokens [H * W, C] of one image, some hidden channels after the others; each adds its share."""
         conv = _convolution(self.dwconv)
         width = max(LEAST, PART // max(1, len(tokens)) // LEAST * LEAST)

@@ -29,8 +29,11 @@ def both(make):
     return theirs, DepthwiseMlp(copy.deepcopy(theirs)), torch.randn(2, 35, 6)
 
 
+@pytest.mark.parametrize("most", [1, 35 * 150, 2**23])
 @pytest.mark.parametrize(("make", "size"), [TIMM, SEGFORMER])
-def test_value_gradients_and_names_are_theirs(make, size):
+def test_value_gradients_and_names_are_theirs(make, size, most, monkeypatch):
+    """However many images go at once: one, one, and both."""
+    monkeypatch.setattr(depthwise_mlp, "MOST", most)
     theirs, ours, x = both(make)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert [k for k, _ in ours.named_modules()] == [k for k, _ in theirs.named_modules()]
@@ -56,7 +59,8 @@ def test_in_inference_the_hidden_channels_come_in_parts(make, size, batch, monke
         torch.testing.assert_close(ours.double()(x.double(), *size), theirs.double()(x.double(), *size))
 
 
-def test_drop_out_in_training_draws_as_theirs():
+def test_drop_out_in_training_draws_as_theirs(monkeypatch):
+    monkeypatch.setattr(depthwise_mlp, "MOST", 1)
     theirs, ours, x = both(lambda: pvt_v2.MlpWithDepthwiseConv(6, 150, drop=0.5))
     results = []
     for mlp in (theirs, ours):

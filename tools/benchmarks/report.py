@@ -49,7 +49,7 @@ def environment(device: str) -> dict[str, object]:
     return facts
 
 
-def _product_rate(size: int = 1024, rounds: int = 5) -> float:
+def _product_rate(size: int = 1024, rounds: int = 20) -> float:
     """Billions of operations a second of processor time in a matrix product of torch: a bound for most of a model."""
     a, b = torch.rand(2, size, size)
     seconds = []
