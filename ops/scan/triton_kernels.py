@@ -494,7 +494,7 @@ def _backward_tile(D: int, N: int, short: bool) -> Tile:
     inner = min(32, max(min(8, _power(N)), _power(N) // 16))
     outer = _power(N) // inner
     channels = min(_power(D), 4 if short else 32 if N <= 32 else 16)
-    return Tile(_interval(N), outer, 1, channels, inner, max(1, min(4, channels * inner // 32)), 2 if short else 1)
+    return Tile(_interval(N), outer, 1, channels, inner, max(1, min(8, channels * inner // 32)), 2 if short else 1)
 
 
 def _interval(N: int) -> int:
