@@ -147,6 +147,15 @@ def test_nothing_gives_nothing(length, batch):
     assert all(t.grad is None or not t.grad.isnan().any() for t in tensors)
 
 
+def test_no_direction_gives_zeros():
+    arguments = {k: v if k == "x" else v[:, :, :0] if v.ndim == 4 else v[:0] for k, v in inputs(directions=1).items()}
+    tensors, _, order = both(arguments)
+    y = selective_scan_cpu(*tensors, order)
+    y.sum().backward()
+    assert y.shape == tensors[0].shape and not y.any()
+    assert torch.equal(tensors[0].grad, torch.zeros_like(tensors[0]))
+
+
 @pytest.mark.parametrize("order", [[[0, 1, 1]], [[0, 1, 3]], [[-1, 0, 1]]])
 def test_an_order_that_is_no_permutation_is_refused(order):
     arguments = inputs(length=3, directions=1) | {"order": torch.tensor(order).int()}

@@ -1,7 +1,6 @@
 // The scan's way back. Letters as in problem.h.
 #pragma once
 
-#include "../../cpu/transpose.h"
 #include "problem.h"
 
 namespace scan {

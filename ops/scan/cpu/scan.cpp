@@ -105,7 +105,8 @@ void add_up(const float *from, int64_t count, int64_t size, float *to) {
 
 template <int FIXED>
 void all_back(const Problem &p, const Gradients &gradients, const float *checkpoints, int threads) {
-  const int64_t at_once = gradients.apart ? 1 : p.directions, tasks = p.clips * p.directions / at_once;
+  const int64_t at_once = gradients.apart ? 1 : std::max<int64_t>(p.directions, 1);
+  const int64_t tasks = p.clips * p.directions / at_once;
   parallel_for(tasks, threads, [&](int64_t task) {
     Backward<FIXED> back(p, gradients, checkpoints);
     for (int64_t i = task * at_once; i < (task + 1) * at_once; ++i) back.run(i / p.directions, i % p.directions);
@@ -176,6 +177,7 @@ int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const 
   else
     all_back<0>(p, gradients, checkpoints, threads);
   if (apart) add_up(dxs.data(), directions, size, dx);
+  if (!directions) std::fill_n(dx, size, 0.0f);  // nobody else has written it
   add_up(of_weight, clips, rows * rank, dweight);
   add_up(of_a, clips, rows * states, da);
   add_up(of_bias, clips, rows, dbias);
