@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,19 +10,14 @@ import torch
 from lgrnet.layers.deformable import token_centres
 from lgrnet.ops import ms_deform_attn
 from lgrnet.ops.backends import BackendError
+from tests.ops.interpreter import assert_passes_in_interpreter
 from tests.ops.test_deform import SHAPES, inputs
 
-ROOT = Path(__file__).resolve().parents[2]
 PYRAMID = ((11, 11), (22, 22), (44, 44))
 
 
 def test_everything_in_tritons_interpreter():
-    pytest.importorskip("triton", reason="triton is not installed")
-    file = "tests/ops/interpreted_deform.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert_passes_in_interpreter("interpreted_deform.py")
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets its kernels here")

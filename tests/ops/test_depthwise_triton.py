@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from lgrnet.ops import depthwise_gelu
 from lgrnet.ops.backends import BackendError
+from tests.ops.interpreter import assert_passes_in_interpreter
 from tests.ops.test_depthwise import inputs, relative
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = [(88, 512), (44, 1024), (22, 1280), (11, 2048)]
 """Side of the map and hidden channels of PVTv2-B2 at 352 pixels."""
 
 
 def test_everything_in_tritons_interpreter():
-    pytest.importorskip("triton", reason="triton is not installed")
-    file = "tests/ops/interpreted_depthwise.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert_passes_in_interpreter("interpreted_depthwise.py")
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets its kernels here")
