@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from lgrnet.ops import cpu, neighborhood_attention
-from lgrnet.ops.neighborhood import cpu as kernel
 from lgrnet.ops.neighborhood.cpu import neighborhood_attention_cpu, neighborhood_backward, neighborhood_forward
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
 
@@ -67,16 +64,6 @@ def check(tensors, weights, arguments):
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_every_gradient(case):
     check(*inputs(case))
-
-
-@pytest.mark.parametrize("name", cpu.LEVELS)
-def test_every_library_that_runs_here(name, monkeypatch):
-    if cpu.LEVELS.index(name) > cpu.LEVELS.index(cpu.level()):
-        pytest.skip(f"this processor does not run {name}")
-    library = ctypes.CDLL(str(Path(cpu.__file__).parent / f"kernels.{name}.so"))
-    monkeypatch.setattr(kernel, "library", lambda: library)
-    for case in CASES[1:]:
-        check(*inputs(case))
 
 
 def test_large_logits():
