@@ -23,7 +23,7 @@ def random_points(rows, count, seed=0):
     return torch.cat((points, corners), 1)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 2), (16, 24)])
 @pytest.mark.parametrize("shared_points", [False, True])
 def test_sampling_equals_enlarging_first(scale, size, shared_points):
@@ -62,8 +62,9 @@ def test_no_enlargement_is_made(monkeypatch):
         return real(images, grid, **arguments)
 
     monkeypatch.setattr(F, "grid_sample", watched)
-    sample_upsampled(torch.randn(2, 8, 8), torch.rand(2, 5, 2), 4)
-    assert max(largest) == 2 * 8 * 8
+    for scale in (3, 4, 8):
+        sample_upsampled(torch.randn(2, 8, 8), torch.rand(2, 5, 2), scale)
+    assert largest == [2 * 8 * 8, 2 * 16 * 16, 2 * 16 * 16]
 
 
 def test_half_precision_maps_are_read_with_full_precision_points():
