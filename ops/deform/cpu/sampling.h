@@ -161,15 +161,14 @@ struct Samples {
   }
 
  private:
-  // Asks for this head's part of the numbers of the next queries. A head's rows lie so far apart that the processor does
-  // not see by itself what comes next.
+  // Asks for what a head needs of some queries. A head's rows lie so far apart that the processor does not see by itself
+  // what comes next.
   // Always inline: the compiler drops calls of a function that only prefetches.
   inline __attribute__((always_inline)) void prefetch(int64_t query, int64_t head) const {
-    const int64_t first = query + head * LANES / planes.heads, end = query + (head + 1) * LANES / planes.heads;
-    for (int64_t q = first; q < std::min(end, p.queries); ++q) {
-      const float *logits = p.logits + row(q, 0) * count, *offsets = p.offsets + row(q, 0) * 2 * count;
-      for (int64_t i = 0; i < planes.heads * count; i += 16) __builtin_prefetch(logits + i);
-      for (int64_t i = 0; i < planes.heads * 2 * count; i += 16) __builtin_prefetch(offsets + i);
+    for (int64_t q = query; q < std::min(query + LANES, p.queries); ++q) {
+      const float *logits = p.logits + row(q, head) * count, *offsets = p.offsets + row(q, head) * 2 * count;
+      for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(logits + i);
+      for (int64_t i = 0; i < 2 * count; i += 16) __builtin_prefetch(offsets + i);
     }
   }
 
