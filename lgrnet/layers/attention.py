@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lgrnet.layers.parts import in_parts
 
-AT_ONCE = 2**21
-"""Hidden numbers of a feed-forward block at a time on a CPU: 8 MB."""
+AT_ONCE = 2**19
+"""Hidden numbers of a feed-forward block at a time on a CPU: 2 MB, which its caches hold."""
 
 
 @dataclass(frozen=True)
