@@ -10,7 +10,7 @@ import torch
 from lgrnet.layers.deformable import token_centres
 from lgrnet.ops import ms_deform_attn
 from lgrnet.ops.backends import BackendError
-from tests.ops.interpreter import assert_passes_in_interpreter
+from tests.ops.own_process import assert_passes_in_interpreter
 from tests.ops.test_deform import SHAPES, inputs
 
 PYRAMID = ((11, 11), (22, 22), (44, 44))

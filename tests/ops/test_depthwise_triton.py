@@ -9,7 +9,7 @@ import torch
 
 from lgrnet.ops import depthwise_gelu
 from lgrnet.ops.backends import BackendError
-from tests.ops.interpreter import assert_passes_in_interpreter
+from tests.ops.own_process import assert_passes_in_interpreter
 from tests.ops.test_depthwise import inputs, relative
 
 STAGES = [(88, 512), (44, 1024), (22, 1280), (11, 2048)]

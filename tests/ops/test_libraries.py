@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lgrnet.ops import cpu
+from tests.ops.own_process import ROOT, assert_passes
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 TESTS = ["test_scan_cpu.py", "test_neighborhood_cpu.py", "test_deform_cpu.py", "test_depthwise.py"]
 
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 
 
-def passes(library: Path):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.ops.one_library"]
-    environment = {**os.environ, "LGRNET_KERNELS": str(library)}
-    done = subprocess.run(
-        [*command, *(str(HERE / name) for name in TESTS)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+def assert_passes_with(library: Path) -> None:
+    assert_passes(TESTS, {"LGRNET_KERNELS": str(library)}, "-p", "tests.ops.one_library")
 
 
 @pytest.mark.parametrize("name", cpu.LEVELS)
 def test_a_library_that_this_processor_runs(name):
     if cpu.LEVELS.index(name) >= cpu.LEVELS.index(cpu.level()):
         pytest.skip(f"{cpu.level()} is the one the other tests run, and the widest this processor can")
-    passes(Path(cpu.__file__).parent / f"kernels.{name}.so")
+    assert_passes_with(Path(cpu.__file__).parent / f"kernels.{name}.so")
 
 
 def test_avx512_without_such_a_processor(tmp_path):
@@ -44,6 +36,7 @@ def test_avx512_without_such_a_processor(tmp_path):
     flags = ["-O2", "-std=c++17", "-ffp-contract=fast", "-mavx2", "-mfma", "-pthread", "-fPIC", "-shared", "-w"]
     sources = sorted(str(path) for path in (ROOT / "ops").glob("**/*.cpp"))
     subprocess.run(
-        [compiler, *flags, "-include", str(HERE / "avx512_stand_in.h"), *sources, "-o", str(library)], check=True
+        [compiler, *flags, "-include", str(Path(__file__).parent / "avx512_stand_in.h"), *sources, "-o", str(library)],
+        check=True,
     )
-    passes(library)
+    assert_passes_with(library)

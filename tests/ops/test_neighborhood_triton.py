@@ -9,7 +9,7 @@ import torch
 
 from lgrnet.ops import neighborhood_attention
 from lgrnet.ops.backends import BackendError
-from tests.ops.interpreter import assert_passes_in_interpreter
+from tests.ops.own_process import assert_passes_in_interpreter
 from tests.ops.test_neighborhood import draw
 
 PYRAMID = ((11, 11), (22, 22), (44, 44))
