@@ -39,6 +39,8 @@ def sample_upsampled(logits: Tensor, points: Tensor, scale: int = 4) -> Tensor:
     """
     if scale < 1:
         raise ValueError(f"scale is {scale}, expected a whole number of at least 1")
+    if scale == 1:
+        return sample_points(logits, points)
     logits, points = _checked(logits, points)
     height, width = logits.shape[-2:]
     grid = torch.empty_like(points)
