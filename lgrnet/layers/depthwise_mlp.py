@@ -72,7 +72,7 @@ class DepthwiseMlp(nn.Module):
         hidden_first = (self.fc1.weight, self.fc1.bias, conv.weight, conv.bias, self.fc2.weight.t())
         out = self.fc2.bias.repeat(len(tokens), 1)
         for inward, shift, weight, bias, outward in zip(*(t.split(width) for t in hidden_first), strict=True):
-            hidden = depthwise_gelu(F.linear(tokens, inward, shift)[None], weight, bias, shape)
+            hidden = depthwise_gelu(F.linear(tokens, inward)[None], weight, bias, shape, shift=shift)
             out.addmm_(hidden[0], outward)
         return out
 

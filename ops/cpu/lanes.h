@@ -146,6 +146,7 @@ struct Several {
 
   Lanes &operator[](int i) { return v[i]; }
   const Lanes &operator[](int i) const { return v[i]; }
+  static constexpr int size() { return N; }
 };
 
 template <int N, class Function>

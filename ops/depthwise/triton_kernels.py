@@ -219,9 +219,11 @@ def depthwise_backward_kernel(
             tl.store(shares + (tl.program_id(1) * 10 + k) * CHANNELS + channel, own[k], mask=there)
 
 
-def depthwise_gelu_triton(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int]) -> Tensor:
-    """See `lgrnet.ops.depthwise_gelu`; computes in float32."""
-    return depthwise_forward(x, weight, bias, *shape)
+def depthwise_gelu_triton(
+    x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int], shift: Tensor | None = None
+) -> Tensor:
+    """See `lgrnet.ops.depthwise_gelu`; computes in float32; the shift is added before, in the type of x."""
+    return depthwise_forward(x if shift is None else x + shift.to(x.dtype), weight, bias, *shape)
 
 
 @torch.library.custom_op("lgrnet::depthwise_forward_triton", mutates_args=())

@@ -46,6 +46,16 @@ def test_value_and_every_gradient(name):
     compare(*both(CASES[name]), CASES[name][1:3])
 
 
+def test_a_shift_is_added_inside_the_map_alone():
+    tensors, truth = both((2, 5, 3, 20))
+    shift = torch.linspace(-1, 2, 20, requires_grad=True)
+    got = depthwise_gelu(*tensors, (5, 3), shift=shift, backend="triton")
+    expected = depthwise_gelu_reference(truth[0] + shift.double(), *truth[1:], (5, 3))
+    assert relative(got, expected) < 3e-7
+    (found,), (true,) = torch.autograd.grad(got.sum(), shift), torch.autograd.grad(expected.sum(), shift)
+    assert relative(found, true) < 1e-6
+
+
 @pytest.mark.parametrize("programs", [1, 5])
 def test_a_program_goes_on_to_the_next_patch_and_image(programs, monkeypatch):
     monkeypatch.setattr(kernels, "PROGRAMS", programs)

@@ -60,6 +60,20 @@ def test_value_and_every_gradient(sizes):
 
 
 @compiled
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_shift_is_added_inside_the_map_alone(sizes):
+    low = [t.float().requires_grad_() for t in (*inputs(*sizes), torch.linspace(-1, 2, sizes[3]))]
+    high = [t.detach().double().requires_grad_() for t in low]
+    got = depthwise_gelu(*low[:3], sizes[1:3], shift=low[3], backend="cpu")
+    expected = depthwise_gelu_reference(high[0] + high[3], *high[1:3], sizes[1:3])
+    assert torch.equal(depthwise_gelu(*high[:3], sizes[1:3], shift=high[3]), expected)  # the reference
+    assert relative(got, expected) < 3e-7
+    gradients = torch.autograd.grad(got.square().sum(), low)
+    for found, true in zip(gradients, torch.autograd.grad(expected.square().sum(), high), strict=True):
+        assert relative(found, true) < 2e-6
+
+
+@compiled
 def test_the_gelu_is_exact_to_the_last_digits_everywhere():
     x = torch.linspace(-12, 12, 200_001)[None, :, None].requires_grad_()
     middle = torch.zeros(1, 1, 3, 3)
@@ -82,6 +96,18 @@ def test_large_numbers(value):
     x = torch.full((1, 1, 1), value)
     out = depthwise_gelu_cpu(x, torch.ones(1, 1, 3, 3), torch.zeros(1), (1, 1))
     assert out.item() == pytest.approx(max(0.0, value), rel=1e-6, abs=1e-6)
+
+
+@compiled
+def test_no_number_is_so_small_that_it_is_slow():
+    """Denormal numbers take a processor many times longer."""
+    x = torch.linspace(-40, -5, 1001)[None, :, None].requires_grad_()
+    middle = torch.zeros(1, 1, 3, 3)
+    middle[..., 1, 1] = 1
+    out = depthwise_gelu_cpu(x, middle, torch.zeros(1), (1, 1001))
+    out.sum().backward()
+    for numbers in (out.detach(), x.grad):
+        assert float(numbers.abs().min()) > torch.finfo(torch.float32).tiny
 
 
 @compiled
@@ -144,15 +170,16 @@ def test_inputs_that_are_not_contiguous():
 def test_the_op_keeps_torchs_rules():
     tensors = [t.requires_grad_() for t in inputs(2, 5, 7, 20, torch.float32)]
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(depthwise_forward, (*tensors, 5, 7), test_utils=tests)
+    for shift in (None, torch.randn(20, requires_grad=True)):
+        torch.library.opcheck(depthwise_forward, (*tensors, shift, 5, 7), test_utils=tests)
 
 
-@pytest.mark.parametrize("change, says", [(0, "x has shape"), (1, "weight has shape"), (2, "bias has shape")])
-def test_shapes_that_do_not_fit(change, says):
-    tensors = inputs(2, 5, 7, 20)
+@pytest.mark.parametrize("change, name", enumerate(("x", "weight", "bias", "shift")))
+def test_shapes_that_do_not_fit(change, name):
+    tensors = [*inputs(2, 5, 7, 20), torch.zeros(20)]
     tensors[change] = tensors[change][:, :-1] if change < 2 else tensors[change][:-1]
-    with pytest.raises(ValueError, match=says):
-        depthwise_gelu(*tensors, (5, 7))
+    with pytest.raises(ValueError, match=f"{name} has shape"):
+        depthwise_gelu(*tensors[:3], (5, 7), shift=tensors[3])
 
 
 def test_a_backend_that_is_not_there():
@@ -165,4 +192,4 @@ def test_a_backend_that_is_not_there():
 @compiled
 def test_the_kernel_refuses_sides_that_are_not_the_maps():
     with pytest.raises(ValueError, match="expected"):
-        depthwise_forward(*inputs(1, 2, 3, 4, torch.float32), 3, 3)
+        depthwise_forward(*inputs(1, 2, 3, 4, torch.float32), None, 3, 3)

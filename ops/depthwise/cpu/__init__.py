@@ -12,40 +12,47 @@ from lgrnet.ops.cpu import library, pointer
 __all__ = ["depthwise_gelu_cpu"]
 
 
-def depthwise_gelu_cpu(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int]) -> Tensor:
+def depthwise_gelu_cpu(
+    x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int], shift: Tensor | None = None
+) -> Tensor:
     """See `lgrnet.ops.depthwise_gelu`; computes in float32."""
-    return depthwise_forward(*(t.float().contiguous() for t in (x, weight, bias)), *shape).to(x.dtype)
+    inputs = (None if t is None else t.float().contiguous() for t in (x, weight, bias, shift))
+    return depthwise_forward(*inputs, *shape).to(x.dtype)
 
 
 @torch.library.custom_op("lgrnet::depthwise_forward", mutates_args=(), device_types="cpu")
-def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
+def depthwise_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int
+) -> Tensor:
     """[B, H * W, C]"""
-    _check(x, weight, bias, height, width)
+    _check(x, weight, bias, shift, height, width)
     out = torch.empty_like(x)
     if out.numel():
-        library().lgrnet_depthwise_forward(*map(pointer, (x, weight, bias, out)), *_sizes(x, height, width))
+        library().lgrnet_depthwise_forward(*_pointers(x, shift, weight, bias, out), *_sizes(x, height, width))
     return out
 
 
 @torch.library.custom_op("lgrnet::depthwise_backward", mutates_args=(), device_types="cpu")
-def depthwise_backward(x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor, height: int, width: int) -> list[Tensor]:
+def depthwise_backward(
+    x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, dout: Tensor, height: int, width: int
+) -> list[Tensor]:
     """Gradients of x, weight and bias."""
-    inputs = (x, weight, bias)
-    _check(*inputs, height, width)
+    _check(x, weight, bias, shift, height, width)
     if x.numel() == 0:
-        return [torch.zeros_like(t) for t in inputs]
-    gradients = [torch.empty_like(t) for t in inputs]
-    library().lgrnet_depthwise_backward(*map(pointer, (*inputs, dout, *gradients)), *_sizes(x, height, width))
+        return [torch.zeros_like(t) for t in (x, weight, bias)]
+    gradients = [torch.empty_like(t) for t in (x, weight, bias)]
+    tensors = _pointers(x, shift, weight, bias, dout, *gradients)
+    library().lgrnet_depthwise_backward(*tensors, *_sizes(x, height, width))
     return gradients
 
 
 @depthwise_forward.register_fake
-def _(x, weight, bias, height, width):
+def _(x, weight, bias, shift, height, width):
     return torch.empty_like(x)
 
 
 @depthwise_backward.register_fake
-def _(x, weight, bias, dout, height, width):
+def _(x, weight, bias, shift, dout, height, width):
     return [torch.empty_like(t) for t in (x, weight, bias)]
 
 
@@ -55,10 +62,16 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
-    return *depthwise_backward(*ctx.saved_tensors, dout.contiguous(), ctx.height, ctx.width), None, None
+    dx, *others = depthwise_backward(*ctx.saved_tensors, dout.contiguous(), ctx.height, ctx.width)
+    dshift = dx.sum((0, 1)) if ctx.needs_input_grad[3] else None
+    return dx, *others, dshift, None, None
 
 
 depthwise_forward.register_autograd(_backward, setup_context=_remember)
+
+
+def _pointers(*tensors: Tensor | None) -> list:
+    return [None if tensor is None else pointer(tensor) for tensor in tensors]
 
 
 def _sizes(x: Tensor, height: int, width: int) -> list:
@@ -66,15 +79,13 @@ def _sizes(x: Tensor, height: int, width: int) -> list:
     return [*map(c_int64, (len(x), height, width, x.shape[2])), c_int(torch.get_num_threads())]
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int) -> None:
     """The kernel reads and writes where the sizes say: wrong ones would be memory of others."""
     channels = x.shape[2]
-    if (
-        min(height, width) < 0
-        or height * width != x.shape[1]
-        or (weight.numel(), len(bias)) != (9 * channels, channels)
-    ):
+    found = (weight.numel(), len(bias), channels if shift is None else len(shift))
+    if min(height, width) < 0 or height * width != x.shape[1] or found != (9 * channels, channels, channels):
+        shapes = ", ".join(str(None if t is None else tuple(t.shape)) for t in (x, weight, bias, shift))
         raise ValueError(
-            f"x has shape {tuple(x.shape)}, weight {tuple(weight.shape)}, bias {tuple(bias.shape)}; expected "
-            f"[B, {height} * {width}, C], [C, 1, 3, 3] and [C]"
+            f"x, weight, bias and shift have shapes {shapes}; expected [B, {height} * {width}, C], [C, 1, 3, 3], [C] "
+            "and [C] or None"
         )

@@ -25,11 +25,13 @@ struct Problem {
   int64_t bands() const { return (height + BAND - 1) / BAND; }
   int64_t parts() const { return (channels + VECTORS * LANES - 1) / (VECTORS * LANES); }
   int64_t tasks() const { return batch * bands() * parts(); }
+  bool whole(int64_t task) const { return (task % parts() + 1) * VECTORS * LANES <= channels; }
 };
 
-// Where a task works.
+// Where a task works. WHOLE: it has VECTORS full vectors of channels, which the compiler then knows.
+template <bool WHOLE>
 struct Place {
-  int64_t image, band, begin, end, first, count, vectors;  // rows begin..end, channels first..first + count
+  int64_t image, band, begin, end, first, count;  // rows begin..end, channels first..first + count
 
   Place(const Problem &p, int64_t task) {
     const int64_t part = task % p.parts();
@@ -39,52 +41,67 @@ struct Place {
     end = std::min(begin + BAND, p.height);
     first = part * VECTORS * LANES;
     count = std::min(VECTORS * LANES, p.channels - first);
-    vectors = (count + LANES - 1) / LANES;
   }
 
   int64_t offset(const Problem &p, int64_t y) const { return (image * p.height + y) * p.width * p.channels + first; }
-  int lanes(int64_t v) const { return static_cast<int>(std::min<int64_t>(LANES, count - v * LANES)); }
+  int64_t vectors() const { return WHOLE ? VECTORS : (count + LANES - 1) / LANES; }
+  int lanes(int64_t v) const { return WHOLE ? LANES : static_cast<int>(std::min<int64_t>(LANES, count - v * LANES)); }
 };
 
 // Three rows of a task, each with a column of zeros on either side: [3, W + 2, vectors].
+template <bool WHOLE>
 class Ring {
  public:
-  Ring(const Problem &problem, const Place &where)
-      : p(problem), place(where), rows(3 * (p.width + 2) * place.vectors) {}
+  Ring(const Problem &problem, const Place<WHOLE> &where)
+      : p(problem), place(where), rows(3 * (p.width + 2) * place.vectors()) {}
 
   // Column -1 of row y.
-  Lanes *row(int64_t y) { return &rows[(y + 3) % 3 * (p.width + 2) * place.vectors]; }
+  Lanes *row(int64_t y) { return &rows[(y + 3) % 3 * (p.width + 2) * place.vectors()]; }
 
-  // Reads row y of tokens [B, H, W, C]; zeros outside of the image.
-  void read(const float *tokens, int64_t y) {
-    Lanes *to = row(y) + place.vectors;
+  // Reads row y of tokens [B, H, W, C], and adds the channels' shift [C] if there is one; zeros outside of the image.
+  void read(const float *tokens, int64_t y, const float *shift = nullptr) {
     if (y < 0 || y >= p.height) return clear(y);
+    Lanes added[VECTORS] = {};
+    for (int64_t v = 0; shift && v < place.vectors(); ++v)
+      added[v] = load_part(shift + place.first + v * LANES, place.lanes(v));
+    Lanes *to = row(y) + place.vectors();
     const float *from = tokens + place.offset(p, y);
     for (int64_t x = 0; x < p.width; ++x, from += p.channels)
-      for (int64_t v = 0; v < place.vectors; ++v) *to++ = load_part(from + v * LANES, place.lanes(v));
+      for (int64_t v = 0; v < place.vectors(); ++v)
+        *to++ = load_part(from + v * LANES, place.lanes(v)) + added[v];
   }
 
-  void clear(int64_t y) { std::fill_n(row(y), (p.width + 2) * place.vectors, Lanes{}); }
+  void clear(int64_t y) { std::fill_n(row(y), (p.width + 2) * place.vectors(), Lanes{}); }
 
-  // Calls use(x, sum of the nine taps around token x of row y) for one vector of channels.
+  // Calls use(x, v, sums of the nine taps around N tokens of row y from x on) for every vector v of the channels; N is
+  // 4, and 1 for the last ones.
   template <class Use>
-  __attribute__((always_inline)) void convolve(int64_t y, int64_t v, const Lanes *taps, Lanes bias, Use use) {
-    const Lanes *above = row(y - 1) + v, *here = row(y) + v, *below = row(y + 1) + v;
-    const int64_t next = place.vectors;
-    for (int64_t x = 0; x < p.width; ++x, above += next, here += next, below += next) {
-      Lanes upper = bias, middle = here[0] * taps[3], lower = below[0] * taps[6];
-      for (int64_t i = 0; i < 3; ++i) {
-        upper += above[i * next] * taps[i];
-        if (i) middle += here[i * next] * taps[3 + i];
-        if (i) lower += below[i * next] * taps[6 + i];
-      }
-      use(x, upper + middle + lower);
-    }
+  LGRNET_MEMBER void convolve(int64_t y, const Lanes *taps, const Lanes *bias, Use use) {
+    const Lanes *near[3] = {row(y - 1), row(y), row(y + 1)};
+    int64_t x = 0;
+    for (; x + 4 <= p.width; x += 4) along<4>(near, x, taps, bias, use);
+    for (; x < p.width; ++x) along<1>(near, x, taps, bias, use);
   }
 
  private:
+  template <int N, class Use>
+  LGRNET_MEMBER void along(const Lanes *const near[3], int64_t x, const Lanes *taps, const Lanes *bias, Use use) {
+    const int64_t next = place.vectors();
+    for (int64_t v = 0; v < next; ++v, taps += TAPS) {
+      auto sums = each<N>([&](int) { return bias[v]; });
+#pragma GCC unroll 3
+      for (int64_t k = 0; k < 3; ++k) {
+        const Lanes *columns = near[k] + x * next + v;
+#pragma GCC unroll 3
+        for (int64_t i = 0; i < 3; ++i)
+          sums = sums + each<N>([&](int n) LGRNET_MEMBER { return columns[(n + i) * next]; }) * taps[3 * k + i];
+      }
+      use(x, v, sums);
+    }
+  }
+
   const Problem &p;
-  const Place &place;
+  const Place<WHOLE> &place;
   std::vector<Lanes> rows;
 };
 
@@ -92,8 +109,9 @@ class Ring {
 struct Filter {
   std::vector<Lanes> taps, flipped, bias;  // [vectors, 9] twice, [vectors]
 
-  Filter(const Place &place, const float *weight, const float *biases)
-      : taps(place.vectors * TAPS), flipped(taps.size()), bias(place.vectors) {
+  template <bool WHOLE>
+  Filter(const Place<WHOLE> &place, const float *weight, const float *biases)
+      : taps(place.vectors() * TAPS), flipped(taps.size()), bias(place.vectors()) {
     for (int64_t c = 0; c < place.count; ++c) {
       const int64_t v = c / LANES, lane = c % LANES;
       bias[v][lane] = biases[place.first + c];
@@ -105,15 +123,16 @@ struct Filter {
   }
 };
 
-// The normal distribution: density(x) and tail(x) = 1 - Phi(|x|). The tail over exp(-x^2 / 2) is a rational function
-// with positive coefficients, minimax in the error of the tail, 6e-8, with 5 % of the relative error beyond 2.4.
+// The tail 1 - Phi(t) of the normal distribution is bell times a rational function of t with positive coefficients,
+// minimax in the error of the tail, 6e-8, with 5 % of the relative error beyond 2.4.
 struct Normal {
-  Lanes density, tail;
+  Lanes t, bell, ratio;  // |x| or the limit, exp(-t^2 / 2), the rational function
 };
 
 LGRNET_INLINE Normal normal(Lanes x) {
-  const Lanes t = at_most(magnitude(x), all(16.0f));  // beyond, the tail is 0 and the polynomials overflow
-  const Lanes bell = exp2(x * x * all(-0.5f * LOG2_E));
+  // Beyond, the tail is 0 to every digit of 1, and not far from where numbers lose theirs and become slow.
+  const Lanes t = at_most(magnitude(x), all(12.5f));
+  const Lanes bell = exp2_within(Several<1>{{t * t * all(-0.5f * LOG2_E)}})[0];
   Lanes p = all(1.4996072e-2f), q = all(3.7597786e-2f);
   p = p * t + all(1.1103995e-1f);
   p = p * t + all(3.4749665e-1f);
@@ -122,49 +141,54 @@ LGRNET_INLINE Normal normal(Lanes x) {
   q = q * t + all(9.1326163e-1f);
   q = q * t + all(1.4928740f);
   q = q * t + all(1.0f);
-  return {bell * all(0.39894228f), bell * (p / q)};
+  return {t, bell, p / q};
 }
 
 // x Phi(x)
 LGRNET_INLINE Lanes gelu(Lanes x) {
-  return at_least(x, all(0.0f)) - magnitude(x) * normal(x).tail;
+  const Normal at = normal(x);
+  return at_least(x, all(0.0f)) - at.t * (at.bell * at.ratio);
 }
 
 // Phi(x) + x density(x)
 LGRNET_INLINE Lanes gelu_slope(Lanes x) {
   const Normal at = normal(x);
-  return (x < all(0.0f) ? at.tail : all(1.0f) - at.tail) + x * at.density;
+  const Lanes below = at.bell * (at.ratio - at.t * all(0.39894228f));
+  return x < all(0.0f) ? below : all(1.0f) - below;
 }
 
-void forward(const Problem &p, const float *tokens, const float *weight, const float *bias, float *out, int64_t task) {
-  const Place place(p, task);
-  const Filter filter(place, weight, bias);
-  Ring ring(p, place);
-  std::vector<Lanes> sums(p.width);
-  for (int64_t y = place.begin - 1; y <= place.begin; ++y) ring.read(tokens, y);
+struct Inputs {
+  const float *tokens, *shift, *weight, *bias;  // shift may be null
+};
+
+template <bool WHOLE>
+void forward(const Problem &p, const Inputs &in, float *out, int64_t task) {
+  const Place<WHOLE> place(p, task);
+  const Filter filter(place, in.weight, in.bias);
+  Ring<WHOLE> ring(p, place);
+  for (int64_t y = place.begin - 1; y <= place.begin; ++y) ring.read(in.tokens, y, in.shift);
   for (int64_t y = place.begin; y < place.end; ++y) {
-    ring.read(tokens, y + 1);
-    for (int64_t v = 0; v < place.vectors; ++v) {
-      const int lanes = place.lanes(v);
-      float *to = out + place.offset(p, y) + v * LANES;
-      // Two loops: one alone would be a chain too long for the processor to overlap those of enough tokens.
-      ring.convolve(y, v, &filter.taps[v * TAPS], filter.bias[v], [&](int64_t x, Lanes sum) { sums[x] = sum; });
-      for (int64_t x = 0; x < p.width; ++x) store_part(to + x * p.channels, gelu(sums[x]), lanes);
-    }
+    ring.read(in.tokens, y + 1, in.shift);
+    float *to = out + place.offset(p, y);
+    ring.convolve(y, filter.taps.data(), filter.bias.data(), [&](int64_t x, int64_t v, const auto &sums) LGRNET_MEMBER {
+      for (int n = 0; n < sums.size(); ++n)
+        store_part(to + (x + n) * p.channels + v * LANES, gelu(sums[n]), place.lanes(v));
+    });
   }
 }
 
 // The gradient of one band: all of dtokens, and its share of those of weight and bias.
+template <bool WHOLE>
 class Backward {
  public:
-  Backward(const Problem &problem, int64_t task, const float *weight, const float *bias)
-      : p(problem), place(p, task), filter(place, weight, bias), ring(p, place), slopes(p, place),
-        sums(place.vectors * (TAPS + 1)) {}
+  Backward(const Problem &problem, const Inputs &inputs, int64_t task)
+      : p(problem), in(inputs), place(p, task), filter(place, in.weight, in.bias), ring(p, place), slopes(p, place),
+        none(place.vectors()), sums(place.vectors() * (TAPS + 1)) {}
 
-  void run(const float *tokens, const float *dout, float *dtokens) {
-    for (int64_t y = place.begin - 2; y < place.begin; ++y) ring.read(tokens, y);
+  void run(const float *dout, float *dtokens) {
+    for (int64_t y = place.begin - 2; y < place.begin; ++y) ring.read(in.tokens, y, in.shift);
     for (int64_t y = place.begin - 1; y <= place.end; ++y) {
-      ring.read(tokens, y + 1);
+      ring.read(in.tokens, y + 1, in.shift);
       slopes.read(dout, y);
       if (y >= 0 && y < p.height) through_gelu(y);
       if (y >= place.begin && y < place.end) add_sums(y);
@@ -182,16 +206,16 @@ class Backward {
  private:
   // Row y of dout becomes the gradient of the sums before the GELU.
   void through_gelu(int64_t y) {
-    for (int64_t v = 0; v < place.vectors; ++v) {
-      Lanes *slope = slopes.row(y) + place.vectors + v;
-      ring.convolve(y, v, &filter.taps[v * TAPS], filter.bias[v],
-                    [&](int64_t x, Lanes sum) { slope[x * place.vectors] *= gelu_slope(sum); });
-    }
+    const int64_t next = place.vectors();
+    Lanes *slope = slopes.row(y) + next;
+    ring.convolve(y, filter.taps.data(), filter.bias.data(), [&](int64_t x, int64_t v, const auto &sum) LGRNET_MEMBER {
+      for (int n = 0; n < sum.size(); ++n) slope[(x + n) * next + v] *= gelu_slope(sum[n]);
+    });
   }
 
   void add_sums(int64_t y) {
-    const int64_t next = place.vectors;
-    for (int64_t v = 0; v < place.vectors; ++v) {
+    const int64_t next = place.vectors();
+    for (int64_t v = 0; v < next; ++v) {
       const Lanes *slope = slopes.row(y) + next + v;
       const Lanes *above = ring.row(y - 1) + v, *here = ring.row(y) + v, *below = ring.row(y + 1) + v;
       Lanes row[TAPS + 1] = {};  // of this row alone: long sums lose digits
@@ -208,43 +232,53 @@ class Backward {
   }
 
   void write(int64_t y, float *dtokens) {
-    for (int64_t v = 0; v < place.vectors; ++v) {
-      const int lanes = place.lanes(v);
-      float *to = dtokens + place.offset(p, y) + v * LANES;
-      slopes.convolve(y, v, &filter.flipped[v * TAPS], Lanes{},
-                      [&](int64_t x, Lanes sum) { store_part(to + x * p.channels, sum, lanes); });
-    }
+    float *to = dtokens + place.offset(p, y);
+    slopes.convolve(y, filter.flipped.data(), none.data(), [&](int64_t x, int64_t v, const auto &sum) LGRNET_MEMBER {
+      for (int n = 0; n < sum.size(); ++n)
+        store_part(to + (x + n) * p.channels + v * LANES, sum[n], place.lanes(v));
+    });
   }
 
   const Problem &p;
-  const Place place;
+  const Inputs &in;
+  const Place<WHOLE> place;
   const Filter filter;
-  Ring ring, slopes;
-  std::vector<Lanes> sums;
+  Ring<WHOLE> ring, slopes;
+  std::vector<Lanes> none, sums;
 };
+
+template <bool WHOLE>
+void backward(const Problem &p, const Inputs &in, const float *dout, float *dtokens, float *shares, int64_t task) {
+  Backward<WHOLE> backward(p, in, task);
+  backward.run(dout, dtokens);
+  backward.store_sums(shares);
+}
 
 }  // namespace
 
 extern "C" {
 
-// tokens and out [B, H, W, C], weight [C, 3, 3], bias [C]. No size is 0.
-void lgrnet_depthwise_forward(const float *tokens, const float *weight, const float *bias, float *out, int64_t batch,
-                              int64_t height, int64_t width, int64_t channels, int threads) {
+// tokens and out [B, H, W, C], shift [C] or null, weight [C, 3, 3], bias [C]. No size is 0.
+void lgrnet_depthwise_forward(const float *tokens, const float *shift, const float *weight, const float *bias,
+                              float *out, int64_t batch, int64_t height, int64_t width, int64_t channels, int threads) {
   const Problem p{batch, height, width, channels};
-  parallel_for(p.tasks(), threads, [&](int64_t task) { forward(p, tokens, weight, bias, out, task); });
+  const Inputs in{tokens, shift, weight, bias};
+  parallel_for(p.tasks(), threads, [&](int64_t task) {
+    (p.whole(task) ? forward<true> : forward<false>)(p, in, out, task);
+  });
 }
 
 // Gradients of tokens, weight and bias; all are written, none is added to.
-void lgrnet_depthwise_backward(const float *tokens, const float *weight, const float *bias, const float *dout,
-                               float *dtokens, float *dweight, float *dbias, int64_t batch, int64_t height,
-                               int64_t width, int64_t channels, int threads) {
+void lgrnet_depthwise_backward(const float *tokens, const float *shift, const float *weight, const float *bias,
+                               const float *dout, float *dtokens, float *dweight, float *dbias, int64_t batch,
+                               int64_t height, int64_t width, int64_t channels, int threads) {
   const Problem p{batch, height, width, channels};
+  const Inputs in{tokens, shift, weight, bias};
   const int64_t bands = batch * p.bands();
   std::vector<float> shares(bands * (TAPS + 1) * channels);
   parallel_for(p.tasks(), threads, [&](int64_t task) {
-    Backward backward(p, task, weight, bias);
-    backward.run(tokens, dout, dtokens);
-    backward.store_sums(&shares[task / p.parts() * (TAPS + 1) * channels]);
+    float *share = &shares[task / p.parts() * (TAPS + 1) * channels];
+    (p.whole(task) ? backward<true> : backward<false>)(p, in, dout, dtokens, share, task);
   });
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t k = 0; k <= TAPS; ++k) {
