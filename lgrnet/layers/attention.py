@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.parts import in_parts
+from lgrnet.ops import multi_head_attention
 
 AT_ONCE = 2**19
 """Hidden numbers of a feed-forward block at a time on a CPU: 2 MB, which its caches hold."""
@@ -55,12 +56,14 @@ class Attention(nn.Module):
         Where `blocked` is True a key takes no part; no row may be blocked everywhere (see `free_rows`).
         """
         q, k, v = self._project(query, key, value)
-        allowed = None if blocked is None else ~blocked
-        return self._output(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed))
+        if blocked is None:
+            return self.out_proj(multi_head_attention(q, k, v, self.heads))
+        q, k, v = self._by_heads(q, k, v)
+        return self._output(F.scaled_dot_product_attention(q, k, v, attn_mask=~blocked))
 
     def gather(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Gathered:
         """The same for a chunk of the keys; here a row may be blocked everywhere."""
-        q, k, v = self._project(query, key, value)
+        q, k, v = self._by_heads(*self._project(query, key, value))
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if blocked is not None:
             logits = logits.masked_fill(blocked, -torch.inf)
@@ -71,12 +74,14 @@ class Attention(nn.Module):
         return self._output(gathered.value)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Queries, keys and values of all heads, each [B, heads, L, C / heads]."""
+        """Queries, keys and values, each [B, L, C], head by head."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        return [
-            F.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
+        inputs = zip((query, key, value), weights, biases, strict=True)
+        return [F.linear(x, weight, bias) for x, weight, bias in inputs]
+
+    def _by_heads(self, *tokens: Tensor) -> list[Tensor]:
+        """Each [B, L, C] -> [B, heads, L, C / heads]"""
+        return [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in tokens]
 
     def _output(self, attended: Tensor) -> Tensor:
         return self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgrnet.layers.parts import in_parts, recorded
+from lgrnet.layers.library_block import LibraryBlock, layers_are
+from lgrnet.layers.parts import in_parts
 from lgrnet.ops import depthwise_gelu
 
 PART = 2**19
@@ -17,40 +18,30 @@ LEAST = 64
 """Hidden channels at a time, at least: narrower matrices are multiplied more slowly."""
 
 
-class DepthwiseMlp(nn.Module):
+class DepthwiseMlp(LibraryBlock):
     """Linear, depthwise 3x3 convolution, GELU, linear over tokens, with the layers of timm's or SegFormer's own MLP.
 
-    mlp  one that `fits`; its layers are taken over with their names, so that no state dict changes
-
-    Where a layer was exchanged since, or has a hook that wants its output, the forward of the library runs.
+    mlp  one that `fits`
     """
-
-    def __init__(self, mlp: nn.Module):
-        super().__init__()
-        for name, layer in mlp.named_children():
-            self.add_module(name, layer)
-        self.forward_of_library = type(mlp).forward
-        self.train(mlp.training)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
-        """Whether the module is such an MLP, layer for layer; that of another release of its library may not be."""
-        layers = dict(module.named_children())
-        if type(layers.get("relu")) is nn.Identity:
-            del layers["relu"]
+        """See `LibraryBlock`."""
         kinds = {"fc1": nn.Linear, "act": nn.GELU, "fc2": nn.Linear, "drop": nn.Dropout}
-        if layers.keys() != {*kinds, "dwconv"} or any(type(layers[name]) is not kind for name, kind in kinds.items()):
+        if not layers_are(module, kinds | {"dwconv": type(getattr(module, "dwconv", None))}):
             return False
-        biases = layers["fc1"].bias is not None and layers["fc2"].bias is not None
-        return biases and layers["act"].approximate == "none" and _convolution(layers["dwconv"]) is not None
+        biases = module.fc1.bias is not None and module.fc2.bias is not None
+        return biases and module.act.approximate == "none" and _convolution(module.dwconv) is not None
 
     def forward(self, x: Tensor, *size: int | tuple[int, int]) -> Tensor:
         """Tokens [B, H * W, C] -> the same shape; `size` is (H, W), or H and W."""
-        if not self.fits(self) or any(_hooked(layer) for layer in self.modules() if layer is not self):
+        if not self.is_ours():
             return self.forward_of_library(self, x, *size)
         shape = size if len(size) == 2 else tuple(size[0])
-        if self._can_save_memory(x):
-            return torch.stack([self._by_channels(tokens, shape) for tokens in x])
+        if self.may_add_in_place(x):
+            sums = torch.zeros_like(x, memory_format=torch.contiguous_format)
+            self.add_to(sums, x, shape)
+            return sums
         # Random draws stay in their order.
         most = MOST if self.drop.p == 0 else x.numel() * self.fc1.out_features
         return in_parts(lambda images: self._whole(images, shape), x, x.shape[1] * self.fc1.out_features, most)
@@ -60,34 +51,19 @@ class DepthwiseMlp(nn.Module):
         hidden = depthwise_gelu(self.fc1(x), conv.weight, conv.bias, shape)
         return self.drop(self.fc2(self.drop(hidden)))
 
-    def _can_save_memory(self, x: Tensor) -> bool:
-        """Where nothing is kept for a backward pass, no graph is recorded, and sums are those of float32."""
-        busy = self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        return not (busy or recorded()) and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
+    def add_to(self, sums: Tensor, x: Tensor, shape: tuple[int, int]) -> None:
+        """Adds what `forward` returns to `sums` [B, H * W, C], in place; only where `may_add_in_place`.
 
-    def _by_channels(self, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The tokens [H * W, C] of one image, some hidden channels after the others; each adds its share."""
+        Of each image some hidden channels come after the others, and each adds its share.
+        """
         conv = _convolution(self.dwconv)
-        width = max(LEAST, PART // max(1, len(tokens)) // LEAST * LEAST)
+        sums += self.fc2.bias
+        width = max(LEAST, PART // max(1, x.shape[1]) // LEAST * LEAST)
         hidden_first = (self.fc1.weight, self.fc1.bias, conv.weight, conv.bias, self.fc2.weight.t())
-        out = self.fc2.bias.repeat(len(tokens), 1)
-        for inward, shift, weight, bias, outward in zip(*(t.split(width) for t in hidden_first), strict=True):
-            hidden = depthwise_gelu(F.linear(tokens, inward)[None], weight, bias, shape, shift=shift)
-            out.addmm_(hidden[0], outward)
-        return out
-
-
-def with_depthwise_mlps(net: nn.Module) -> nn.Module:
-    """The same net; every MLP that is such a one became a `DepthwiseMlp`, the others stay."""
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if DepthwiseMlp.fits(child):
-                setattr(parent, name, DepthwiseMlp(child))
-    return net
-
-
-def _hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        for out, tokens in zip(sums, x, strict=True):
+            for inward, shift, weight, bias, outward in zip(*(t.split(width) for t in hidden_first), strict=True):
+                hidden = depthwise_gelu(F.linear(tokens, inward)[None], weight, bias, shape, shift=shift)
+                out.addmm_(hidden[0], outward)
 
 
 def _convolution(layer: nn.Module) -> nn.Conv2d | None:

@@ -12,7 +12,8 @@ from timm.models import pvt_v2
 from torch import nn
 
 from lgrnet.layers import depthwise_mlp
-from lgrnet.layers.depthwise_mlp import DepthwiseMlp, with_depthwise_mlps
+from lgrnet.layers.depthwise_mlp import DepthwiseMlp
+from lgrnet.layers.library_block import with_own_blocks
 from lgrnet.ops import gpu
 from tests.fake_gpu import HostWaits, fake_gpu, moved
 
@@ -95,10 +96,11 @@ def test_an_mlp_of_another_release_stays_what_it_is(name, layer):
 
 def test_every_mlp_of_a_net_and_nothing_else_is_replaced():
     theirs = timm.create_model("pvt_v2_b0", num_classes=0).eval()
-    ours = with_depthwise_mlps(copy.deepcopy(theirs))
+    ours = with_own_blocks(copy.deepcopy(theirs), [DepthwiseMlp])
     assert sum(isinstance(m, DepthwiseMlp) for m in ours.modules()) == 8
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert not any(isinstance(m, DepthwiseMlp) for m in with_depthwise_mlps(timm.create_model("resnet18")).modules())
+    other = with_own_blocks(timm.create_model("resnet18"), [DepthwiseMlp])
+    assert not any(isinstance(m, DepthwiseMlp) for m in other.modules())
     frames = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(ours(frames), theirs(frames), rtol=1e-4, atol=1e-5)

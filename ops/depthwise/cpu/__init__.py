@@ -21,9 +21,7 @@ def depthwise_gelu_cpu(
 
 
 @torch.library.custom_op("lgrnet::depthwise_forward", mutates_args=(), device_types="cpu")
-def depthwise_forward(
-    x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int
-) -> Tensor:
+def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int) -> Tensor:
     """[B, H * W, C]"""
     _check(x, weight, bias, shift, height, width)
     out = torch.empty_like(x)

@@ -1,0 +1,53 @@
+"""The attention of PVTv2 and SegFormer, to a map of tokens that is smaller than that of the queries."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lgrnet.layers.library_block import LibraryBlock, layers_are
+from lgrnet.ops import multi_head_attention
+
+
+class SpatialReductionAttention(LibraryBlock):
+    """Attention of all tokens to those that a convolution leaves (Wang et al., PVT, ICCV 2021, section 3.3), with the
+    layers of timm's or SegFormer's own attention.
+
+    attention  one that `fits`
+    """
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """See `LibraryBlock`."""
+        kinds = {"q": nn.Linear, "kv": nn.Linear, "attn_drop": nn.Dropout, "proj": nn.Linear, "proj_drop": nn.Dropout}
+        reduction = getattr(module, "sr", None)
+        if isinstance(reduction, nn.Conv2d):
+            kinds |= {"sr": nn.Conv2d, "norm": type(getattr(module, "norm", None))}
+        if not layers_are(module, kinds):
+            return False
+        heads, width = getattr(module, "num_heads", 0), module.q.out_features
+        scaled = heads > 0 and getattr(module, "scale", None) == (width // heads) ** -0.5
+        return scaled and isinstance(getattr(module, "norm", None), nn.LayerNorm | nn.Identity | None)
+
+    def forward(self, x: Tensor, *size: int | tuple[int, int]) -> Tensor:
+        """Tokens [B, H * W, C] -> the same shape; `size` is (H, W), or H and W."""
+        if not self.is_ours() or (self.training and self.attn_drop.p > 0):
+            return self.forward_of_library(self, x, *size)
+        return self.proj_drop(self.proj(self._attended(x, size if len(size) == 2 else tuple(size[0]))))
+
+    def added_to(self, tokens: Tensor, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """`tokens` [B, H * W, C] + what `forward` returns of x, a new tensor; only where `may_add_in_place`."""
+        sums = tokens.clone() if self.proj.bias is None else tokens + self.proj.bias
+        sums.view(-1, sums.shape[2]).addmm_(self._attended(x, shape).flatten(0, 1), self.proj.weight.t())
+        return sums
+
+    def _attended(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """[B, H * W, C]"""
+        k, v = self.kv(self._reduced(x, shape)).chunk(2, -1)
+        return multi_head_attention(self.q(x), k, v, self.num_heads)
+
+    def _reduced(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """[B, M, C]"""
+        if not isinstance(self.sr, nn.Conv2d):
+            return x
+        maps = x.transpose(1, 2).unflatten(2, shape)
+        return self.norm(self.sr(maps).flatten(2).transpose(1, 2))

@@ -1,0 +1,55 @@
+"""Multi-head attention compiled for the CPU: attention.cpp says how it works."""
+
+from __future__ import annotations
+
+from ctypes import c_float, c_int, c_int64
+
+import torch
+from torch import Tensor
+
+from lgrnet.ops import cpu
+from lgrnet.ops.cpu import library, pointer
+
+__all__ = ["cannot_run", "multi_head_attention_cpu"]
+
+
+def cannot_run(like: Tensor) -> str | None:
+    """Why the kernel cannot work on a tensor like this one, None when it can."""
+    if like.dtype != torch.float32:
+        return f"it takes float32 alone, not {like.dtype}"
+    return cpu.cannot_run(like)
+
+
+@torch.library.custom_op("lgrnet::multi_head_attention", mutates_args=(), device_types="cpu")
+def multi_head_attention_cpu(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """See `lgrnet.ops.multi_head_attention`."""
+    _check(q, k, v, heads)
+    q, k, v = (_rows(tensor) for tensor in (q, k, v))
+    out = torch.zeros_like(q) if k.numel() == 0 else q.new_empty(q.shape)
+    if q.numel() and k.numel():
+        channels = q.shape[2] // heads
+        sizes = map(c_int64, (len(q), heads, q.shape[1], k.shape[1], channels, q.stride(1), k.stride(1), v.stride(1)))
+        scale = c_float(channels**-0.5)
+        library().lgrnet_attention(*map(pointer, (q, k, v, out)), *sizes, scale, c_int(torch.get_num_threads()))
+    return out
+
+
+@multi_head_attention_cpu.register_fake
+def _(q, k, v, heads):
+    return q.new_empty(q.shape)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The same tensor where each row lies together and all are the same way apart, else a copy."""
+    batch, rows, width = tensor.shape
+    step = tensor.stride(1)
+    together = tensor.stride(2) == 1 and step >= width and (batch == 1 or tensor.stride(0) == rows * step)
+    return tensor if together else tensor.contiguous()
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
+    """The kernel reads and writes where the sizes say: wrong ones would be memory of others."""
+    fits = q.ndim == k.ndim == 3 and k.shape == v.shape and (q.shape[0], q.shape[2]) == (k.shape[0], k.shape[2])
+    if not fits or heads < 1 or q.shape[2] % heads or any(t.dtype != torch.float32 for t in (q, k, v)):
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in (q, k, v))
+        raise ValueError(f"q, k, v are {shapes} with {heads} heads; expected float32 [B, N, C], [B, M, C], [B, M, C]")
