@@ -37,13 +37,15 @@ class Attention(nn.Module):
     """Multi-head attention (Vaswani et al., arXiv 1706.03762) with the parameter names of nn.MultiheadAttention.
 
     `forward` sees all keys. Where they come in chunks, `gather` from each, merge, and `finish`.
+
+    backend  of `multi_head_attention`, where every key is free
     """
 
-    def __init__(self, dim: int, heads: int = 8):
+    def __init__(self, dim: int, heads: int = 8, backend: str = "auto"):
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim is {dim}, expected a multiple of heads = {heads}")
-        self.heads = heads
+        self.heads, self.backend = heads, backend
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -57,7 +59,7 @@ class Attention(nn.Module):
         """
         q, k, v = self._project(query, key, value)
         if blocked is None:
-            return self.out_proj(multi_head_attention(q, k, v, self.heads))
+            return self.out_proj(multi_head_attention(q, k, v, self.heads, backend=self.backend))
         q, k, v = self._by_heads(q, k, v)
         return self._output(F.scaled_dot_product_attention(q, k, v, attn_mask=~blocked))
 

@@ -15,6 +15,7 @@ from benchmarks.backbone import plainly
 from benchmarks.contest import OURS, Case, Op, Peer, Problem, emulated_bf16
 from benchmarks.modules import in_type_of_input
 from lgrnet.draws import KeyedDraws
+from lgrnet.layers.attention import Attention
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
@@ -53,6 +54,9 @@ def build(small: bool, backend: str) -> LGRNet:
     net = LGRNet(TimmBackbone(name, drop_path=0), encoder, VideoDecoder(dim=64))
     if backend == "reference":
         net.backbone = plainly(net.backbone, name)
+        for module in net.modules():
+            if isinstance(module, Attention):
+                module.backend = backend
     return net
 
 

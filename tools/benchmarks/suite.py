@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import backbone, deform, depthwise, heads, loss, metrics, model, neighborhood, report, scan
+from benchmarks import attention, backbone, deform, depthwise, heads, loss, metrics, model, neighborhood, report, scan
 from benchmarks.contest import Case, Op
 from benchmarks.runner import Row
 
@@ -17,6 +17,7 @@ OPS: dict[str, Op] = {
         neighborhood.OP,
         deform.OP,
         depthwise.OP,
+        attention.OP,
         heads.OP,
         loss.OP,
         backbone.OP,
@@ -30,6 +31,7 @@ TITLES = {
     "neighborhood": "Neighborhood attention, three levels of 352 x 352, window 5",
     "deform": "Multi-scale deformable attention, three levels of 352 x 352",
     "depthwise": "Depthwise 3x3 convolution, bias and GELU of the tokens in PVTv2-B2, of one frame unless T is given",
+    "attention": "Attention to few keys: the stages of PVTv2-B2 and LGRNet's frame queries, 2 frames of 352 x 352",
     "heads": "Mask heads: four calls, 10 queries",
     "loss": "Set criterion: four layers, 10 queries, 12,544 points",
     "backbone": "PVTv2-B2, 6 frames of 352 x 352 (peers: the plain net of timm)",
@@ -67,6 +69,7 @@ SUITES = {
         Part("neighborhood", ("T=6",)),
         Part("deform", ("T=6",)),
         Part("depthwise"),
+        Part("attention"),
         Part("heads"),
         Part("loss"),
         Part("backbone"),
