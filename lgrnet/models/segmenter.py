@@ -76,12 +76,14 @@ class PerFrame(Segmenter):
     """A still-image network on clips: the frames are folded into the batch, and no frame knows of another.
 
     net       maps normalised frames [batch, 3, H, W] to logits [batch, channels, h, w] with h = H / net.mask_stride,
-              rounded up; logits of another size (SvANet's output_size) cover the frames, and predictions resize them;
+              rounded up; logits of another size (SvANet's output_size, SSFormer on sides that are no multiples of 4)
+              cover the frames, and predictions resize them to these;
               net.stride, where it has one, is what H and W must be multiples of (else 32)
     chunk     frames that go through the network at once outside training; None: see `frames_at_once`
     decision  how a prediction is made of the logits:
               "logit"    channel k is class k; logits enlarged, above 0, nearest to disk size
-              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer)
+              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer);
+                         logits of another size than the frames go to disk size at once where nothing is padded
               "softmax"  channel 0 is background, channel k + 1 is class k; softmax over the channels, probabilities
                          resized to disk size, the largest
     pixel_mean, pixel_std  what frames in 0..1 are normalised with; (0, 0, 0) and (1, 1, 1) leave them (SvANet)
@@ -130,11 +132,11 @@ class PerFrame(Segmenter):
         """A mask for each class by the model's `decision`; its score is the largest probability in the video."""
         frames, height, width = info.valid_size
         logits = output.mask_logits[0, :, :frames]
-        scale = self._scale(output)
-        rows, columns = _covered(logits, (height, width), scale)
+        size, scale = self._place(output, (height, width))
+        rows, columns = _covered(logits, size, scale)
         seen = logits[..., :rows, :columns].float()
         share = seen.softmax(0)[1:] if output.activation == "softmax" else seen.sigmoid()
-        sizes = ((height, width), info.disk_size, scale)
+        sizes = (size, info.disk_size, scale)
         if self.decision == "logit":
             maps, masks = decided_by_logit(logits, *sizes)
         else:
@@ -147,12 +149,14 @@ class PerFrame(Segmenter):
             mask=masks.numpy(),
         )
 
-    def _scale(self, output: SegOutput) -> int | tuple[int, int]:
-        """The stride of the masks, or the size of the frames where the masks have a size of their own."""
-        stride, frames = self.net.mask_stride, output.frame_size
-        if frames is None or tuple(output.mask_logits.shape[-2:]) == tuple(-(-side // stride) for side in frames):
-            return stride
-        return frames
+    def _place(self, output: SegOutput, valid_size: tuple[int, int]) -> tuple[tuple[int, int], int | tuple[int, int]]:
+        """What the masks cover: `valid_size` and `scale` of `decided_by_logit`."""
+        stride, frames, own = self.net.mask_stride, output.frame_size, tuple(output.mask_logits.shape[-2:])
+        if frames is None or own == tuple(-(-side // stride) for side in frames):
+            return valid_size, stride
+        if self.decision == "sigmoid" and frames == valid_size:
+            return own, 1
+        return valid_size, frames
 
 
 def _covered(logits: Tensor, valid_size: tuple[int, int], scale: int | tuple[int, int]) -> tuple[int, int]:
