@@ -132,8 +132,7 @@ def test_logits_of_another_size_than_the_frames_cover_them(side, decision, chann
     for output in (model.eval()(frames), model.infer(frames)):
         assert output.mask_logits.shape[-2:] == (side, side) and output.frame_size == (64, 96)
         prediction = model.predict(output, ClipInfo("v", ("a", "b"), valid, (2, *valid)))
-        truth = frames[0, :, 1, : valid[0], : valid[1]].bool().numpy() if channels == 2 else None
-        truth = frames[0, :, 0, : valid[0], : valid[1]].bool().numpy() if truth is None else truth
+        truth = frames[0, :, channels - 1, : valid[0], : valid[1]].bool().numpy()
         both, either = (prediction.mask[0] & truth).sum(), (prediction.mask[0] | truth).sum()
         assert both / either > 0.8
         assert prediction.scores[0] > 0.9
