@@ -87,12 +87,14 @@ class SegOutput:
     class_logits  [B, Q, K + 1], the last one is "no object"; None: channel q is class q
     activation    "sigmoid", or "softmax" over Q (then channel 0 is background)
     aux           outputs of earlier stages, first to last, each with an empty aux
+    frame_size    (H, W) of the frames that the masks cover; None: as the model's stride says
     """
 
     mask_logits: Tensor
     class_logits: Tensor | None = None
     activation: str = "sigmoid"
     aux: tuple[SegOutput, ...] = ()
+    frame_size: tuple[int, int] | None = None
 
     @property
     def layers(self) -> tuple[SegOutput, ...]:

@@ -208,8 +208,16 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_official(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a published file: LGRNet's `ckpt.pth.tar`, a `.pth` state_dict, or safetensors.
 
+    Raises OfficialWeightsError as `read_checkpoint`, and for a file that holds no state_dict.
+    """
+    return _state_of(read_checkpoint(path), Path(path))
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """All that a published file holds; of LGRNet's `ckpt.pth.tar` a dict with "model", "optimizer" and more.
+
     Nothing in the file is run: only tensors, plain containers and the NumPy types of `allowed_types` are read.
-    Raises OfficialWeightsError for a missing, damaged or refused file, and for one that holds no state_dict.
+    Raises OfficialWeightsError for a missing, damaged or refused file.
     """
     path = Path(path)
     if not path.is_file():
@@ -218,7 +226,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         with torch.serialization.safe_globals(allowed_types()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # torch's own text advises to load without the check; what it refused is all that a user needs of it
         asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -229,7 +237,6 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
         raise _damaged(path, error) from error
-    return _state_of(content, path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -88,8 +88,9 @@ def adamw(
     """AdamW with `parameter_groups`.
 
     The published code makes a group of every parameter. AdamW treats each parameter by itself, so the steps are the
-    same. On GPUs a step is one fused kernel for many parameters; a checkpoint keeps which way it was, so that a resume
-    on another device goes on in the same one.
+    same, and `checkpoint.official_optimizer` translates what a published checkpoint holds of them. On GPUs a step is
+    one fused kernel for many parameters; a checkpoint keeps which way it was, so that a resume on another device goes
+    on in the same one.
 
     Raises ValueError when nothing in the model is trained.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class GraphedModel(nn.Module):
                 # Loader threads may go on using the GPU meanwhile.
                 with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     output = self.model(own)
-        return _replay(graph, own, SegOutput(output.mask_logits, output.class_logits, output.activation))
+        return _replay(graph, own, replace(output, aux=()))
 
     def _apply(self, fn, recurse=True):
         # The graphs hold the addresses of the weights.
@@ -102,6 +103,6 @@ def _replay(graph: torch.cuda.CUDAGraph, own: Tensor, output: SegOutput) -> Call
         own.copy_(frames)
         graph.replay()
         classes = None if output.class_logits is None else output.class_logits.clone()
-        return SegOutput(output.mask_logits.clone(), classes, output.activation)
+        return replace(output, mask_logits=output.mask_logits.clone(), class_logits=classes)
 
     return replay

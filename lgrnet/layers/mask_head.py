@@ -10,13 +10,14 @@ from torch import Tensor
 
 
 def published_masks(
-    mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int = 4
+    mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int | tuple[int, int] = 4
 ) -> Tensor:
     """Masks by LGRNet's published rule: enlarge the logits, > 0, cut the padding, nearest to disk size.
 
     mask_logits  [Q, T, h, w] at stride `scale`
     valid_size   (H, W) of the model's input before padding, at most (h * scale, w * scale)
     disk_size    (H0, W0) of the frames on disk
+    scale        the stride, or the size (H, W) of the model's input with padding, for logits of any size that cover it
 
     Returns bool [Q, T, H0, W0] on the CPU. The enlargement is bilinear with align_corners=False; the way to disk
     size reads source pixel floor(i * in / out). One frame is enlarged at a time, so beside the result the peak
@@ -29,7 +30,7 @@ def published_masks(
 
 
 def decided_by_logit(
-    mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int = 4
+    mask_logits: Tensor, valid_size: tuple[int, int], disk_size: tuple[int, int], scale: int | tuple[int, int] = 4
 ) -> tuple[Tensor, Tensor]:
     """Probabilities 0..255 and `published_masks`, from one enlargement; arguments as there.
 
@@ -52,7 +53,7 @@ def decided_by_probability(
     mask_logits: Tensor,
     valid_size: tuple[int, int],
     disk_size: tuple[int, int],
-    scale: int = 4,
+    scale: int | tuple[int, int] = 4,
     activation: str = "sigmoid",
 ) -> tuple[Tensor, Tensor]:
     """Probabilities 0..255 and masks, decided at disk size; sizes and rounding as in `decided_by_logit`.
@@ -80,7 +81,7 @@ def resized_probabilities(
     mask_logits: Tensor,
     valid_size: tuple[int, int],
     disk_size: tuple[int, int],
-    scale: int = 4,
+    scale: int | tuple[int, int] = 4,
     activation: str = "sigmoid",
 ) -> Iterator[Tensor]:
     """Each frame's probabilities [Q, H0, W0] in float32: the activation comes first, then the resize to disk size.
@@ -106,17 +107,18 @@ def _empty(mask_logits: Tensor, disk_size: tuple[int, int], dtype: torch.dtype) 
     return torch.empty((*mask_logits.shape[:2], *disk_size), dtype=dtype)
 
 
-def _enlarged(mask_logits: Tensor, valid_size: tuple[int, int], scale: int) -> Iterator[Tensor]:
+def _enlarged(mask_logits: Tensor, valid_size: tuple[int, int], scale: int | tuple[int, int]) -> Iterator[Tensor]:
     """Each frame's logits [1, Q, H, W] in float32, enlarged and without padding."""
     height, width = valid_size
-    full = (mask_logits.shape[-2] * scale, mask_logits.shape[-1] * scale)
+    seen = tuple(mask_logits.shape[-2:])
+    full = (seen[0] * scale, seen[1] * scale) if isinstance(scale, int) else tuple(scale)
     if height > full[0] or width > full[1]:
         raise ValueError(
-            f"the input was {height} x {width} before padding, but logits {tuple(mask_logits.shape[-2:])} at "
-            f"scale {scale} cover only {full[0]} x {full[1]}"
+            f"the input was {height} x {width} before padding, but logits {seen} at scale {scale} cover only "
+            f"{full[0]} x {full[1]}"
         )
     for logits in mask_logits.unbind(1):
         large = logits[None].float()
-        if scale != 1:
+        if full != seen:
             large = F.interpolate(large, size=full, mode="bilinear", align_corners=False)
         yield large[..., :height, :width]

@@ -8,6 +8,7 @@ Arguments of every call, and errors, are those of `DenseCriterion`; truth is bro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +27,13 @@ class SSFormerCriterion:
     x = sigmoid(logits) is treated as if it were logits: BCE(x, g) and 1 - (2 s g + 1) / (s + g + 1) with
     s = sigmoid(x), both means over pixels. Since s lies in 0.5..0.73, a perfect answer still costs 1.03 on background
     and 0.41 on foreground, and gradients are small. It is here to repeat that training.
+
+    double_sigmoid  False: x = logits, the loss that was probably meant
     """
 
-    def __init__(self, mask_bce: float = 1.0, mask_dice: float = 1.0):
+    def __init__(self, mask_bce: float = 1.0, mask_dice: float = 1.0, double_sigmoid: bool = True):
         self.weights = {"mask_bce": mask_bce, "mask_dice": mask_dice}
+        self.double_sigmoid = double_sigmoid
 
     def __call__(
         self,
@@ -40,7 +44,9 @@ class SSFormerCriterion:
     ) -> dict[str, Tensor]:
         """output.mask_logits [B, K, T, h, w], B targets -> the unweighted terms, see `DenseCriterion`."""
         check_activation(output, "sigmoid", "SSFormerCriterion")
-        logits = output.mask_logits.float().sigmoid()
+        logits = output.mask_logits.float()
+        if self.double_sigmoid:
+            logits = logits.sigmoid()
         truth, valid = membership_maps(targets, logits.shape[1], logits.shape[-2:])
         bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         share = logits.sigmoid()
@@ -172,11 +178,15 @@ def ssformer_criterion(loss: str = "bce_dice") -> DenseCriterion | SSFormerCrite
     """The loss of an SSFormer training, by name.
 
     loss  "bce_dice": binary cross-entropy and soft Dice, `DenseCriterion`, for new trainings; "published": the double
-          sigmoid that SSFormer was trained with, `SSFormerCriterion`
+          sigmoid that SSFormer was trained with, `SSFormerCriterion`; "single_sigmoid": the same terms with one
 
     Raises ValueError for another name.
     """
-    choices = {"bce_dice": DenseCriterion, "published": SSFormerCriterion}
+    choices = {
+        "bce_dice": DenseCriterion,
+        "published": SSFormerCriterion,
+        "single_sigmoid": partial(SSFormerCriterion, double_sigmoid=False),
+    }
     if loss not in choices:
         raise ValueError(f"loss is {loss!r}, expected one of {', '.join(choices)}")
     return choices[loss]()

@@ -27,6 +27,11 @@ class SetCriterion:
     mask is ever enlarged. Terms: "mask_bce" and "mask_dice" (the published code has their names swapped) and
     "class_ce".
 
+    The mean over ranks is the loss of one process with all their clips. The published code differs on several ranks
+    where these have unequal numbers of objects or clips: each divides "class_ce" by its own sum of class weights (here:
+    the mean over ranks), and the number of objects is at least 1 on each (here: at least 1 on all together). With
+    equally many objects and clips on each rank, one at least, as in the published trainings, both are the same.
+
     mask_bce, mask_dice, class_ce  weights of the terms (published: 5, 5, 2 for SUN-SEG with PVTv2, else 5, 2, 2)
     num_points        points per map; as many, shared by all maps of a clip, for the matching
     oversample        candidates per point, of which the uncertain ones are kept (PointRend)

@@ -34,6 +34,8 @@ class SoftmaxCriterion:
                      and a part of a step, stands by itself
     dice_background  whether background is one of the classes that Dice averages
     dice_invalid     True: Dice counts pixels that are not valid like others, as the study does
+    dice_of          "softmax": p is the softmax of the logits; "logits": the logits themselves, as in two other losses
+                     of the study, where Dice may be negative
     """
 
     def __init__(
@@ -48,15 +50,18 @@ class SoftmaxCriterion:
         dice_over: str = "frame",
         dice_background: bool = True,
         dice_invalid: bool = False,
+        dice_of: str = "softmax",
     ):
         if dice_over not in ("frame", "batch"):
             raise ValueError(f'dice_over is {dice_over!r}, expected "frame" or "batch"')
+        if dice_of not in ("softmax", "logits"):
+            raise ValueError(f'dice_of is {dice_of!r}, expected "softmax" or "logits"')
         self.weights = {k: w for k, w in (("mask_ce", mask_ce), ("mask_dice", mask_dice)) if w != 0}
         if not self.weights:
             raise ValueError("mask_ce and mask_dice are both 0; give at least one of them a weight")
         self.label_smoothing, self.balance_classes, self.aux_weight = label_smoothing, balance_classes, aux_weight
         self.dice_squared, self.dice_smooth, self.dice_over = dice_squared, dice_smooth, dice_over
-        self.dice_background, self.dice_invalid = dice_background, dice_invalid
+        self.dice_background, self.dice_invalid, self.dice_of = dice_background, dice_invalid, dice_of
 
     def __call__(
         self,
@@ -125,7 +130,7 @@ class SoftmaxCriterion:
             counted = annotated[..., None, None].expand_as(counted)
         counted = counted[:, None].to(logits.dtype)  # [B, 1, T, H, W]
         truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1) * counted  # [B, K + 1, T, H, W]
-        share = logits.softmax(1) * counted
+        share = (logits.softmax(1) if self.dice_of == "softmax" else logits) * counted
         dims = (-2, -1) if self.dice_over == "frame" else (0, 2, 3, 4)
         overlap, predicted = (share * truth).sum(dims), (share**2 if self.dice_squared else share).sum(dims)
         dice = (2 * overlap + self.dice_smooth) / (predicted + truth.sum(dims) + self.dice_smooth)
@@ -134,9 +139,24 @@ class SoftmaxCriterion:
         return frame_mean(1 - (dice if self.dice_background else dice[:, 1:]), targets, whole)
 
 
-def study_criterion() -> SoftmaxCriterion:
-    """The loss of SSFormer's reproduction study: Dice alone, squared denominator, 1e-5, every pixel counted."""
-    return SoftmaxCriterion(mask_ce=0.0, mask_dice=1.0, dice_squared=True, dice_smooth=1e-5, dice_invalid=True)
+def study_criterion(loss: str = "dice") -> SoftmaxCriterion:
+    """A loss of SSFormer's reproduction study, by name.
+
+    loss  "dice": the one it trained with: Dice alone, squared denominator, 1e-5, every pixel counted; its other choices
+          are "ce": cross-entropy; "raw_dice": Dice of the logits without softmax; "raw_dice_ce": the sum of both
+
+    Raises ValueError for another name.
+    """
+    raw = {"mask_dice": 1.0, "dice_of": "logits", "dice_smooth": 2e-6}  # (tp + 1e-6) / (tp + fn / 2 + fp / 2 + 1e-6)
+    choices = {
+        "dice": {"mask_ce": 0.0, "mask_dice": 1.0, "dice_squared": True, "dice_smooth": 1e-5, "dice_invalid": True},
+        "ce": {},
+        "raw_dice": {"mask_ce": 0.0, **raw},
+        "raw_dice_ce": raw,
+    }
+    if loss not in choices:
+        raise ValueError(f"loss is {loss!r}, expected one of {', '.join(choices)}")
+    return SoftmaxCriterion(**choices[loss])
 
 
 def nnunet_criterion(dice_over: str = "frame", dice_background: bool = False) -> SoftmaxCriterion:

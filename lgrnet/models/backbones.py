@@ -109,6 +109,9 @@ class MixTransformer(nn.Module):
             sr_ratios=(8, 4, 2, 1),
         )
         self.net.pretrained_cfg = {"architecture": name}  # where timm says it, too
+        for stage in range(1, 5):
+            # The official initial values are PyTorch's own, and the library draws these convolutions like the others.
+            getattr(self.net, f"patch_embed{stage}").proj.reset_parameters()
         with_own_blocks(self.net, OWN_BLOCKS)
         set_norm_eps(self.net, norm_eps)
         self.channels = dict(zip(LEVELS, dims, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -73,12 +75,15 @@ DECISIONS = ("logit", "sigmoid", "softmax")
 class PerFrame(Segmenter):
     """A still-image network on clips: the frames are folded into the batch, and no frame knows of another.
 
-    net       maps normalised frames [batch, 3, H, W] to logits [batch, channels, h, w] with h = H / net.mask_stride;
+    net       maps normalised frames [batch, 3, H, W] to logits [batch, channels, h, w] with h = H / net.mask_stride,
+              rounded up; logits of another size (SvANet's output_size, SSFormer on sides that are no multiples of 4)
+              cover the frames, and predictions resize them to these;
               net.stride, where it has one, is what H and W must be multiples of (else 32)
     chunk     frames that go through the network at once outside training; None: see `frames_at_once`
     decision  how a prediction is made of the logits:
               "logit"    channel k is class k; logits enlarged, above 0, nearest to disk size
-              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer)
+              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer);
+                         logits of another size than the frames go to disk size at once where nothing is padded
               "softmax"  channel 0 is background, channel k + 1 is class k; softmax over the channels, probabilities
                          resized to disk size, the largest
     pixel_mean, pixel_std  what frames in 0..1 are normalised with; (0, 0, 0) and (1, 1, 1) leave them (SvANet)
@@ -113,24 +118,25 @@ class PerFrame(Segmenter):
         parts = (self.normalise(part) for part in frames.split(size, dim=1))
         logits = torch.cat([self.net(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts], dim=1)
         activation = "softmax" if self.decision == "softmax" else "sigmoid"
-        return SegOutput(logits.transpose(1, 2), activation=activation)
+        return SegOutput(logits.transpose(1, 2), activation=activation, frame_size=tuple(frames.shape[-2:]))
 
     @torch.no_grad()
     def infer(self, frames: Tensor) -> SegOutput:
         """See `Segmenter.infer`; hooks of the model see every part."""
         size = frames_at_once(self.frame_chunk, frames.device)
         parts = [self(in_unit_range(part)) for part in frames.split(size, dim=1)]
-        return SegOutput(torch.cat([part.mask_logits for part in parts], dim=2), activation=parts[0].activation)
+        return replace(parts[0], mask_logits=torch.cat([part.mask_logits for part in parts], dim=2))
 
     @torch.no_grad()
     def predict(self, output: SegOutput, info: ClipInfo) -> Prediction:
         """A mask for each class by the model's `decision`; its score is the largest probability in the video."""
         frames, height, width = info.valid_size
-        stride = self.net.mask_stride
         logits = output.mask_logits[0, :, :frames]
-        seen = logits[..., : -(-height // stride), : -(-width // stride)].float()
+        size, scale = self._place(output, (height, width))
+        rows, columns = _covered(logits, size, scale)
+        seen = logits[..., :rows, :columns].float()
         share = seen.softmax(0)[1:] if output.activation == "softmax" else seen.sigmoid()
-        sizes = ((height, width), info.disk_size, stride)
+        sizes = (size, info.disk_size, scale)
         if self.decision == "logit":
             maps, masks = decided_by_logit(logits, *sizes)
         else:
@@ -142,3 +148,20 @@ class PerFrame(Segmenter):
             probability=maps.numpy(),
             mask=masks.numpy(),
         )
+
+    def _place(self, output: SegOutput, valid_size: tuple[int, int]) -> tuple[tuple[int, int], int | tuple[int, int]]:
+        """What the masks cover: `valid_size` and `scale` of `decided_by_logit`."""
+        stride, frames, own = self.net.mask_stride, output.frame_size, tuple(output.mask_logits.shape[-2:])
+        if frames is None or own == tuple(-(-side // stride) for side in frames):
+            return valid_size, stride
+        if self.decision == "sigmoid" and frames == valid_size:
+            return own, 1
+        return valid_size, frames
+
+
+def _covered(logits: Tensor, valid_size: tuple[int, int], scale: int | tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns of logits [..., h, w] lie in the frames before padding."""
+    if isinstance(scale, int):
+        return tuple(-(-side // scale) for side in valid_size)
+    sides = zip(logits.shape[-2:], valid_size, scale, strict=True)
+    return tuple(-(-own * side // full) for own, side, full in sides)

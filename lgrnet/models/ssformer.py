@@ -22,7 +22,7 @@ class SSFormer(nn.Module):
     decoder       makes the decoder from these channels: `partial(ProgressiveLocalityDecoder, dim=256)`
     enlarge       the last step: "corners": the decoder's logits times its stride, corners aligned, which for sides
                   that are no multiples of it is larger than the input (SSFormer); "input": to the input's size, corners
-                  not aligned (MLA, and the reproduction study); "none"
+                  not aligned (MLA, and the reproduction study); "none". `PerFrame` brings masks to the frames' size
     reinitialise  True: the study's initial values in the whole model (see `initialise_as_study`)
 
     Raises ValueError for another `enlarge`.
@@ -41,8 +41,7 @@ class SSFormer(nn.Module):
         self.backbone = backbone
         self.decoder = decoder(channels=backbone.channels)
         self.enlarge = enlarge
-        whole = self.decoder.mask_stride if enlarge == "corners" else 1
-        self.stride = math.lcm(self.decoder.stride, whole)
+        self.stride = self.decoder.stride
         self.mask_stride = self.decoder.mask_stride if enlarge == "none" else 1
         if reinitialise:
             initialise_as_study(self)

@@ -34,7 +34,7 @@ class SvANet(nn.Module):
     image_size            side of the frames that the model is made for (release: resize_shape); the grids of
                           scale-variant attention follow from it, not from the frames that come
     output_size           side of the square logits (published: image_size); None: the size of the frames, which is the
-                          same for frames of image_size, and the one that a prediction can be made of otherwise
+                          same for frames of image_size. A prediction resizes the square to the frames
     first_stage           the first stage (1 .. 4) with a branch; the output is fused at its stride
     bottleneck            False: branches are the stages as they are, without bottleneck and AssembleFormer
     bottleneck_attention  "monte_carlo", "squeeze" or "none", in each bottleneck

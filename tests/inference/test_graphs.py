@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lgrnet.inference.graphs import GraphedModel
+from lgrnet.inference.graphs import GraphedModel, _replay
 from lgrnet.inference.predictor import Predictor
+from lgrnet.structures import SegOutput
 from tests.engine.toy import ToyModel
 from tests.models.test_lgrnet import small
 
@@ -78,6 +79,18 @@ def test_with_gradients_and_in_training_the_model_itself_runs(recorded):
             model.eval()(plain)
     with pytest.raises(ValueError, match="shapes is 0"):
         GraphedModel(ToyModel(), 0)
+
+
+def test_a_replay_gives_copies_and_what_is_no_tensor():
+    class Graph:
+        def replay(self):
+            own.mul_(2)
+
+    own = torch.zeros(1, 1, 1, 4, 4)
+    replay = _replay(Graph(), own, SegOutput(own, activation="softmax", frame_size=(8, 8)))
+    first, second = replay(torch.ones_like(own)), replay(torch.full_like(own, 3))
+    assert first.mask_logits.unique() == 2 and second.mask_logits.unique() == 6
+    assert (second.activation, second.frame_size, second.class_logits) == ("softmax", (8, 8), None)
 
 
 class TestOnGpu:

@@ -13,12 +13,18 @@ from tests.losses.stills import binary_targets, index_targets, weighted_sum
 TOLERANCE = 1e-6
 SIGMOID = {
     "official_train (sigmoid then dice_bce_loss)": SSFormerCriterion(),
+    "dice_bce_loss(logits)": SSFormerCriterion(double_sigmoid=False),
     "bce_iou_loss(logits)": StructureCriterion(bce="weighted", iou="pixel"),
     "structure_loss(logits)": StructureCriterion(bce="plain"),
     "tversky_loss(logits)": TverskyCriterion(),
     "tversky_bce_loss(logits)": TverskyCriterion(mask_bce=1.0),
 }
-SOFTMAX = {"repro DiceLoss": study_criterion(), "repro CrossEntropy": SoftmaxCriterion()}
+SOFTMAX = {
+    "repro DiceLoss": study_criterion(),
+    "repro CrossEntropy": study_criterion("ce"),
+    "repro Dice": study_criterion("raw_dice"),
+    "repro DCE": study_criterion("raw_dice_ce"),
+}
 CASES = [(name, kind) for name in SIGMOID for kind in ("blob", "empty", "full", "soft")]
 CASES += [(name, kind) for name in SOFTMAX for kind in ("blob", "empty", "full")]
 
@@ -52,6 +58,11 @@ def test_values_of_ssformer_and_the_study(values, name, kind):
     loss, gradient = result(values, name, kind)
     assert loss == pytest.approx(float(values[f"loss/{name}|{kind}"]), rel=TOLERANCE)
     assert np.isfinite(gradient).all()
+
+
+def test_every_published_loss_is_there(values):
+    names = {key.removeprefix("loss/").partition("|")[0] for key in values if key.startswith("loss/")}
+    assert names == set(SIGMOID) | set(SOFTMAX)
 
 
 def test_gradients_of_ssformer_and_the_study(shared):

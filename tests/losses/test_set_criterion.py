@@ -115,6 +115,16 @@ def test_an_object_on_one_of_two_ranks_weighs_as_in_one_process(monkeypatch):
     close({name: (parts[0][name] + parts[1][name]) / 2 for name in whole}, whole)
 
 
+@pytest.mark.parametrize("objects", [(1, 1), (2, 2)])
+def test_ranks_with_equal_numbers_of_objects_give_the_published_loss(objects):
+    """Published: each rank divides by its own sum of class weights, and by at least one object."""
+    output, targets = make_output(), make_targets(objects=objects)
+    whole = run(output, targets)
+    # A single process divides as a published rank does.
+    ranks = [run(permuted(output, lambda x, i=i: x[i : i + 1]), targets[i : i + 1], (10 + i,)) for i in (0, 1)]
+    close({name: (ranks[0][name] + ranks[1][name]) / 2 for name in whole}, whole)
+
+
 def test_unequal_numbers_of_annotated_frames():
     output, targets = make_output(), make_targets()
     annotated = torch.tensor([True, False, True])

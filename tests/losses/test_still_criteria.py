@@ -8,16 +8,21 @@ import torch.nn.functional as F
 
 from lgrnet.losses import softmax_criterion, target_maps
 from lgrnet.losses.dense_criterion import DenseCriterion
-from lgrnet.losses.published_criteria import SSFormerCriterion, StructureCriterion, TverskyCriterion
+from lgrnet.losses.published_criteria import (
+    SSFormerCriterion,
+    StructureCriterion,
+    TverskyCriterion,
+    ssformer_criterion,
+)
 from lgrnet.losses.softmax_criterion import SoftmaxCriterion, nnunet_criterion, study_criterion
 from lgrnet.losses.target_maps import class_map
 from lgrnet.structures import SegOutput, Targets
 from tests.losses.stills import weighted_sum
 
 SIGMOID = [DenseCriterion(), SSFormerCriterion(), StructureCriterion(), StructureCriterion(bce="plain", iou="pixel")]
-SIGMOID += [TverskyCriterion(mask_bce=1.0)]
+SIGMOID += [TverskyCriterion(mask_bce=1.0), SSFormerCriterion(double_sigmoid=False)]
 SOFTMAX = [SoftmaxCriterion(), study_criterion(), nnunet_criterion(), nnunet_criterion("batch", dice_background=True)]
-SOFTMAX += [SoftmaxCriterion(balance_classes=True, label_smoothing=0.1)]
+SOFTMAX += [SoftmaxCriterion(balance_classes=True, label_smoothing=0.1), study_criterion("raw_dice_ce")]
 ALL = [*SIGMOID, *SOFTMAX]
 WHOLE_CALL = (TverskyCriterion,)
 
@@ -191,6 +196,12 @@ def test_arguments_that_mean_nothing_are_refused():
         TverskyCriterion(gamma=0.5)
     with pytest.raises(ValueError, match="dice_over"):
         SoftmaxCriterion(dice_over="image")
+    with pytest.raises(ValueError, match="dice_of"):
+        SoftmaxCriterion(dice_of="sigmoid")
+    with pytest.raises(ValueError, match="loss is 'ohem', expected one of dice, ce, raw_dice, raw_dice_ce"):
+        study_criterion("ohem")
+    with pytest.raises(ValueError, match="expected one of bce_dice, published, single_sigmoid"):
+        ssformer_criterion("dice")
     with pytest.raises(ValueError, match="both 0"):
         SoftmaxCriterion(mask_ce=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -27,6 +28,24 @@ def test_official_epsilons_are_mixed_and_a_number_sets_all():
     assert len(official) == 30 and len(coarse) == 10
     study = MixTransformer(norm_eps=1e-5).net
     assert {m.eps for m in study.modules() if isinstance(m, nn.LayerNorm)} == {1e-5}
+
+
+def test_fresh_weights_are_drawn_as_published():
+    """Normal with variance 2 / fan_out in attention and MLPs; the convolutions of patches keep PyTorch's own."""
+    torch.manual_seed(0)
+    for name, module in MixTransformer("mit_b1").net.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        taps = math.prod(module.kernel_size)
+        if name.startswith("patch_embed"):
+            bound = 1 / math.sqrt(taps * module.in_channels)
+            assert module.weight.abs().max() <= bound and module.bias.abs().max() <= bound, name
+            assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02), name
+            assert module.bias.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.3), name
+        else:
+            deviation = math.sqrt(2 * module.groups / (taps * module.out_channels))
+            assert module.weight.std().item() == pytest.approx(deviation, rel=0.1), name
+            assert not module.bias.any(), name
 
 
 def test_drop_path_rises_linearly_and_spares_the_first_block():

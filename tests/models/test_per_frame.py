@@ -106,6 +106,48 @@ def test_padding_is_cut_before_the_resize_and_has_no_score(decision):
     np.testing.assert_allclose(prediction.scores, share.flatten(1).amax(1))
 
 
+class Square(nn.Module):
+    """Logits of one size whatever the frames' is, as SvANet's; with edges where they are in the frames."""
+
+    stride, mask_stride = 32, 1
+
+    def __init__(self, channels, side):
+        super().__init__()
+        self.channels, self.side = channels, side
+
+    def forward(self, frames):
+        size = (self.side, self.side)
+        return F.interpolate(frames[:, : self.channels], size=size, mode="bilinear", align_corners=True)
+
+
+@pytest.mark.parametrize("side", [32, 128, 200])
+@pytest.mark.parametrize("decision, channels", [("logit", 1), ("softmax", 2), ("sigmoid", 1)])
+@pytest.mark.parametrize("valid", [(64, 96), (45, 90)], ids=["fits", "padded"])
+def test_logits_of_another_size_than_the_frames_cover_them(side, decision, channels, valid):
+    model = PerFrame(Square(channels, side), decision=decision, pixel_mean=(0.5, 0.5, 0.5), pixel_std=(0.1, 0.1, 0.1))
+    frames = torch.zeros(1, 2, 3, 64, 96)
+    frames[..., valid[0] - 16 : valid[0], valid[1] - 24 : valid[1]] = 1  # an object in the lower right corner
+    if decision == "softmax":
+        frames[:, :, 0] = 1 - frames[:, :, 1]
+    for output in (model.eval()(frames), model.infer(frames)):
+        assert output.mask_logits.shape[-2:] == (side, side) and output.frame_size == (64, 96)
+        prediction = model.predict(output, ClipInfo("v", ("a", "b"), valid, (2, *valid)))
+        truth = frames[0, :, channels - 1, : valid[0], : valid[1]].bool().numpy()
+        both, either = (prediction.mask[0] & truth).sum(), (prediction.mask[0] | truth).sum()
+        assert both / either > 0.8
+        assert prediction.scores[0] > 0.9
+
+
+@pytest.mark.parametrize("side", [32, 128])
+def test_logits_of_another_size_are_resized_to_the_frames_as_logits(side):
+    model = PerFrame(Square(3, side), decision="softmax").eval()
+    output = model(torch.rand(1, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
+    prediction = model.predict(output, ClipInfo("v", ("a",), (64, 96), (1, 64, 96)))
+    share = resized(output.mask_logits[0].transpose(0, 1), (64, 96)).softmax(1)[0]
+    assert np.array_equal(prediction.mask[:, 0], share.argmax(0) == np.array([1, 2])[:, None, None])
+    np.testing.assert_allclose(prediction.probability[:, 0] / 255, share[1:], atol=0.5 / 255 + 1e-6)
+
+
 def test_the_predictor_pads_to_the_stride_of_the_network():
     frames = np.random.default_rng(0).integers(0, 255, (2, 30, 50, 3), np.uint8)
     prediction = Predictor(PerFrame(Contrast(1), decision="sigmoid"), size=(45, 61)).predict_frames(frames)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -17,7 +18,9 @@ from lgrnet.checkpoint.official_stills import to_official
 from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import build as build_config
 from lgrnet.config import builds, to_json
+from lgrnet.data.transforms import resize_for_eval
 from lgrnet.inference.predictor import Predictor
+from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.models.backbones import MixTransformer
 from lgrnet.models.segmenter import PerFrame
 from lgrnet.models.ssformer import SSFormer
@@ -28,6 +31,7 @@ from lgrnet.models.still_decoders import (
     ProgressiveUpsamplingDecoder,
     SegFormerDecoder,
 )
+from lgrnet.structures import Targets
 from tests.models.golden_stills import build, study_backbone, study_model
 
 DEAD = 262_656
@@ -113,10 +117,8 @@ def test_no_parameter_is_idle(decoder):
 @pytest.mark.parametrize("enlarge", ["corners", "input"])
 def test_logits_come_at_the_size_of_the_input(decoder, enlarge):
     model = small(decoder, enlarge=enlarge).eval()
-    stride = model.stride
-    assert model.mask_stride == 1
-    assert stride == (4 if enlarge == "corners" and model.decoder.stride == 1 else model.decoder.stride)
-    size = (64, 128) if stride == 32 else (60, 100) if stride == 4 else (75, 101)
+    assert model.mask_stride == 1 and model.stride == model.decoder.stride
+    size = (64, 128) if model.stride == 32 else (60, 100) if enlarge == "corners" else (75, 101)
     with torch.no_grad():
         assert model(torch.rand(1, 3, *size)).shape[-2:] == size
 
@@ -124,6 +126,34 @@ def test_logits_come_at_the_size_of_the_input(decoder, enlarge):
 def test_published_logits_of_odd_frames_are_larger_than_the_frames():
     with torch.no_grad():
         assert small().eval()(torch.rand(1, 3, 75, 101)).shape == (1, 1, 76, 104)
+
+
+@pytest.mark.parametrize("disk", [(75, 101), (60, 130)])
+def test_odd_frames_are_predicted_as_published(disk):
+    """No padding: sigmoid at the size of the logits, then bilinear to the size on disk."""
+    net = small(partial(ProgressiveLocalityDecoder, dim=64)).eval()
+    net.decoder.classes.weight.data.mul_(100)
+    model, frames = PerFrame(net, decision="sigmoid").eval(), np.random.default_rng(0).integers(0, 255, (2, *disk, 3))
+    prediction = Predictor(model, size=(75, 101)).predict_frames(frames.astype(np.uint8))
+    small_frames = np.stack([resize_for_eval(frame.astype(np.uint8), (75, 101), "bilinear") for frame in frames])
+    with torch.no_grad():
+        logits = net(model.normalise(torch.from_numpy(small_frames).permute(0, 3, 1, 2)[None] / 255)[0])
+    assert logits.shape == (2, 1, 76, 104)
+    probability = F.interpolate(logits.sigmoid(), size=disk, mode="bilinear", align_corners=False)[:, 0].numpy()
+    assert probability.min() < 0.3 and probability.max() > 0.7
+    assert np.abs(prediction.probability[0] / 255 - probability).max() < 0.5 / 255 + 1e-5
+    certain = np.abs(probability - 0.5) > 1e-5
+    assert np.array_equal(prediction.mask[0][certain], (probability > 0.5)[certain])
+
+
+def test_odd_frames_train():
+    model = PerFrame(small(), decision="sigmoid").train()
+    masks = torch.zeros(1, 1, 75, 101)
+    masks[..., 40:60, 50:90] = 1
+    valid, annotated = torch.ones(1, 75, 101, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    targets = [Targets(torch.tensor([0]), masks, valid, annotated)] * 2
+    sum(DenseCriterion()(model(torch.rand(2, 1, 3, 75, 101)), targets).values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=str)

@@ -43,8 +43,8 @@ def _case(name: str, half: bool, device: str) -> Iterator[Check]:
     """The worst tensor of each part."""
     golden = _reader()
     expected = torch.load(golden.FOLDER / "lgrnet" / f"case_{name}.pt", weights_only=True, map_location=device)
-    model = golden.golden_model(name.rsplit("_", 2)[0]).to(device)
-    frames = golden.frames_of(name, expected).to(device)
+    model = golden.golden_model(expected["meta"]["config"]).to(device)
+    frames = golden.frames_of(expected).to(device)
     worst: dict[str, tuple[float, str]] = {}
     count = 0
     with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
