@@ -17,7 +17,7 @@ from lgrnet.evaluation.protocols import (
     Protocol,
     WholeFrameProtocol,
 )
-from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes
+from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes, only_ignored
 
 AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
 
@@ -31,13 +31,14 @@ class VideoScorer:
     """The numbers of one video on their way; `Evaluator.begin` makes it, `Evaluator.end` takes it.
 
     Between two frames nothing is kept but numbers. `shapes` are those of the annotated lesions (above 127, so that grey
-    edges do not widen them), by the frames' names, None: not annotated.
+    edges do not widen them), by the frames' names, None: not annotated. `only_ignored` counts annotations of that kind.
     """
 
     def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
         self.video, self.label_map, self.protocols, self.resize = video, label_map, protocols, resize
         self.rows: list[FrameRow] = []
         self.annotated: list[str] = []
+        self.only_ignored = 0
         self.shapes: dict[str, FrameShape | None] = {}
         self._folds: dict[tuple[str, int], ClipFold] = {
             (name, class_id): protocol.begin()
@@ -87,6 +88,7 @@ class VideoScorer:
         self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
         if raw is not None:
             self.annotated.append(frame)
+            self.only_ignored += only_ignored(raw, self.label_map)
 
     def clips(self) -> list[ClipRow]:
         """What the protocols of videos keep; to be called once, after the last frame."""

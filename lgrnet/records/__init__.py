@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lgrnet.records.masks import (
+    BINARY,
     IGNORE,
     LabelMap,
     check_label_map,
@@ -23,6 +24,7 @@ from lgrnet.records.masks import (
     class_masks,
     ignored_pixels,
     num_classes,
+    only_ignored,
     read_mask,
     write_mask,
 )
@@ -37,6 +39,7 @@ from lgrnet.records.pictures import (
 )
 
 __all__ = [
+    "BINARY",
     "IGNORE",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
@@ -58,6 +61,7 @@ __all__ = [
     "list_videos",
     "natural_key",
     "num_classes",
+    "only_ignored",
     "pair_videos",
     "read_clip",
     "read_frame",

@@ -22,6 +22,8 @@ mapping   raw value -> class id, class 0 is background; raw value 0 is backgroun
 """
 
 IGNORE = "ignore"
+BINARY = 'label_map="binary" (or {255: 1})'
+"""What messages tell who has masks of 0 and 255."""
 _GREY_MAPS = {"binary": 31, "half": 31, "full": 31, "soft": 2}
 """Maps of grey values, and up to which maximum a mask is taken for one of class indices instead."""
 
@@ -96,13 +98,25 @@ def ignored_pixels(raw: np.ndarray, label_map: LabelMap = "binary") -> np.ndarra
     return np.isin(raw, ignored)
 
 
+def only_ignored(raw: np.ndarray, label_map: LabelMap) -> bool:
+    """Whether raw mask values uint8 [H, W] show pixels to ignore, and no class.
+
+    In one mask that is right: no object, some pixels that are not judged. A whole set of such masks is one of 0 and 255
+    whose label map ignores 255: all of its foreground would vanish, and `BINARY` sets it right.
+    """
+    if isinstance(label_map, str):
+        return False
+    values = np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist()
+    return {label_map.get(value, 0) for value in values} - {0} == {IGNORE}
+
+
 def check_values(raw: np.ndarray, label_map: LabelMap, source: str | Path = "mask") -> None:
     """Raises DataError, naming `source`, the values, their pixels and what to set, unless raw mask values uint8 [H, W]
     fit the label map.
 
-    A mapping knows every value that occurs, and a mask of 0 and 255 does not fit one that ignores 255: all of its
-    foreground would vanish. A mask whose largest value is 31 or less (2 or less for "soft") holds class indices, for
-    which the maps of grey values are wrong; but 0 and 1 fit "binary", and small values in a JPEG file are its noise.
+    A mapping knows every value that occurs; a mask of nothing but what it ignores fits, see `only_ignored`. A mask
+    whose largest value is 31 or less (2 or less for "soft") holds class indices, for which the maps of grey values are
+    wrong; but 0 and 1 fit "binary", and small values in a JPEG file are its noise.
     """
     largest = int(raw.max(initial=0))
     if not isinstance(label_map, str):
@@ -129,16 +143,10 @@ def _check_mapped(raw: np.ndarray, label_map: Mapping[int, int | str], source: s
     found = np.flatnonzero(counts).tolist()
     unknown = [value for value in found if value not in known]
     above = [value for value in found if value]
-    binary = 'label_map="binary" (or {255: 1})'
     if unknown:
-        hint = f"this is a mask of 0 and 255: set {binary}" if above == [255] else "add them (0: background)"
+        hint = f"this is a mask of 0 and 255: set {BINARY}" if above == [255] else "add them (0: background)"
         raise DataError(
             f"{source} holds the values {unknown}, unknown to the label map {known} ({_pixels(raw, unknown)}); {hint}"
-        )
-    if above == [255] and known[255] == IGNORE:
-        raise DataError(
-            f"{source} holds the value 255 ({_pixels(raw, above)}) and else 0, but its label map {known} ignores 255: "
-            f"all of its foreground would vanish; set {binary} for masks of 0 and 255, or leave this image out"
         )
 
 
