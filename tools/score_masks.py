@@ -10,6 +10,9 @@ named for a model, a split, Frame or GT on the way make no difference. Maps are 
 certain; a map of another size than its mask is resized by each protocol's own rule. Protocols and what they mean are in
 README.md; numbers of two protocols are different quantities, even under the same name.
 
+A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
+needed for the first and last mask of a clip, which it drops.
+
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
 
@@ -28,6 +31,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,6 +46,7 @@ from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
 from lgrnet.evaluation.report import plain_json, published_table, write_json, write_report  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
+from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
 from lgrnet.records import DataError, LabelMap, count_and_name, file_hash  # noqa: E402
 
@@ -87,12 +92,19 @@ def _label_map(foreground: str | None) -> LabelMap:
     return dict.fromkeys(range(256), 0) | {int(value): 1 for value in values}
 
 
-def _found(options: argparse.Namespace, predictions: Path) -> MaskPairs:
-    """The pairs. Raises DataError for missing predictions, unless they are allowed; tells of what is left out."""
+def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -> MaskPairs:
+    """The pairs. Raises DataError for missing predictions, unless they are allowed; tells of what is left out.
+
+    ends_dropped  whether the ends of clips count for nothing; then predictions may be missing there
+    """
     pairs = pair_trees(predictions, options.gt)
     if pairs.extra:
         told = count_and_name(pairs.extra, "prediction", _NAMED)
         _tell(f"note: {told} without a mask in {options.gt}; not scored")
+    if ends_dropped and pairs.missing_ends:
+        told = count_and_name(pairs.missing_ends, "frame", _NAMED)
+        _tell(f"note: {told} at the ends of their clips without a prediction in {predictions}; none is needed there")
+        pairs = replace(pairs, missing=[name for name in pairs.missing if name not in set(pairs.missing_ends)])
     if not pairs.missing:
         return pairs
     told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {options.gt} without a prediction in {predictions}"
@@ -105,7 +117,8 @@ def _found(options: argparse.Namespace, predictions: Path) -> MaskPairs:
 def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, Pictures, MaskPairs]:
     """All maps of a folder, scored, and what there is to see of them."""
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
-    label_map, pairs = _label_map(options.foreground), _found(options, predictions)
+    label_map = _label_map(options.foreground)
+    pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training

@@ -119,6 +119,9 @@ class ClipFold(typing.Protocol):
         the frame is not annotated, image [H1, W1, 3] uint8 where no protocol has asked for it by `needs_images`.
         """
 
+    def miss(self) -> None:
+        """The next frame is annotated but has no prediction; it takes its place in the video, and has no numbers."""
+
     def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
         """`frames` and `values` of the `ClipRow`; called once, after the last frame."""
 
@@ -127,7 +130,8 @@ class ClipFold(typing.Protocol):
 class ClipProtocol(typing.Protocol):
     """A protocol whose numbers are made per video first; id, meaning and metrics are those of `Protocol`.
 
-    One with a true attribute `needs_images` is shown the frames themselves, too.
+    One with a true attribute `needs_images` is shown the frames themselves, too. One with a true attribute `drop_ends`
+    makes nothing of the first and last annotated frame of a video, which then need no prediction.
     """
 
     id: str

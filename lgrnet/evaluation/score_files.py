@@ -94,13 +94,21 @@ class _Job:
         average = None if self.instances is None else AveragePrecision(self.instances, set_name=self.set_name)
         return Evaluator(self.protocols, self.set_name, weights_hash, True, attributes, average)
 
-    def __call__(self, video: str, paths: Paths) -> tuple[dict, int]:
-        """The state of an evaluator with this one video, and the highest value of its maps."""
+    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int]:
+        """The state of an evaluator with this one video, and the highest value of its maps.
+
+        annotated  frame -> annotation of all frames, also of those without a map
+        """
         evaluator, highest, maps = self.evaluator(), 0, []
         scorer = evaluator.begin(video, self.label_map)
-        for frame, (prediction, annotation) in paths.items():
-            raw, probability = read_mask(annotation), read_map(prediction)
+        for frame, annotation in annotated.items():
+            raw = read_mask(annotation)
             check_values(raw, self.label_map, annotation)
+            if frame not in paths:
+                scorer.miss(frame, raw)
+                continue
+            prediction = paths[frame][0]
+            probability = read_map(prediction)
             highest = max(highest, int(probability.max()))
             image = None if self.images is None else read_frame(self.images[video][frame])
             scorer.add(frame, probability, raw=raw, image=image)
@@ -122,13 +130,13 @@ def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Predict
 
 def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int]]:
     if workers == 1:
-        yield from (job(video, paths) for video, paths in pairs.pairs.items())
+        yield from (job(video, paths, pairs.annotated[video]) for video, paths in pairs.pairs.items())
         return
     # Fresh processes: what a program that calls this has loaded (threads, a GPU) does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from pool.map(job, pairs.pairs, pairs.pairs.values())
+            yield from pool.map(job, pairs.pairs, pairs.pairs.values(), map(pairs.annotated.get, pairs.pairs))
         except BrokenProcessPool as error:
             raise DataError(f"a worker process ended ({error}); is memory short? try fewer workers") from error
         finally:

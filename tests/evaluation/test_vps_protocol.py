@@ -86,6 +86,35 @@ def test_the_ends_can_be_kept_and_it_is_another_protocol(pairs, expected):
     assert evaluator.result()["scores"]["vps-all-frames"]["maxDice"] > 0.6
 
 
+@pytest.mark.parametrize("missing", [{0, 5}, {0, 1}, {4, 5}, {0}, {5}, {3}, {0, 1, 2, 3, 4, 5}])
+def test_frames_without_a_map_keep_their_place(missing, pairs, expected):
+    """The ends are those of the clip, not those of the frames that have a map."""
+    names = expected["sequence"]["frames"]["case1_1"][:6]
+    fold, alone = VPSProtocol().begin(), VPSProtocol(drop_ends=False).begin()
+    for index, name in enumerate(names):
+        map_, truth = pairs[f"pred/{name}"], pairs[f"gt/{name}"]
+        fold.miss() if index in missing else fold.add(map_, None, truth)
+        if index in {1, 2, 3, 4} - missing:
+            alone.add(map_, None, truth)
+    (frames, found), (others, published) = fold.end(), alone.end()
+    assert frames == others == len({1, 2, 3, 4} - missing)
+    assert all(np.array_equal(found[key], value) for key, value in published.items())
+
+
+def test_ends_are_those_of_the_annotation(pairs, expected):
+    """The toolbox lists the masks of a clip; what is not annotated it never sees."""
+    names = expected["sequence"]["frames"]["case1_1"][:5]
+    sparse, dense = VPSProtocol().begin(), VPSProtocol().begin()
+    for name in names:
+        map_, truth = pairs[f"pred/{name}"], pairs[f"gt/{name}"]
+        assert sparse.add(map_, None, None) == {}
+        sparse.add(map_, None, truth)
+        dense.add(map_, None, truth)
+    assert sparse.add(map_, None, None) == {}
+    (frames, found), (others, published) = sparse.end(), dense.end()
+    assert frames == others == 3 and all(np.array_equal(found[key], value) for key, value in published.items())
+
+
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_clip_that_has_only_ends_has_no_say(frames, pairs, expected):
     evaluator = _sequence(pairs, expected, VPSProtocol())

@@ -49,19 +49,51 @@ def _prediction(trees, index, video="case2"):
     return trees / f"pred/Model/TestHardDataset/Seen/{video}/{STEM.format(index)}.png"
 
 
-def test_published_set_prints_the_published_text(golden, tmp_path, capsys):
+def _published_set(golden, folder):
+    """Writes the maps and masks of four clips; what the toolbox says of them."""
     expected = json.loads((golden / "metrics/vps_expected.json").read_text())["sequence"]
     with np.load(golden / "metrics/pairs.npz") as pairs:
         for video, names in expected["frames"].items():
             for index, name in enumerate(names, start=7):
-                _save(tmp_path / f"pred/Unseen/{video}/{STEM.format(index)}.png", pairs[f"pred/{name}"])
-                _save(tmp_path / f"gt/Unseen/GT/{video}/{STEM.format(index)}.png", pairs[f"gt/{name}"])
+                _save(folder / f"pred/Unseen/{video}/{STEM.format(index)}.png", pairs[f"pred/{name}"])
+                _save(folder / f"gt/Unseen/GT/{video}/{STEM.format(index)}.png", pairs[f"gt/{name}"])
+    return expected
+
+
+def test_published_set_prints_the_published_text(golden, tmp_path, capsys):
+    expected = _published_set(golden, tmp_path)
     names = ["--set", "TestEasyDataset-Unseen", "--method", "2022-MIR-PNSPlus"]
     assert _run(tmp_path, "--protocol", "vps", *names, "--json", tmp_path / "new/out.json") == 0
     assert expected["printed"].strip() in capsys.readouterr().out
     (found,) = json.loads((tmp_path / "new/out.json").read_text())["sets"]
     for name, value in expected["mean"].items():
         assert found["scores"]["vps"][name] == pytest.approx(value, abs=1e-6)
+
+
+def test_methods_of_optical_flow_lack_the_ends_of_clips(golden, tmp_path, capsys):
+    """The numbers of `vps` are of the other frames, with maps of the ends and without."""
+    expected = _published_set(golden, tmp_path)
+    assert _run(tmp_path, "--protocol", "vps", "--json", tmp_path / "whole.json") == 0
+    for video, names in expected["frames"].items():
+        for index in (7, 6 + len(names)):
+            (tmp_path / f"pred/Unseen/{video}/{STEM.format(index)}.png").unlink()
+    assert _run(tmp_path, "--protocol", "vps", "--json", tmp_path / "flow.json", "--out", tmp_path / "out") == 0
+    assert "8 frames (" in (error := capsys.readouterr().err) and "at the ends of their clips" in error
+    whole, flow = (json.loads((tmp_path / f"{name}.json").read_text())["sets"][0] for name in ("whole", "flow"))
+    for name, value in expected["mean"].items():
+        assert flow["scores"]["vps"][name] == pytest.approx(value, abs=1e-6)
+    assert flow == whole
+    for more in ("--protocol", "vps,lgrnet"), ("--protocol", "vps", "--instances", "frame"):
+        assert _run(tmp_path, *more) == 2
+        assert "without a prediction" in capsys.readouterr().err
+    told = ["--protocol", "vps,lgrnet", "--allow_missing", "--json", tmp_path / "two.json"]
+    assert _run(tmp_path, *told) == 0
+    two = json.loads((tmp_path / "two.json").read_text())["sets"][0]
+    assert two["scores"]["vps"] == whole["scores"]["vps"] and two["frames"] == 16
+    assert two["split_hash"] != whole["split_hash"]
+    (tmp_path / f"pred/Unseen/case1_1/{STEM.format(10)}.png").unlink()
+    assert _run(tmp_path, "--protocol", "vps") == 2
+    assert f"1 frame (case1_1/{STEM.format(10)})" in capsys.readouterr().err
 
 
 def test_all_protocols_in_one_pass_without_torch(trees):
