@@ -13,6 +13,10 @@ README.md; numbers of two protocols are different quantities, even under the sam
 A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
 needed for the first and last mask of a clip, which it drops.
 
+Masks of class values: --foreground 1,2 makes one class of these; --classes 1,2 makes a class of each, and maps then
+hold the same values in place of grey. With either, pixels of --ignore 255 take no part in the overlaps of svanet-size
+and study; for other protocols they are background.
+
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
 
@@ -30,6 +34,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +53,7 @@ from lgrnet.evaluation.report import plain_json, published_table, write_json, wr
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
-from lgrnet.records import DataError, LabelMap, count_and_name, file_hash  # noqa: E402
+from lgrnet.records import IGNORE, DataError, LabelMap, count_and_name, file_hash  # noqa: E402
 
 _NAMED = 20
 
@@ -72,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         "--allow_missing", action="store_true", help="score the frames that have a map, leave out others"
     )
     parser.add_argument("--foreground", help="values of masks that are foreground, like 1,2 (default: all above 0)")
+    parser.add_argument(
+        "--classes", help="values of masks that are class 1, 2, ..., like 1,2,3; maps then hold the same values"
+    )
+    parser.add_argument("--ignore", help="values of masks that are not judged, like 255; see svanet-size and study")
     parser.add_argument("--attributes", type=Path, help="table of what is known of the videos; its columns make slices")
     parser.add_argument("--classification", type=Path, help="SUN-SEG's classification.txt: slices by pathology")
     parser.add_argument("--training", type=Path, help="folder of the training clips: slices seen and unseen, by case")
@@ -83,13 +92,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _label_map(foreground: str | None) -> LabelMap:
-    if foreground is None:
-        return "binary"
-    values = foreground.split(",")
+def _values(option: str, text: str | None) -> list[int]:
+    values = [] if text is None else text.split(",")
     if not all(value.strip().isdecimal() and 0 < int(value) < 256 for value in values):
-        raise ValueError(f"--foreground is {foreground!r}; expected values 1 to 255 with commas between, like 1,2")
-    return dict.fromkeys(range(256), 0) | {int(value): 1 for value in values}
+        raise ValueError(f"{option} is {text!r}; expected values 1 to 255 with commas between, like 1,2")
+    return [int(value) for value in values]
+
+
+def _label_map(options: argparse.Namespace) -> LabelMap:
+    names = ("--foreground", "--classes", "--ignore")
+    given = {name: _values(name, getattr(options, name[2:])) for name in names}
+    foreground, classes, ignored = given.values()
+    if foreground and classes:
+        raise ValueError("give --foreground or --classes: one class of grey maps, or maps that hold class values")
+    if twice := [value for value, times in Counter(sum(given.values(), [])).items() if times > 1]:
+        raise ValueError(f"{', '.join(names)} name the value {twice[0]} twice; give it once")
+    if classes and options.instances is not None:
+        raise ValueError("--instances is for grey maps, which say how sure they are; leave out it or --classes")
+    if ignored and not foreground and not classes:
+        raise ValueError("--ignore goes with --foreground or --classes: say which values are not ignored")
+    if not foreground and not classes:
+        return "binary"
+    chosen = dict.fromkeys(foreground, 1) or {value: k for k, value in enumerate(classes, start=1)}
+    rest = dict.fromkeys(range(256), 0) if foreground else {}
+    return rest | chosen | dict.fromkeys(ignored, IGNORE)
 
 
 def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -> MaskPairs:
@@ -117,7 +143,7 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
 def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, Pictures, MaskPairs]:
     """All maps of a folder, scored, and what there is to see of them."""
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
-    label_map = _label_map(options.foreground)
+    label_map, indexed = _label_map(options), options.classes is not None
     pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
@@ -125,9 +151,9 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
     named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
     set_name = options.set or next(named, "masks")
-    told = {"attributes": known, "images": images, "instances": options.instances}
+    told = {"attributes": known, "images": images, "instances": options.instances, "indexed": indexed}
     scored = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, **told)
-    return scored, pair_pictures(pairs, label_map, images), pairs
+    return scored, pair_pictures(pairs, label_map, images, indexed), pairs
 
 
 def _compare(options: argparse.Namespace) -> list[str]:

@@ -226,6 +226,43 @@ def test_masks_of_class_indices_need_to_be_told(trees, capsys):
     assert _run(trees, "--foreground", "x") == 2
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_published_set_of_class_indices(golden, tmp_path, count, capsys):
+    """SvANet's masks and predictions hold class indices, and 255 is ignored."""
+    with np.load(golden / "svanet/metrics_masks.npz") as stored:
+        for i, (true, found) in enumerate(zip(stored[f"c{count}_target"], stored[f"c{count}_pred"], strict=True)):
+            _save(tmp_path / f"gt/{i:02d}.png", true.astype(np.uint8))
+            _save(tmp_path / f"pred/{i:02d}.png", found.astype(np.uint8))
+            _save(tmp_path / f"grey/{i:02d}.png", (found == 1).astype(np.uint8) * 255)
+    published = json.loads((golden / "svanet/metrics.json").read_text())[f"c{count}_tiny_protocol"][-1]
+    classes = ",".join(map(str, range(1, count)))
+    told = ["--protocol", "svanet-size,lgrnet", "--ignore", "255", "--json", tmp_path / "o.json"]
+    assert _run(tmp_path, *told, "--classes", classes, "--out", tmp_path / "out") == 0
+    result = (tmp_path / "o.json").read_text()
+    scores = json.loads(result)["sets"][0]["scores"]["svanet-size"]
+    percent = {"mDice": "dice", "mIoU": "iou", "mEM": "e_measure", "AvgRecall": "sensitivity", "AvgF2": "f2"}
+    for theirs, ours in percent.items():
+        assert 100 * scores[f"published_{ours}"] == pytest.approx(published[theirs], abs=1e-4), theirs
+    assert scores["published_mae"] == pytest.approx(published["mAE"], rel=1e-5)
+    if count == 2:
+        assert scores["published_dice"] == pytest.approx(0.87063, abs=1e-5)
+        grey = ["--pred", str(tmp_path / "grey"), "--gt", str(tmp_path / "gt"), *map(str, told), "--foreground", "1"]
+        assert score_masks.main(grey) == 0
+        assert json.loads((tmp_path / "o.json").read_text())["sets"][0]["scores"]["svanet-size"] == scores
+        assert score_masks.main([*grey[:-2], "--classes", "1"]) == 2, "a predicted value is never ignored"
+        assert "holds the values [255], unknown" in capsys.readouterr().err
+    capsys.readouterr()
+    for more, message in (
+        (("--ignore", "255"), "--ignore goes with --foreground or --classes"),
+        (("--classes", "1", "--foreground", "1"), "give --foreground or --classes"),
+        (("--classes", "1,255", "--ignore", "255"), "255 twice"),
+        (("--classes", "1", "--ignore", "255", "--instances", "frame"), "--instances is for grey maps"),
+        (("--classes", "7", "--ignore", "255"), "unknown to the label map"),
+    ):
+        assert _run(tmp_path, "--protocol", "svanet-size", *more) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_all_truth_empty_and_objects_of_one_pixel(tmp_path):
     for video, pixels in (("empty", 0), ("point", 1)):
         for index in range(4):
