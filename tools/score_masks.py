@@ -17,6 +17,9 @@ Masks of class values: --foreground 1,2 makes one class of these; --classes 1,2 
 hold the same values in place of grey. With either, pixels of --ignore 255 take no part in the overlaps of svanet-size
 and study; for other protocols they are background.
 
+Sets of still images may be the folders of one run. The tables are of all images together; the mean over the folders,
+as SSFormer's test program prints it, stands below those of ssformer-test and pranet.
+
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
 
@@ -49,7 +52,7 @@ from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import plain_json, published_table, write_json, write_report  # noqa: E402
+from lgrnet.evaluation.report import mean_over_videos, plain_json, published_table, write_json, write_report  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
@@ -179,6 +182,12 @@ def _compare(options: argparse.Namespace) -> list[str]:
     return lines + [line for name, of_set in found.items() for line in ("", name, comparison_table(of_set))]
 
 
+def _folder_means(evaluator: Evaluator, result: dict) -> dict[str, dict[str, float]]:
+    """Of protocols of still images, whose folders are sets: protocol -> metric -> mean over the folders."""
+    names = [name for name, protocol in evaluator.protocols.items() if getattr(protocol, "of_sets", False)]
+    return {name: mean_over_videos(result, name) for name in names if result["videos"] > 1}
+
+
 def _score(options: argparse.Namespace) -> list[str]:
     """Writes what was asked for; the lines to print."""
     if options.workers < 1:
@@ -195,21 +204,30 @@ def _score(options: argparse.Namespace) -> list[str]:
     result = evaluator.result()
     facts = {"method": method, "predictions": str(options.pred), "annotations": str(options.gt)}
     facts |= {"mask": "map above half of its range", "missing": pairs.missing, "extra": pairs.extra}
+    facts |= {"mean_over_folders": _folder_means(evaluator, result)}
     if options.json is not None:
         write_json(options.json, [result], facts)
     if options.out is not None:
         write_report(evaluator, options.out, facts)
         page = ScoredSet(result, evaluator.each_row(), pictures)
         write_html(options.out / "report.html", [page], {"command": sys.argv, **facts})
+    return _told(result, facts)
+
+
+def _told(result: dict, facts: dict) -> list[str]:
+    """What is printed."""
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
-    if pairs.missing:
-        lines.append(f"{len(pairs.missing)} frames without a prediction were left out")
+    if facts["missing"]:
+        lines.append(f"{len(facts['missing'])} frames without a prediction were left out")
     if result["instances"]:
         numbers = precisions(result["instances"]).items()
         told = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in numbers)
-        lines += ["", f"average precision, one image a {options.instances}: {told}"]
+        lines += ["", f"average precision, one image a {result['instances']['form']}: {told}"]
     for name, meaning in result["meaning"].items():
-        lines += ["", f"{name}: {meaning}", published_table(result, name, method)]
+        lines += ["", f"{name}: {meaning}", published_table(result, name, facts["method"])]
+        if means := facts["mean_over_folders"].get(name):
+            told = "  ".join(f"{metric} {value:.4f}" for metric, value in means.items())
+            lines.append(f"mean over the {result['videos']} folders, each of the same weight: {told}")
     return lines
 
 

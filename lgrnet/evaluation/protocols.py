@@ -65,6 +65,8 @@ class Protocol(typing.Protocol):
     meaning  one sentence for reports
     metrics  names of the numbers that `aggregate` gives, in the order of a table; the values of a frame hold the first
              one, too, by which pictures are chosen
+
+    One with a true attribute `of_sets` is of still images; several sets of these have the plain mean of their numbers.
     """
 
     id: str
@@ -207,3 +209,11 @@ def mean_score(values: Iterable[float]) -> Score:
     """The mean of the values that are numbers; exact summing makes it independent of their order."""
     defined = [value for value in values if not math.isnan(value)]
     return Score(math.fsum(defined) / len(defined) if defined else math.nan, len(defined))
+
+
+def mean_scores(sets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every metric that all sets have, over the sets where it is defined; NaN where it is in none."""
+    if not sets:
+        return {}
+    shared = [name for name in next(iter(sets.values())) if all(name in scores for scores in sets.values())]
+    return {name: mean_score(scores[name] for scores in sets.values()).value for name in shared}

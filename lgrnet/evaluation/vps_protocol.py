@@ -84,6 +84,7 @@ class PraNetProtocol(CurveMeans):
     """
 
     id = "pranet"
+    of_sets = True
     scalars = ("weighted_f", "objects", "s_measure", "mae")
     curves = ("E", "Dice", "IoU", "Sen", "Spe")
     weigh = True

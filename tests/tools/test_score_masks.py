@@ -1,4 +1,4 @@
-"""Folders of maps from any program: the published text, files that do not fit, and odd names."""
+"""Folders of maps from any program: files that do not fit, odd names, slices, comparisons."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from PIL import Image
 from lgrnet.evaluation import PROTOCOLS
 from lgrnet.evaluation.mask_trees import pair_trees, read_map
 from lgrnet.records import DataError, benchmark_key
+from tests.tools.map_files import STEM
+from tests.tools.map_files import run as _run
+from tests.tools.map_files import save as _save
 from tools import score_masks
 
 TOOL = Path(score_masks.__file__)
-STEM = "case_M_20181001100941_0U62372100109341_1_005_001-1_a2_ayy_image{:04d}"
-
-
-def _save(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values)).save(path)
 
 
 def _disc(shift=0, size=(20, 24)):
@@ -41,59 +38,8 @@ def trees(tmp_path):
     return tmp_path
 
 
-def _run(trees, *more):
-    return score_masks.main(["--pred", str(trees / "pred"), "--gt", str(trees / "gt"), *map(str, more)])
-
-
 def _prediction(trees, index, video="case2"):
     return trees / f"pred/Model/TestHardDataset/Seen/{video}/{STEM.format(index)}.png"
-
-
-def _published_set(golden, folder):
-    """Writes the maps and masks of four clips; what the toolbox says of them."""
-    expected = json.loads((golden / "metrics/vps_expected.json").read_text())["sequence"]
-    with np.load(golden / "metrics/pairs.npz") as pairs:
-        for video, names in expected["frames"].items():
-            for index, name in enumerate(names, start=7):
-                _save(folder / f"pred/Unseen/{video}/{STEM.format(index)}.png", pairs[f"pred/{name}"])
-                _save(folder / f"gt/Unseen/GT/{video}/{STEM.format(index)}.png", pairs[f"gt/{name}"])
-    return expected
-
-
-def test_published_set_prints_the_published_text(golden, tmp_path, capsys):
-    expected = _published_set(golden, tmp_path)
-    names = ["--set", "TestEasyDataset-Unseen", "--method", "2022-MIR-PNSPlus"]
-    assert _run(tmp_path, "--protocol", "vps", *names, "--json", tmp_path / "new/out.json") == 0
-    assert expected["printed"].strip() in capsys.readouterr().out
-    (found,) = json.loads((tmp_path / "new/out.json").read_text())["sets"]
-    for name, value in expected["mean"].items():
-        assert found["scores"]["vps"][name] == pytest.approx(value, abs=1e-6)
-
-
-def test_methods_of_optical_flow_lack_the_ends_of_clips(golden, tmp_path, capsys):
-    """The numbers of `vps` are of the other frames, with maps of the ends and without."""
-    expected = _published_set(golden, tmp_path)
-    assert _run(tmp_path, "--protocol", "vps", "--json", tmp_path / "whole.json") == 0
-    for video, names in expected["frames"].items():
-        for index in (7, 6 + len(names)):
-            (tmp_path / f"pred/Unseen/{video}/{STEM.format(index)}.png").unlink()
-    assert _run(tmp_path, "--protocol", "vps", "--json", tmp_path / "flow.json", "--out", tmp_path / "out") == 0
-    assert "8 frames (" in (error := capsys.readouterr().err) and "at the ends of their clips" in error
-    whole, flow = (json.loads((tmp_path / f"{name}.json").read_text())["sets"][0] for name in ("whole", "flow"))
-    for name, value in expected["mean"].items():
-        assert flow["scores"]["vps"][name] == pytest.approx(value, abs=1e-6)
-    assert flow == whole
-    for more in ("--protocol", "vps,lgrnet"), ("--protocol", "vps", "--instances", "frame"):
-        assert _run(tmp_path, *more) == 2
-        assert "without a prediction" in capsys.readouterr().err
-    told = ["--protocol", "vps,lgrnet", "--allow_missing", "--json", tmp_path / "two.json"]
-    assert _run(tmp_path, *told) == 0
-    two = json.loads((tmp_path / "two.json").read_text())["sets"][0]
-    assert two["scores"]["vps"] == whole["scores"]["vps"] and two["frames"] == 16
-    assert two["split_hash"] != whole["split_hash"]
-    (tmp_path / f"pred/Unseen/case1_1/{STEM.format(10)}.png").unlink()
-    assert _run(tmp_path, "--protocol", "vps") == 2
-    assert f"1 frame (case1_1/{STEM.format(10)})" in capsys.readouterr().err
 
 
 def test_all_protocols_in_one_pass_without_torch(trees):
@@ -224,43 +170,6 @@ def test_masks_of_class_indices_need_to_be_told(trees, capsys):
     assert _run(trees, "--foreground", "3", "--protocol", "plain", "--json", trees / "o.json") == 0
     assert json.loads((trees / "o.json").read_text())["sets"][0]["scores"]["plain"]["dice"] > 0.8
     assert _run(trees, "--foreground", "x") == 2
-
-
-@pytest.mark.parametrize("count", [2, 5])
-def test_published_set_of_class_indices(golden, tmp_path, count, capsys):
-    """SvANet's masks and predictions hold class indices, and 255 is ignored."""
-    with np.load(golden / "svanet/metrics_masks.npz") as stored:
-        for i, (true, found) in enumerate(zip(stored[f"c{count}_target"], stored[f"c{count}_pred"], strict=True)):
-            _save(tmp_path / f"gt/{i:02d}.png", true.astype(np.uint8))
-            _save(tmp_path / f"pred/{i:02d}.png", found.astype(np.uint8))
-            _save(tmp_path / f"grey/{i:02d}.png", (found == 1).astype(np.uint8) * 255)
-    published = json.loads((golden / "svanet/metrics.json").read_text())[f"c{count}_tiny_protocol"][-1]
-    classes = ",".join(map(str, range(1, count)))
-    told = ["--protocol", "svanet-size,lgrnet", "--ignore", "255", "--json", tmp_path / "o.json"]
-    assert _run(tmp_path, *told, "--classes", classes, "--out", tmp_path / "out") == 0
-    result = (tmp_path / "o.json").read_text()
-    scores = json.loads(result)["sets"][0]["scores"]["svanet-size"]
-    percent = {"mDice": "dice", "mIoU": "iou", "mEM": "e_measure", "AvgRecall": "sensitivity", "AvgF2": "f2"}
-    for theirs, ours in percent.items():
-        assert 100 * scores[f"published_{ours}"] == pytest.approx(published[theirs], abs=1e-4), theirs
-    assert scores["published_mae"] == pytest.approx(published["mAE"], rel=1e-5)
-    if count == 2:
-        assert scores["published_dice"] == pytest.approx(0.87063, abs=1e-5)
-        grey = ["--pred", str(tmp_path / "grey"), "--gt", str(tmp_path / "gt"), *map(str, told), "--foreground", "1"]
-        assert score_masks.main(grey) == 0
-        assert json.loads((tmp_path / "o.json").read_text())["sets"][0]["scores"]["svanet-size"] == scores
-        assert score_masks.main([*grey[:-2], "--classes", "1"]) == 2, "a predicted value is never ignored"
-        assert "holds the values [255], unknown" in capsys.readouterr().err
-    capsys.readouterr()
-    for more, message in (
-        (("--ignore", "255"), "--ignore goes with --foreground or --classes"),
-        (("--classes", "1", "--foreground", "1"), "give --foreground or --classes"),
-        (("--classes", "1,255", "--ignore", "255"), "255 twice"),
-        (("--classes", "1", "--ignore", "255", "--instances", "frame"), "--instances is for grey maps"),
-        (("--classes", "7", "--ignore", "255"), "unknown to the label map"),
-    ):
-        assert _run(tmp_path, "--protocol", "svanet-size", *more) == 2
-        assert message in capsys.readouterr().err
 
 
 def test_all_truth_empty_and_objects_of_one_pixel(tmp_path):
