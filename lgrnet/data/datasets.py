@@ -224,7 +224,7 @@ class ClipDataset:
         if self._only_ignored < MANY:
             return
         all_masks = [(path, r.label_map) for r in self.records for path in r.masks if path is not None]
-        if not any(class_masks(read_mask(path), label_map, path).any() for path, label_map in all_masks):
+        if not any(class_masks(read_mask(path, label_map=known), known, path).any() for path, known in all_masks):
             raise DataError(
                 f"none of the {len(all_masks)} masks shows a class, but {record.label_map} ignores values that are in "
                 f"them (as in {next(filter(None, record.masks))}); set {BINARY} for masks of 0 and 255"

@@ -80,7 +80,7 @@ def pair_pictures(
 
     def picture(video: str, frame: str) -> Picture:
         prediction, annotation = pairs.pairs[video][frame]
-        truth = class_masks(read_mask(annotation), label_map, annotation) > 0
+        truth = class_masks(read_mask(annotation, label_map=label_map), label_map, annotation) > 0
         image = None if images is None else read_frame(images[video][frame])
         found = _read_prediction(prediction, label_map, indexed) > 127
         return Picture(image, truth, found if indexed else found[None])
@@ -112,7 +112,7 @@ class _Job:
         evaluator, highest, maps = self.evaluator(), 0, []
         scorer = evaluator.begin(video, self.label_map)
         for frame, annotation in annotated.items():
-            raw = read_mask(annotation)
+            raw = read_mask(annotation, label_map=self.label_map)
             check_values(raw, self.label_map, annotation)
             if frame not in paths:
                 scorer.miss(frame, raw)
@@ -135,7 +135,7 @@ def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> np.ndarr
     """A map as uint8 [H, W]; one of raw values, among which none is to be ignored, as uint8 [K, H, W] of 0 and 255."""
     if indexed:
         known = {value: klass for value, klass in label_map.items() if klass != IGNORE}
-        return class_masks(read_mask(path), known, path).astype(np.uint8) * np.uint8(255)
+        return class_masks(read_mask(path, label_map=known), known, path).astype(np.uint8) * np.uint8(255)
     return eight_bits(read_map(path), f"map {path}")
 
 

@@ -152,7 +152,8 @@ def read_clip(
     """
     indices = list(range(record.num_frames) if indices is None else indices)
     frames = {i: read_frame(record.frames[i]) for i in dict.fromkeys(indices)}
-    masks = {i: None if record.masks[i] is None else read_mask(record.masks[i]) for i in frames}
+    paths = {i: record.masks[i] for i in frames}
+    masks = {i: None if path is None else read_mask(path, label_map=record.label_map) for i, path in paths.items()}
     check_sizes(record, {i: (x.shape[:2], None if masks[i] is None else masks[i].shape) for i, x in frames.items()})
     warn_of_grey(record, list(masks.values()), warned)
     return np.stack([frames[i] for i in indices]), [masks[i] for i in indices]

@@ -51,16 +51,20 @@ def num_classes(label_map: LabelMap) -> int:
     return 1 if isinstance(label_map, str) else max(_class_ids(label_map))
 
 
-def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS, label_map: LabelMap | None = None) -> np.ndarray:
     """The raw values of a mask as uint8 [H, W].
 
     A palette image gives its indices, a 1-bit image 0 and 255, an RGB image its value where the channels are equal, a
-    16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else and for
-    unreadable, truncated or too large files.
+    16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else, for
+    unreadable, truncated or too large files, and for a palette of greys in no rising order, by whose indices a mask
+    could be turned inside out, unless the greys cannot be its values.
+
+    label_map  what the values are for, which tells indices from greys: a mapping that knows all indices and not all
+               greys; None: not known
     """
     image = open_picture(path, max_pixels)
     if image.mode == "P":
-        return _palette_indices(image, path)
+        return _palette_indices(image, path, label_map)
     values = np.array(image.convert("L") if image.mode == "1" else image)
     if values.ndim == 3:
         values = _one_channel(values, image.mode, path)
@@ -160,13 +164,22 @@ def _class_ids(label_map: Mapping[int, int | str]) -> set[int]:
     return {klass for klass in label_map.values() if klass != IGNORE} - {0}
 
 
-def _palette_indices(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Indices of a palette image; a grey palette that starts light would turn the mask inside out, so it is refused."""
+def _palette_indices(image: Image.Image, path: str | Path, label_map: LabelMap | None) -> np.ndarray:
     indices = np.array(image)
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    used = palette[[index for index in np.unique(indices) if index < len(palette)]]
+    found = np.unique(indices).tolist()
+    used = palette[[index for index in found if index < len(palette)]]
     if (used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any():
-        raise DataError(f"mask {path} has a grey palette that is not in rising order; save it as an 8-bit grey PNG")
+        greys = set(used[:, 0].tolist())
+        clear = len(greys) < len(used)  # nobody makes two indices of one grey value
+        if isinstance(label_map, Mapping):
+            known = {0, *label_map}
+            clear = known.issuperset(found) and (clear or not known.issuperset(greys))
+        if not clear or isinstance(label_map, str):
+            raise DataError(
+                f"mask {path} has a grey palette that is not in rising order, and its indices {found} need not be its "
+                "values; save it as an 8-bit grey PNG, or give a label_map of its indices that knows not all its greys"
+            )
     return indices
 
 

@@ -73,7 +73,7 @@ D103 error   mask values of 0/1 beside 0/255 in one set | bring all masks to 0 a
 D104 note    a grey mask stored in three channels | save it as 8-bit grey PNG
 D105 error   a mask in colours | write class values instead, 8-bit grey or palette
 D106 warning a palette mask among grey ones: index 1 is not grey value 255 | save all masks alike
-D107 error   a mask whose grey palette runs from light to dark | save it as 8-bit grey PNG
+D107 error   a mask whose grey palette runs from light to dark | save it as 8-bit grey PNG, or give a label map
 D108 note    a mask with 16 bits, whose values fit 8 | save it as 8-bit grey PNG
 D109 error   a mask with 16 or more bits, whose values do not fit 8 | save it as 8-bit grey PNG
 D110 error   a mask that is partly transparent | save it as 8-bit grey PNG
