@@ -78,8 +78,8 @@ class Protocol(typing.Protocol):
 
         probability  uint8 [H, W], 255 is certain
         mask         bool [H, W], by the model's own rule
-        truth        uint8 [H0, W0] raw grey values of the annotation (an indexed class comes as 0 and 255); where it
-                     has another size than the prediction, the protocol resizes by its own rule
+        truth        uint8 [H0, W0] raw grey values of the annotation (an indexed class and a mask of 0 and 1 come as 0
+                     and 255); where it has another size than the prediction, the protocol resizes by its own rule
         """
 
     def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
