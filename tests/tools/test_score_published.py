@@ -106,8 +106,11 @@ def test_sets_of_still_images_weigh_the_same(shared, tmp_path, capsys):
             for i, path in enumerate(paths):
                 save(tmp_path / f"pred/{name}/{path.stem}.png", (stored[f"{name}/{i}/prob"] > 0.5) * np.uint8(255))
                 save(tmp_path / f"gt/TestDataset/{name}/masks/{path.name}", np.array(Image.open(path)))
-    (tmp_path / f"pred/{name}/{path.stem}.png").unlink()
     told = ["--protocol", "ssformer-test,pranet,plain", "--allow_missing", "--json", tmp_path / "o.json"]
+    assert run(tmp_path, *told) == 0
+    means = json.loads((tmp_path / "o.json").read_text())["mean_over_folders"]
+    assert means["ssformer-test"]["mean_dice"] == pytest.approx(expected["average"], abs=1e-9)
+    (tmp_path / f"pred/{name}/{path.stem}.png").unlink()
     assert run(tmp_path, *told, "--out", tmp_path / "out") == 0, capsys.readouterr().err
     found = json.loads((tmp_path / "o.json").read_text())
     scores = {(n["video"], n["protocol"], n["metric"]): n["value"] for n in found["sets"][0]["numbers"]}
@@ -118,4 +121,4 @@ def test_sets_of_still_images_weigh_the_same(shared, tmp_path, capsys):
         assert found["mean_over_folders"][protocol][metric] == pytest.approx(mean, abs=1e-12)
         assert abs(scores[None, protocol, metric] - mean) > 1e-4, "images together"
     assert set(found["mean_over_folders"]) == {"ssformer-test", "pranet"}
-    assert capsys.readouterr().out.count("mean over the 5 folders, each of the same weight: ") == 2
+    assert capsys.readouterr().out.count("mean over the 5 folders, each of the same weight: ") == 2 * 2
