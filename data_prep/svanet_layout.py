@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_prep.archives import Source
 from data_prep.placing import Content, Entry, Part, Plan, Report, claim, convert_files, finish, place
-from lgrnet.records import DataError, natural_key, read_mask, write_image
+from lgrnet.records import IGNORE, DataError, natural_key, read_mask, write_image
 
 IGNORED = 255
 _COLOURS = (0, 0, 0, 230, 60, 60, 60, 180, 75, 255, 225, 25, 0, 130, 200)
@@ -53,7 +53,7 @@ def lesion(content: Content) -> np.ndarray:
 
 def indices(content: Content, num_classes: int) -> np.ndarray:
     """uint8 [H, W]: a mask that holds class indices; DataError for other values than 0 .. num_classes and 255."""
-    raw = read_mask(content)
+    raw = read_mask(content, label_map={**{k: k for k in range(1, num_classes + 1)}, IGNORED: IGNORE})
     found = np.unique(raw).tolist()
     if unknown := [value for value in found if num_classes < value < IGNORED]:
         raise DataError(f"{content} holds the values {unknown}; expected class indices 0 .. {num_classes}, and 255")

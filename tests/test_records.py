@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lgrnet.evaluation import read_annotation
 from lgrnet.records import (
     DataError,
     VideoRecord,
@@ -239,6 +240,34 @@ def test_masks_that_have_no_clear_values(tmp_path):
     inside_out = np.array([[0, 1]], np.uint8)
     with pytest.raises(DataError, match="grey palette"):
         read_mask(save(tmp_path / "p.png", inside_out, palette=[255, 255, 255, 0, 0, 0]))
+
+
+def grey_palette(**greys: int) -> list[int]:
+    """Colours of indices that are given as i0=..., others black."""
+    values = [0] * 256
+    for name, grey in greys.items():
+        values[int(name[1:])] = grey
+    return [value for value in values for _ in range(3)]
+
+
+def test_grey_palettes_whose_indices_are_class_values(tmp_path):
+    """Indices count; a palette in no rising order is taken where its colours cannot be what is meant."""
+    ignoring = {1: 1, 255: "ignore"}
+    raw = np.array([[0, 1, 1, 255]], np.uint8)
+    path = save(tmp_path / "twice.png", raw, palette=grey_palette(i1=255))
+    assert (read_mask(path) == raw).all(), "two indices of one colour"
+    assert (read_mask(path, label_map=ignoring) == raw).all()
+    for wrong in ("binary", "half", {1: 1}, {1: 1, 2: 2}):
+        with pytest.raises(DataError, match="twice.png has a grey palette"):
+            read_mask(path, label_map=wrong)
+    raw = np.array([[0, 1, 2, 2]], np.uint8)
+    path = save(tmp_path / "three.png", raw, palette=grey_palette(i1=200, i2=100))
+    assert (read_mask(path, label_map={1: 1, 2: 2}) == raw).all(), "greys that the label map does not know"
+    for wrong in (None, "binary", "soft", {1: 1}, {100: 1, 200: 2}, {1: 1, 2: 2, 100: 1, 200: 2}):
+        with pytest.raises(DataError, match="three.png has a grey palette"):
+            read_mask(path, label_map=wrong)
+    record = VideoRecord("v", (save(tmp_path / "f.png", np.zeros((1, 4, 3), np.uint8)),), (path,), {1: 1, 2: 2})
+    assert (read_clip(record)[1][0] == raw).all() and (read_annotation(record)[0] == raw).all()
 
 
 def test_class_masks():

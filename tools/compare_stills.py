@@ -40,7 +40,7 @@ def truths(records: Sequence[VideoRecord]) -> Masks:
     """The annotation of each image, all classes as one, bool [H, W]. Raises DataError for an image without one."""
     if bare := [record.name for record in records if record.masks[0] is None]:
         raise DataError(f"{len(bare)} images are not annotated ({', '.join(bare[:5])}); every image needs a mask")
-    raw = [(read_mask(record.masks[0]), record) for record in records]
+    raw = [(read_mask(record.masks[0], label_map=record.label_map), record) for record in records]
     return [class_masks(mask, record.label_map, record.masks[0]).any(0) for mask, record in raw]
 
 

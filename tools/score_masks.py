@@ -10,6 +10,17 @@ named for a model, a split, Frame or GT on the way make no difference. Maps are 
 certain; a map of another size than its mask is resized by each protocol's own rule. Protocols and what they mean are in
 README.md; numbers of two protocols are different quantities, even under the same name.
 
+A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
+needed for the first and last mask of a clip, which it drops.
+
+A mask whose largest value is 1 is read as one of 0 and 255, under every protocol; to the programs of vps, pranet,
+ssformer-test and study it would be empty. Masks of class values: --foreground 1,2 makes one class of these; --classes
+1,2 makes a class of each, and maps then hold the same values in place of grey. With either, pixels of --ignore 255
+take no part in the overlaps of svanet-size and study; for other protocols they are background.
+
+Sets of still images may be the folders of one run. The tables are of all images together; the mean over the folders,
+as SSFormer's test program prints it, stands below those of ssformer-test and pranet.
+
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
 
@@ -27,7 +38,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,10 +53,11 @@ from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import plain_json, published_table, write_json, write_report  # noqa: E402
+from lgrnet.evaluation.report import mean_over_videos, plain_json, published_table, write_json, write_report  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
+from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
-from lgrnet.records import DataError, LabelMap, count_and_name, file_hash  # noqa: E402
+from lgrnet.records import IGNORE, DataError, LabelMap, count_and_name, file_hash  # noqa: E402
 
 _NAMED = 20
 
@@ -67,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "--allow_missing", action="store_true", help="score the frames that have a map, leave out others"
     )
     parser.add_argument("--foreground", help="values of masks that are foreground, like 1,2 (default: all above 0)")
+    parser.add_argument(
+        "--classes", help="values of masks that are class 1, 2, ..., like 1,2,3; maps then hold the same values"
+    )
+    parser.add_argument("--ignore", help="values of masks that are not judged, like 255; see svanet-size and study")
     parser.add_argument("--attributes", type=Path, help="table of what is known of the videos; its columns make slices")
     parser.add_argument("--classification", type=Path, help="SUN-SEG's classification.txt: slices by pathology")
     parser.add_argument("--training", type=Path, help="folder of the training clips: slices seen and unseen, by case")
@@ -78,21 +96,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _label_map(foreground: str | None) -> LabelMap:
-    if foreground is None:
-        return "binary"
-    values = foreground.split(",")
+def _values(option: str, text: str | None) -> list[int]:
+    values = [] if text is None else text.split(",")
     if not all(value.strip().isdecimal() and 0 < int(value) < 256 for value in values):
-        raise ValueError(f"--foreground is {foreground!r}; expected values 1 to 255 with commas between, like 1,2")
-    return dict.fromkeys(range(256), 0) | {int(value): 1 for value in values}
+        raise ValueError(f"{option} is {text!r}; expected values 1 to 255 with commas between, like 1,2")
+    return [int(value) for value in values]
 
 
-def _found(options: argparse.Namespace, predictions: Path) -> MaskPairs:
-    """The pairs. Raises DataError for missing predictions, unless they are allowed; tells of what is left out."""
+def _label_map(options: argparse.Namespace) -> LabelMap:
+    names = ("--foreground", "--classes", "--ignore")
+    given = {name: _values(name, getattr(options, name[2:])) for name in names}
+    foreground, classes, ignored = given.values()
+    if foreground and classes:
+        raise ValueError("give --foreground or --classes: one class of grey maps, or maps that hold class values")
+    if twice := [value for value, times in Counter(sum(given.values(), [])).items() if times > 1]:
+        raise ValueError(f"{', '.join(names)} name the value {twice[0]} twice; give it once")
+    if classes and options.instances is not None:
+        raise ValueError("--instances is for grey maps, which say how sure they are; leave out it or --classes")
+    if ignored and not foreground and not classes:
+        raise ValueError("--ignore goes with --foreground or --classes: say which values are not ignored")
+    if not foreground and not classes:
+        return "binary"
+    chosen = dict.fromkeys(foreground, 1) or {value: k for k, value in enumerate(classes, start=1)}
+    rest = dict.fromkeys(range(256), 0) if foreground else {}
+    return rest | chosen | dict.fromkeys(ignored, IGNORE)
+
+
+def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -> MaskPairs:
+    """The pairs. Raises DataError for missing predictions, unless they are allowed; tells of what is left out.
+
+    ends_dropped  whether the ends of clips count for nothing; then predictions may be missing there
+    """
     pairs = pair_trees(predictions, options.gt)
     if pairs.extra:
         told = count_and_name(pairs.extra, "prediction", _NAMED)
         _tell(f"note: {told} without a mask in {options.gt}; not scored")
+    if ends_dropped and pairs.missing_ends:
+        told = count_and_name(pairs.missing_ends, "frame", _NAMED)
+        _tell(f"note: {told} at the ends of their clips without a prediction in {predictions}; none is needed there")
+        pairs = replace(pairs, missing=[name for name in pairs.missing if name not in set(pairs.missing_ends)])
     if not pairs.missing:
         return pairs
     told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {options.gt} without a prediction in {predictions}"
@@ -105,16 +147,17 @@ def _found(options: argparse.Namespace, predictions: Path) -> MaskPairs:
 def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, Pictures, MaskPairs]:
     """All maps of a folder, scored, and what there is to see of them."""
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
-    label_map, pairs = _label_map(options.foreground), _found(options, predictions)
+    label_map, indexed = _label_map(options), options.classes is not None
+    pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
     known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
     named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
     set_name = options.set or next(named, "masks")
-    told = {"attributes": known, "images": images, "instances": options.instances}
+    told = {"attributes": known, "images": images, "instances": options.instances, "indexed": indexed}
     scored = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, **told)
-    return scored, pair_pictures(pairs, label_map, images), pairs
+    return scored, pair_pictures(pairs, label_map, images, indexed), pairs
 
 
 def _compare(options: argparse.Namespace) -> list[str]:
@@ -140,6 +183,12 @@ def _compare(options: argparse.Namespace) -> list[str]:
     return lines + [line for name, of_set in found.items() for line in ("", name, comparison_table(of_set))]
 
 
+def _folder_means(evaluator: Evaluator, result: dict) -> dict[str, dict[str, float]]:
+    """Of protocols of still images, whose folders are sets: protocol -> metric -> mean over the folders."""
+    names = [name for name, protocol in evaluator.protocols.items() if getattr(protocol, "of_sets", False)]
+    return {name: mean_over_videos(result, name) for name in names if result["videos"] > 1}
+
+
 def _score(options: argparse.Namespace) -> list[str]:
     """Writes what was asked for; the lines to print."""
     if options.workers < 1:
@@ -156,21 +205,30 @@ def _score(options: argparse.Namespace) -> list[str]:
     result = evaluator.result()
     facts = {"method": method, "predictions": str(options.pred), "annotations": str(options.gt)}
     facts |= {"mask": "map above half of its range", "missing": pairs.missing, "extra": pairs.extra}
+    facts |= {"mean_over_folders": _folder_means(evaluator, result)}
     if options.json is not None:
         write_json(options.json, [result], facts)
     if options.out is not None:
         write_report(evaluator, options.out, facts)
         page = ScoredSet(result, evaluator.each_row(), pictures)
         write_html(options.out / "report.html", [page], {"command": sys.argv, **facts})
+    return _told(result, facts)
+
+
+def _told(result: dict, facts: dict) -> list[str]:
+    """What is printed."""
     lines = [f"{result['frames']} frames of {result['videos']} videos, split {result['split_hash']}"]
-    if pairs.missing:
-        lines.append(f"{len(pairs.missing)} frames without a prediction were left out")
+    if facts["missing"]:
+        lines.append(f"{len(facts['missing'])} frames without a prediction were left out")
     if result["instances"]:
         numbers = precisions(result["instances"]).items()
         told = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in numbers)
-        lines += ["", f"average precision, one image a {options.instances}: {told}"]
+        lines += ["", f"average precision, one image a {result['instances']['form']}: {told}"]
     for name, meaning in result["meaning"].items():
-        lines += ["", f"{name}: {meaning}", published_table(result, name, method)]
+        lines += ["", f"{name}: {meaning}", published_table(result, name, facts["method"])]
+        if means := facts["mean_over_folders"].get(name):
+            told = "  ".join(f"{metric} {value:.4f}" for metric, value in means.items())
+            lines.append(f"mean over the {result['videos']} folders, each of the same weight: {told}")
     return lines
 
 

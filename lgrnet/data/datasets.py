@@ -20,6 +20,7 @@ import torch
 from lgrnet.data.samplers import Sampler
 from lgrnet.data.transforms import Compose, Transform
 from lgrnet.records import (
+    BINARY,
     DataError,
     LabelMap,
     VideoRecord,
@@ -27,12 +28,16 @@ from lgrnet.records import (
     ignored_pixels,
     list_videos,
     natural_key,
+    only_ignored,
     pair_videos,
     read_clip,
     read_mask,
 )
 from lgrnet.records.published import MICCAI_VPS_SPLITS, SUNSEG_SPLITS, sun_case
 from lgrnet.structures import Clip, ClipInfo, Targets
+
+MANY = 64
+"""After so many masks of nothing but ignored pixels, and none that shows a class, a training looks at all masks."""
 
 
 def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[VideoRecord]:
@@ -169,6 +174,7 @@ class ClipDataset:
         self.max_draws = max_draws
         self._ends = list(accumulate(-(-record.num_frames // anchor_step) for record in records))
         self._warned: set[str] = set()
+        self._only_ignored: int | None = 0
 
     def __len__(self) -> int:
         """The number of anchors."""
@@ -196,13 +202,34 @@ class ClipDataset:
             chosen = self.sampler(record.num_frames, anchor, rng)
             frames, raw = read_clip(record, chosen, self._warned)
             masks = _memberships(record, chosen, raw, frames.shape[1:3])
+            self._watch(record, masks, raw)
             if (masks > 0).any() or not self.require_foreground:
                 annotated = [mask is not None for mask in raw]
                 return self._clip(record, chosen, frames, masks, annotated, rng, position)
+        ignored = any(only_ignored(values, record.label_map) for values in raw if values is not None)
+        hint = f" (its label map ignores all but the background; masks of 0 and 255 want {BINARY})" if ignored else ""
         raise DataError(
             f"video {record.name!r} shows no foreground in {self.max_draws} clips drawn around frame "
-            f"{record.frames[anchor]}; set require_foreground=False or raise max_draws"
+            f"{record.frames[anchor]}{hint}; set require_foreground=False or raise max_draws"
         )
+
+    def _watch(self, record: VideoRecord, masks: np.ndarray, raw: Sequence[np.ndarray | None]) -> None:
+        """Raises DataError where the label map ignores all foreground of the data set, once MANY masks tell of it."""
+        if self._only_ignored is None:
+            return
+        if (masks > 0).any():
+            self._only_ignored = None
+            return
+        self._only_ignored += sum(only_ignored(values, record.label_map) for values in raw if values is not None)
+        if self._only_ignored < MANY:
+            return
+        all_masks = [(path, r.label_map) for r in self.records for path in r.masks if path is not None]
+        if not any(class_masks(read_mask(path, label_map=known), known, path).any() for path, known in all_masks):
+            raise DataError(
+                f"none of the {len(all_masks)} masks shows a class, but {record.label_map} ignores values that are in "
+                f"them (as in {next(filter(None, record.masks))}); set {BINARY} for masks of 0 and 255"
+            )
+        self._only_ignored = None
 
     def _clip(self, record, chosen, frames, masks, annotated, rng, position) -> Clip:
         disk_size = frames.shape[1:3]

@@ -14,7 +14,7 @@ from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer
 from lgrnet.engine.log import RunLog, Terminal, tensorboard_sink
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import Hook, StepRecord, Trainer
-from lgrnet.evaluation.protocols import mean_score
+from lgrnet.evaluation.protocols import mean_scores
 
 SetScores = Mapping[str, Mapping[str, float]]
 """Evaluation set -> metric -> value."""
@@ -24,14 +24,6 @@ def evaluation_due(settings: TrainSettings, step: int) -> bool:
     """Whether an evaluation belongs to this step."""
     on_the_way = settings.eval_every > 0 and step > 0 and step % settings.eval_every == 0
     return on_the_way or (settings.eval_first and step == 0) or (settings.eval_last and step == settings.steps)
-
-
-def mean_scores(sets: SetScores) -> dict[str, float]:
-    """The mean of every metric that all sets have, over the sets where it is defined; NaN where it is in none."""
-    if not sets:
-        return {}
-    shared = [name for name in next(iter(sets.values())) if all(name in scores for scores in sets.values())]
-    return {name: mean_score(scores[name] for scores in sets.values()).value for name in shared}
 
 
 def score_words(scores: Mapping[str, float]) -> str:

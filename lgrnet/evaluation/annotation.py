@@ -14,7 +14,7 @@ def read_annotation(record: VideoRecord) -> list[np.ndarray | None]:
     DataError, naming the files, for a mask that cannot be read or holds values that do not fit the label map, and
     for frames or masks of different sizes.
     """
-    raw_masks = [None if path is None else read_mask(path) for path in record.masks]
+    raw_masks = [None if path is None else read_mask(path, label_map=record.label_map) for path in record.masks]
     shapes = [None if raw is None else raw.shape for raw in raw_masks]
     check_sizes(record, {i: (frame_size(record.frames[i]), shape) for i, shape in enumerate(shapes)})
     for path, raw in zip(record.masks, raw_masks, strict=True):

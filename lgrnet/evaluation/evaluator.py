@@ -17,7 +17,7 @@ from lgrnet.evaluation.packed_rows import PackedRows
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced, overall
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
 from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, needs_images
-from lgrnet.records import DataError, LabelMap, Prediction, num_classes
+from lgrnet.records import BINARY, DataError, LabelMap, Prediction, num_classes
 
 
 class Evaluator:
@@ -51,6 +51,7 @@ class Evaluator:
         self._clips: dict[str, list[ClipRow]] = {}
         self._annotated: dict[str, list[str]] = {}
         self._unannotated: dict[str, int] = {}
+        self._only_ignored: dict[str, int] = {}
         self._facts: dict[str, VideoFacts] = {}
         self._attributes, self.instances = attributes or {}, instances
         self._result: dict | None = None
@@ -103,6 +104,7 @@ class Evaluator:
         self._clips[scorer.video] = scorer.clips()
         self._annotated[scorer.video] = scorer.annotated
         self._unannotated[scorer.video] = scorer.unannotated
+        self._only_ignored[scorer.video] = scorer.only_ignored
         known = {name: value for name, value in (meta or {}).items() if isinstance(value, (str, bool, int, float))}
         self._facts[scorer.video] = VideoFacts(tuple(scorer.shapes), tuple(scorer.shapes.values()), known)
         return scorer.rows
@@ -149,6 +151,7 @@ class Evaluator:
             },
             "annotated": dict(self._annotated),
             "unannotated": dict(self._unannotated),
+            "only_ignored": dict(self._only_ignored),
             "instances": None if self.instances is None else self.instances.state(),
             "facts": {
                 v: [list(x.frames), [list(s) if s else s for s in x.shapes], dict(x.attributes)]
@@ -179,6 +182,7 @@ class Evaluator:
             ]
         self._annotated.update(state["annotated"])
         self._unannotated.update(state["unannotated"])
+        self._only_ignored.update(state["only_ignored"])
         for video, (frames, shapes, attributes) in state["facts"].items():
             known = tuple(None if shape is None else FrameShape(*shape) for shape in shapes)
             self._facts[video] = VideoFacts(tuple(frames), known, attributes)
@@ -198,7 +202,8 @@ class Evaluator:
 
         instances   average precision, see `AveragePrecision.result`; None: not asked for
 
-        Raises DataError when no frame was scored.
+        Raises DataError when no frame was scored, and when no annotation of the set shows a class but some show pixels
+        that the label map ignores.
         """
         if self._result is None:
             self._result = self._found()
@@ -210,6 +215,7 @@ class Evaluator:
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
+        self._check_foreground()
         tables = self._tables()
         split = {"split_hash": self.split_hash}
         return {
@@ -225,6 +231,15 @@ class Evaluator:
             "instances": None if self.instances is None else self.instances.result(),
             "numbers": [number | split for number in tables["numbers"]],
         }
+
+    def _check_foreground(self) -> None:
+        ignored = sum(self._only_ignored.values())
+        if ignored and not any(shape and shape.area for facts in self._facts.values() for shape in facts.shapes):
+            frames = sum(map(len, self._annotated.values()))
+            raise DataError(
+                f"set {self.set_name!r}: no mask shows a class, and {ignored} of {frames} annotated frames have pixels "
+                f"that the label map ignores, and else background; set {BINARY} for masks of 0 and 255"
+            )
 
     def _tables(self) -> dict[str, dict]:
         """What `result` holds of each protocol."""

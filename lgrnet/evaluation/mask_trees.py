@@ -24,12 +24,14 @@ Frames = dict[str, Path]
 class MaskPairs:
     """Videos and their frames, in order.
 
-    pairs    video -> frame -> (prediction, annotation); frames that have both
-    missing  annotations without a prediction, `<video>/<frame>`
-    extra    predictions without an annotation, likewise
+    pairs      video -> frame -> (prediction, annotation); frames that have both
+    annotated  of the same videos: video -> frame -> annotation, with or without a prediction
+    missing    annotations without a prediction, `<video>/<frame>`
+    extra      predictions without an annotation, likewise
     """
 
     pairs: dict[str, dict[str, tuple[Path, Path]]]
+    annotated: dict[str, Frames]
     missing: list[str]
     extra: list[str]
 
@@ -37,6 +39,12 @@ class MaskPairs:
     def frames(self) -> int:
         """How many frames have both."""
         return sum(map(len, self.pairs.values()))
+
+    @property
+    def missing_ends(self) -> list[str]:
+        """Those of `missing` that are the first or last annotated frame of a video that has predictions."""
+        ends = {f"{video}/{name}" for video, of in self.annotated.items() for name in (*of,)[:1] + (*of,)[-1:]}
+        return [name for name in self.missing if name in ends]
 
 
 def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
@@ -64,7 +72,7 @@ def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
     if not pairs:
         shown = f"{count_and_name(extra, 'prediction')} and {count_and_name(missing, 'annotation')}"
         raise DataError(f"no frame of {predictions} is one of {annotations}: {shown}; both need <video>/<frame>.png")
-    return MaskPairs(pairs, missing, extra)
+    return MaskPairs(pairs, {video: true[video] for video in pairs}, missing, extra)
 
 
 def find_frames(folder: str | Path, pairs: MaskPairs) -> dict[str, Frames]:

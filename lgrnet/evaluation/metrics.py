@@ -66,11 +66,11 @@ def s_measure(
 ) -> float:
     """Structure measure (Fan et al., ICCV 2017) of a map [H, W] in 0..1 against a bool mask [H, W].
 
-    An empty truth gives 1 - mean(prediction), a full one mean(prediction), as in the published toolbox. So does the
-    value 0 for an object or a background of one pixel, and for a truth whose centre leaves a quadrant with fewer than
-    two pixels: the toolbox divides by zero there, and its max(0, NaN) is 0.
+    An empty truth gives 1 - mean(prediction), a full one mean(prediction), as published. With a
+    freedom of 1 it is 0 for an object or a background of one pixel, and for a truth whose centre leaves a quadrant with
+    fewer than two pixels: the VPS toolbox divides by zero there, and its max(0, NaN) is 0.
 
-    freedom  1: the spread over an object of n pixels is divided by n - 1; 0: by n, and one pixel is an object
+    freedom  1: the spread over n pixels of an object or a quadrant is divided by n - 1; 0: by n, and one pixel will do
     beyond   1: the quadrants meet one pixel beyond the rounded centre; 0: at it, and an empty quadrant has no weight
     """
     prediction = prediction.astype(np.float64)
@@ -82,7 +82,7 @@ def s_measure(
     inside = _object_similarity(prediction[truth], freedom)
     outside = _object_similarity(1 - prediction[~truth], freedom)
     objects = share * inside + (1 - share) * outside
-    mixed = alpha * objects + (1 - alpha) * _region_similarity(prediction, truth, beyond)
+    mixed = alpha * objects + (1 - alpha) * _region_similarity(prediction, truth, freedom, beyond)
     return 0.0 if np.isnan(mixed) else float(max(0.0, mixed))
 
 
@@ -113,7 +113,7 @@ def _object_similarity(values: np.ndarray, freedom: int) -> float:
     return 2 * mean / (mean**2 + 1 + spread + EPS)
 
 
-def _region_similarity(prediction: np.ndarray, truth: np.ndarray, beyond: int) -> float:
+def _region_similarity(prediction: np.ndarray, truth: np.ndarray, freedom: int, beyond: int) -> float:
     """Similarity of the four quadrants around the centre of the truth, weighted by their areas."""
     y, x = (_centre(truth.sum(axis)) + beyond for axis in (1, 0))
     total = 0.0
@@ -122,7 +122,8 @@ def _region_similarity(prediction: np.ndarray, truth: np.ndarray, beyond: int) -
             part = truth[rows, columns]
             if part.size == 0 and not beyond:
                 continue
-            total += part.size / truth.size * _similarity(prediction[rows, columns], part.astype(np.float64))
+            alike = _similarity(prediction[rows, columns], part.astype(np.float64), freedom)
+            total += part.size / truth.size * alike
     return total
 
 
@@ -131,13 +132,14 @@ def _centre(counts: np.ndarray) -> int:
     return round(float(counts @ np.arange(len(counts)) / counts.sum()))
 
 
-def _similarity(a: np.ndarray, b: np.ndarray) -> float:
-    if a.size < 2:
+def _similarity(a: np.ndarray, b: np.ndarray, freedom: int) -> float:
+    """1 where neither has a spread; what the spreads are divided by cancels out."""
+    if a.size <= freedom:
         return float("nan")
-    mean_a, mean_b, freedom = a.mean(), b.mean(), a.size - 1
-    var_a = ((a - mean_a) ** 2).sum() / freedom
-    var_b = ((b - mean_b) ** 2).sum() / freedom
-    covariance = ((a - mean_a) * (b - mean_b)).sum() / freedom
+    mean_a, mean_b, divisor = a.mean(), b.mean(), max(1, a.size - 1)
+    var_a = ((a - mean_a) ** 2).sum() / divisor
+    var_b = ((b - mean_b) ** 2).sum() / divisor
+    covariance = ((a - mean_a) * (b - mean_b)).sum() / divisor
     numerator = 4 * mean_a * mean_b * covariance
     denominator = (mean_a**2 + mean_b**2) * (var_a + var_b)
     if numerator != 0:

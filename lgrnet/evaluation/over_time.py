@@ -141,6 +141,9 @@ class _OverTimeFold:
         self.index += 1
         return values
 
+    def miss(self) -> None:
+        """See `ClipFold.miss`; the frames before and after it become neighbours."""
+
     def end(self) -> tuple[int, dict[str, float]]:
         """See `ClipFold.end`."""
         waited = math.nan if self.found is None else float(self.found - self.shown)

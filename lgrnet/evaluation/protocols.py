@@ -65,6 +65,8 @@ class Protocol(typing.Protocol):
     meaning  one sentence for reports
     metrics  names of the numbers that `aggregate` gives, in the order of a table; the values of a frame hold the first
              one, too, by which pictures are chosen
+
+    One with a true attribute `of_sets` is of still images; several sets of these have the plain mean of their numbers.
     """
 
     id: str
@@ -76,8 +78,8 @@ class Protocol(typing.Protocol):
 
         probability  uint8 [H, W], 255 is certain
         mask         bool [H, W], by the model's own rule
-        truth        uint8 [H0, W0] raw grey values of the annotation (an indexed class comes as 0 and 255); where it
-                     has another size than the prediction, the protocol resizes by its own rule
+        truth        uint8 [H0, W0] raw grey values of the annotation (an indexed class and a mask of 0 and 1 come as 0
+                     and 255); where it has another size than the prediction, the protocol resizes by its own rule
         """
 
     def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
@@ -119,6 +121,9 @@ class ClipFold(typing.Protocol):
         the frame is not annotated, image [H1, W1, 3] uint8 where no protocol has asked for it by `needs_images`.
         """
 
+    def miss(self) -> None:
+        """The next frame is annotated but has no prediction; it takes its place in the video, and has no numbers."""
+
     def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
         """`frames` and `values` of the `ClipRow`; called once, after the last frame."""
 
@@ -127,7 +132,8 @@ class ClipFold(typing.Protocol):
 class ClipProtocol(typing.Protocol):
     """A protocol whose numbers are made per video first; id, meaning and metrics are those of `Protocol`.
 
-    One with a true attribute `needs_images` is shown the frames themselves, too.
+    One with a true attribute `needs_images` is shown the frames themselves, too. One with a true attribute `drop_ends`
+    makes nothing of the first and last annotated frame of a video, which then need no prediction.
     """
 
     id: str
@@ -203,3 +209,11 @@ def mean_score(values: Iterable[float]) -> Score:
     """The mean of the values that are numbers; exact summing makes it independent of their order."""
     defined = [value for value in values if not math.isnan(value)]
     return Score(math.fsum(defined) / len(defined) if defined else math.nan, len(defined))
+
+
+def mean_scores(sets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every metric that all sets have, over the sets where it is defined; NaN where it is in none."""
+    if not sets:
+        return {}
+    shared = [name for name in next(iter(sets.values())) if all(name in scores for scores in sets.values())]
+    return {name: mean_score(scores[name] for scores in sets.values()).value for name in shared}

@@ -11,6 +11,7 @@ from pathlib import Path
 from lgrnet.evaluation.average_precision import precisions
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.intervals import RESAMPLES
+from lgrnet.evaluation.protocols import mean_scores, overall
 
 NUMBER_COLUMNS = (
     "protocol",
@@ -74,6 +75,16 @@ def published_table(result: Mapping, protocol: str, method: str) -> str:
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
     lines = ["| " + " | ".join(map(_centred, row, widths)) + " |" for row in rows]
     return "\n".join([rule, lines[0], rule, lines[1], rule])
+
+
+def mean_over_videos(result: Mapping, protocol: str) -> dict[str, float]:
+    """Metric -> mean over the videos of a set, each of the same weight; see `mean_scores`."""
+    videos: dict[str, dict[int | str, dict[str, float]]] = {}
+    for number in result["numbers"]:
+        if number["protocol"] == protocol and number["video"] is not None:
+            of_class = videos.setdefault(number["video"], {}).setdefault(number["class_id"], {})
+            of_class[number["metric"]] = number["value"]
+    return mean_scores({video: overall(by_class) for video, by_class in videos.items()})
 
 
 def _centred(text: str, width: int) -> str:

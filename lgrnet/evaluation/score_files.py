@@ -18,7 +18,7 @@ from lgrnet.evaluation.maps import eight_bits
 from lgrnet.evaluation.mask_trees import Frames, MaskPairs, read_map
 from lgrnet.evaluation.metrics import resize_nearest
 from lgrnet.evaluation.video_scorer import AnyProtocol, needs_images
-from lgrnet.records import DataError, LabelMap, Prediction, check_values, class_masks, read_frame, read_mask
+from lgrnet.records import IGNORE, DataError, LabelMap, Prediction, check_values, class_masks, read_frame, read_mask
 
 Paths = Mapping[str, tuple[Path, Path]]
 
@@ -34,6 +34,7 @@ def score_pairs(
     attributes: Mapping[str, Mapping[str, object]] | None = None,
     images: Mapping[str, Frames] | None = None,
     instances: str | None = None,
+    indexed: bool = False,
 ) -> Evaluator:
     """The numbers of all frames that have a prediction and an annotation; each protocol resizes by its own rule.
 
@@ -45,10 +46,14 @@ def score_pairs(
                video is the mask above half of the range, its score the mean of the map in it. A whole video's masks
                are in memory then.
 
+    indexed    maps hold the raw values of the label map, which is then a mapping, in place of grey values: of one class
+               or several
+
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
     """
-    job = _Job(tuple(protocols), set_name, label_map, images if needs_images(protocols) else None, instances)
+    shown = images if needs_images(protocols) else None
+    job = _Job(tuple(protocols), set_name, label_map, shown, instances, indexed)
     evaluator = job.evaluator(weights_hash, attributes)
     highest = 0
     for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
@@ -62,7 +67,10 @@ def score_pairs(
 
 
 def pair_pictures(
-    pairs: MaskPairs, label_map: LabelMap = "binary", images: Mapping[str, Frames] | None = None
+    pairs: MaskPairs,
+    label_map: LabelMap = "binary",
+    images: Mapping[str, Frames] | None = None,
+    indexed: bool = False,
 ) -> Pictures:
     """What the HTML report shows of maps on disk: outlines of truth and of what is above half of the range, on the
     frame where its image is known.
@@ -72,9 +80,10 @@ def pair_pictures(
 
     def picture(video: str, frame: str) -> Picture:
         prediction, annotation = pairs.pairs[video][frame]
-        truth = class_masks(read_mask(annotation), label_map, annotation) > 0
+        truth = class_masks(read_mask(annotation, label_map=label_map), label_map, annotation) > 0
         image = None if images is None else read_frame(images[video][frame])
-        return Picture(image, truth, eight_bits(read_map(prediction), f"map {prediction}")[None] > 127)
+        found = _read_prediction(prediction, label_map, indexed) > 127
+        return Picture(image, truth, found if indexed else found[None])
 
     return picture
 
@@ -88,29 +97,46 @@ class _Job:
     label_map: LabelMap
     images: Mapping[str, Frames] | None
     instances: str | None
+    indexed: bool
 
     def evaluator(self, weights_hash: str | None = None, attributes: Mapping | None = None) -> Evaluator:
         """One without videos."""
         average = None if self.instances is None else AveragePrecision(self.instances, set_name=self.set_name)
         return Evaluator(self.protocols, self.set_name, weights_hash, True, attributes, average)
 
-    def __call__(self, video: str, paths: Paths) -> tuple[dict, int]:
-        """The state of an evaluator with this one video, and the highest value of its maps."""
+    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int]:
+        """The state of an evaluator with this one video, and the highest value of its maps.
+
+        annotated  frame -> annotation of all frames, also of those without a map
+        """
         evaluator, highest, maps = self.evaluator(), 0, []
         scorer = evaluator.begin(video, self.label_map)
-        for frame, (prediction, annotation) in paths.items():
-            raw, probability = read_mask(annotation), read_map(prediction)
+        for frame, annotation in annotated.items():
+            raw = read_mask(annotation, label_map=self.label_map)
             check_values(raw, self.label_map, annotation)
+            if frame not in paths:
+                scorer.miss(frame, raw)
+                continue
+            prediction = paths[frame][0]
+            probability = _read_prediction(prediction, self.label_map, self.indexed)
             highest = max(highest, int(probability.max()))
             image = None if self.images is None else read_frame(self.images[video][frame])
             scorer.add(frame, probability, raw=raw, image=image)
             if evaluator.instances is not None:
-                maps.append((resize_nearest(eight_bits(probability, f"map {prediction}"), raw.shape), raw))
+                maps.append((resize_nearest(probability, raw.shape), raw))
         evaluator.end(scorer)
         if maps:
             found, raws = (list(part) for part in zip(*maps, strict=True))
             evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
         return evaluator.state(), highest
+
+
+def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> np.ndarray:
+    """A map as uint8 [H, W]; one of raw values, among which none is to be ignored, as uint8 [K, H, W] of 0 and 255."""
+    if indexed:
+        known = {value: klass for value, klass in label_map.items() if klass != IGNORE}
+        return class_masks(read_mask(path, label_map=known), known, path).astype(np.uint8) * np.uint8(255)
+    return eight_bits(read_map(path), f"map {path}")
 
 
 def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Prediction:
@@ -122,13 +148,13 @@ def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Predict
 
 def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int]]:
     if workers == 1:
-        yield from (job(video, paths) for video, paths in pairs.pairs.items())
+        yield from (job(video, paths, pairs.annotated[video]) for video, paths in pairs.pairs.items())
         return
     # Fresh processes: what a program that calls this has loaded (threads, a GPU) does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from pool.map(job, pairs.pairs, pairs.pairs.values())
+            yield from pool.map(job, pairs.pairs, pairs.pairs.values(), map(pairs.annotated.get, pairs.pairs))
         except BrokenProcessPool as error:
             raise DataError(f"a worker process ended ({error}); is memory short? try fewer workers") from error
         finally:

@@ -26,6 +26,7 @@ class SSFormerTestProtocol(RatioOfSums):
     """
 
     id = "ssformer-test"
+    of_sets = True
     meaning = (
         "SSFormer's test program: Dice of probability > 0.5 at the size on disk, truth = 255, mean over 256 thresholds "
         "with 0 among them, where everything is found; mean over images; images without truth score 0."

@@ -135,17 +135,24 @@ class CurveFold:
         if truth is None:
             return {}
         frame = self._measure(probability, truth)
+        self._next(frame)
+        return {name: float(value) for name, value in self._summary(frame.scalars, frame.curves).items()}
+
+    def miss(self) -> None:
+        """See `ClipFold.miss`; as the first or the last annotated frame it is the one that is dropped."""
+        self._next(None)
+
+    def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
+        """The number of frames and the means over them, see `ClipFold.end`."""
+        return self._frames, {name: total / self._frames for name, total in self._sums.items()}
+
+    def _next(self, frame: FrameCurves | None) -> None:
         if not self._drop_ends:
             self._take(frame)
         elif self._seen > 0:  # the frame before turns out not to be the last one
             self._take(self._last)
             self._last = frame
         self._seen += 1
-        return {name: float(value) for name, value in self._summary(frame.scalars, frame.curves).items()}
-
-    def end(self) -> tuple[int, dict[str, float | np.ndarray]]:
-        """The number of frames and the means over them, see `ClipFold.end`."""
-        return self._frames, {name: total / self._frames for name, total in self._sums.items()}
 
     def _take(self, frame: FrameCurves | None) -> None:
         if frame is None:

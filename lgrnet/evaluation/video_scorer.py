@@ -17,7 +17,7 @@ from lgrnet.evaluation.protocols import (
     Protocol,
     WholeFrameProtocol,
 )
-from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes
+from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes, only_ignored
 
 AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
 
@@ -27,18 +27,24 @@ def needs_images(protocols: Iterable[AnyProtocol]) -> bool:
     return any(getattr(protocol, "needs_images", False) for protocol in protocols)
 
 
+def drop_ends(protocols: Iterable[AnyProtocol]) -> bool:
+    """Whether all of the protocols make nothing of the first and the last annotated frame of a video."""
+    return all(getattr(protocol, "drop_ends", False) for protocol in protocols)
+
+
 class VideoScorer:
     """The numbers of one video on their way; `Evaluator.begin` makes it, `Evaluator.end` takes it.
 
     Between two frames nothing is kept but numbers. `shapes` are those of the annotated lesions (above 127, so that grey
-    edges do not widen them), by the frames' names, None: not annotated.
+    edges do not widen them), by the frames' names, None: not annotated. `only_ignored` counts annotations of that kind.
     """
 
     def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
         self.video, self.label_map, self.protocols, self.resize = video, label_map, protocols, resize
         self.rows: list[FrameRow] = []
-        self.annotated: list[str] = []
+        self.only_ignored = 0
         self.shapes: dict[str, FrameShape | None] = {}
+        self._missed: set[str] = set()
         self._folds: dict[tuple[str, int], ClipFold] = {
             (name, class_id): protocol.begin()
             for class_id in range(1, num_classes(label_map) + 1)
@@ -47,9 +53,17 @@ class VideoScorer:
         }
 
     @property
+    def annotated(self) -> list[str]:
+        """The annotated frames that the numbers are of, in order; where all protocols drop the ends of a video, these
+        are among them without a prediction, too."""
+        frames = [frame for frame, shape in self.shapes.items() if shape is not None]
+        dropped = frames[:1] + frames[-1:] if drop_ends(self.protocols.values()) else []
+        return [frame for frame in frames if frame not in self._missed or frame in dropped]
+
+    @property
     def unannotated(self) -> int:
         """How many frames came without annotation."""
-        return len(self.shapes) - len(self.annotated)
+        return sum(shape is None for shape in self.shapes.values())
 
     def add(
         self,
@@ -84,13 +98,28 @@ class VideoScorer:
         for name, class_id, values in self._values(probability, mask, truth, ignored, image):
             if values:
                 self.rows.append(FrameRow(name, self.video, frame, class_id, values))
-        self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
-        if raw is not None:
-            self.annotated.append(frame)
+        self._note(frame, truth, raw)
+
+    def miss(self, frame: str, raw: np.ndarray) -> None:
+        """Takes in the next frame where it is annotated but has no prediction: its place in the video counts.
+
+        frame, raw  as in `add`. Raises DataError for a frame that came before, and values unknown to the label map.
+        """
+        if frame in self.shapes:
+            raise DataError(f"video {self.video!r}, frame {frame!r} was given before; give every frame once")
+        truth = _truth(raw, self.label_map, f"mask of {self.video}/{frame}")
+        for fold in self._folds.values():
+            fold.miss()
+        self._missed.add(frame)
+        self._note(frame, truth, raw)
 
     def clips(self) -> list[ClipRow]:
         """What the protocols of videos keep; to be called once, after the last frame."""
         return [ClipRow(name, self.video, class_id, *fold.end()) for (name, class_id), fold in self._folds.items()]
+
+    def _note(self, frame: str, truth: np.ndarray | None, raw: np.ndarray | None) -> None:
+        self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
+        self.only_ignored += raw is not None and only_ignored(raw, self.label_map)
 
     def _values(
         self,

@@ -33,7 +33,8 @@ class VPSProtocol(CurveMeans):
     stretched to 0..1 by its own minimum and maximum. Smeasure, wFmeasure, MAE, adpEm and adpFm are one number a frame.
     Em, Fm, Sen, Spe, Dice and IoU are curves over 256 thresholds. Frames are averaged to clips, clips (all the same
     weight) to the set, and only then mean... and max... are taken of a curve. The first and last annotated frame of
-    every clip have no part in it; nor has a clip of two frames.
+    every clip, with or without a prediction, have no part in it; nor has a clip of two frames. A mask of 0 and 1 comes
+    as 0 and 255, as to every protocol; to the toolbox it would be an empty truth.
 
     Where a number degenerates it is the published one: Smeasure 0 for an object of one pixel, wFmeasure 0 for an empty
     truth, Sen, Spe, Dice and IoU 0 at thresholds without a true positive, Spe NaN for a full truth.
@@ -74,22 +75,27 @@ class PraNetProtocol(CurveMeans):
     """The table of PraNet's line of work (UACANet's evaluation program; the published tables of SSFormer have it).
 
     Maps are read as grey of 8 bits and not stretched; one of another size is resized bilinearly; truth is what is above
-    one half. Dice, IoU and E-measure at 256 thresholds, means over all images, then the mean (m...) or the maximum
-    (max...) over the thresholds. weighted_f takes the border's values for what lies beyond the image, and an image
-    without truth has none; s_measure divides the spread by n.
+    one half. Dice, IoU, E-measure, sensitivity and specificity at 256 thresholds, means over all images, then the mean
+    (m...) or the maximum (max...) over the thresholds. As published, Dice, IoU, Sen and Spe are 0 at thresholds where
+    nothing is found rightly, and an image with a full truth leaves Spe without a value. weighted_f takes the border's
+    values for what lies beyond the image, and an image without truth has none; s_measure divides the spread by n.
 
     The published tables were made from masks that were binary already: then maxDice is the Dice of the mask, and mDice
     nearly so. PraNet's own MATLAB program stretches maps to 0..1; this one does not.
     """
 
     id = "pranet"
+    of_sets = True
     scalars = ("weighted_f", "objects", "s_measure", "mae")
-    curves = ("E", "Dice", "IoU")
+    curves = ("E", "Dice", "IoU", "Sen", "Spe")
     weigh = True
-    metrics = ("mDice", "mIoU", "weighted_f", "s_measure", "mE", "maxE", "mae", "maxDice", "maxIoU")
+    metrics = (
+        *("mDice", "mIoU", "weighted_f", "s_measure", "mE", "maxE", "mae", "maxDice", "maxIoU"),
+        *("mSen", "maxSen", "mSpe", "maxSpe"),
+    )
     meaning = (
-        "PraNet's table as in UACANet's program and SSFormer's published tables: grey maps, truth > 0.5, Dice, IoU and "
-        "E-measure at 256 thresholds, mean over all images, then mean (m) or max over the thresholds."
+        "PraNet's table as in UACANet's program and SSFormer's published tables: grey maps, truth > 0.5, Dice, IoU, "
+        "E-measure, Sen and Spe at 256 thresholds, mean over all images, then mean (m) or max over the thresholds."
     )
 
     def begin(self) -> CurveFold:
@@ -148,7 +154,5 @@ def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
         "s_measure": metrics.s_measure(values, there, freedom=0, beyond=0),
         "mae": pixels.mae(),
     }
-    overlaps = overlap_curves(*at_thresholds, *sizes)
-    return FrameCurves(
-        scalars, {"E": alignment(*at_thresholds, *sizes), "Dice": overlaps["Dice"], "IoU": overlaps["IoU"]}
-    )
+    curves = {"E": alignment(*at_thresholds, *sizes), **overlap_curves(*at_thresholds, *sizes)}
+    return FrameCurves(scalars, curves)

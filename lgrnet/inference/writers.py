@@ -103,7 +103,7 @@ def save_frames_sheet(
         record, index = frames[number]
         name = record.frame_names[index]
         found = read_mask(inside(masks_folder, record.name) / f"{_file_name(name)}.png")
-        there = class_masks(read_mask(record.masks[index]), record.label_map, record.masks[index]).any(0)
+        there = _truth_of(record, index).any(0)
         pictures.append(_shrunk(overlay(read_frame(record.frames[index]), found, there)))
         captions.append(f"{record.name}/{name}")
     path = inside(folder, set_name) / "frames.png"
@@ -120,9 +120,7 @@ def report_pictures(records: Iterable[VideoRecord], masks_folder: str | Path) ->
         index = record.frame_names.index(frame)
         found = read_mask(inside(masks_folder, video) / f"{_file_name(frame)}.png")
         classes = [found > 0] if record.num_classes == 1 else [found == k + 1 for k in range(record.num_classes)]
-        path, truth = record.masks[index], None
-        if path is not None:
-            truth = class_masks(read_mask(path), record.label_map, path) > 0
+        truth = None if record.masks[index] is None else _truth_of(record, index)
         return Picture(read_frame(record.frames[index]), truth, np.stack(classes))
 
     return picture
@@ -191,10 +189,15 @@ def _masks_of(row: FrameRow, record: VideoRecord, folder: Path) -> np.ndarray:
     found = read_mask(inside(folder, row.video) / f"{_file_name(row.frame)}.png")
     together = row.class_id == ALL_CLASSES
     predicted = found > 0 if record.num_classes == 1 or together else found == row.class_id
-    source = record.masks[record.frame_names.index(row.frame)]
-    classes = class_masks(read_mask(source), record.label_map, source) > 0
+    classes = _truth_of(record, record.frame_names.index(row.frame))
     truth = classes.any(0) if together else classes[row.class_id - 1]
     return np.stack([predicted, truth])
+
+
+def _truth_of(record: VideoRecord, index: int) -> np.ndarray:
+    """The annotation of a frame, bool [K, H, W]."""
+    path = record.masks[index]
+    return class_masks(read_mask(path, label_map=record.label_map), record.label_map, path) > 0
 
 
 def _frame_of(row: FrameRow, record: VideoRecord) -> np.ndarray:

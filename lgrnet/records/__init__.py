@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lgrnet.records.masks import (
+    BINARY,
     IGNORE,
     LabelMap,
     check_label_map,
@@ -23,6 +24,7 @@ from lgrnet.records.masks import (
     class_masks,
     ignored_pixels,
     num_classes,
+    only_ignored,
     read_mask,
     write_mask,
 )
@@ -37,6 +39,7 @@ from lgrnet.records.pictures import (
 )
 
 __all__ = [
+    "BINARY",
     "IGNORE",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
@@ -58,6 +61,7 @@ __all__ = [
     "list_videos",
     "natural_key",
     "num_classes",
+    "only_ignored",
     "pair_videos",
     "read_clip",
     "read_frame",
@@ -148,7 +152,8 @@ def read_clip(
     """
     indices = list(range(record.num_frames) if indices is None else indices)
     frames = {i: read_frame(record.frames[i]) for i in dict.fromkeys(indices)}
-    masks = {i: None if record.masks[i] is None else read_mask(record.masks[i]) for i in frames}
+    paths = {i: record.masks[i] for i in frames}
+    masks = {i: None if path is None else read_mask(path, label_map=record.label_map) for i, path in paths.items()}
     check_sizes(record, {i: (x.shape[:2], None if masks[i] is None else masks[i].shape) for i, x in frames.items()})
     warn_of_grey(record, list(masks.values()), warned)
     return np.stack([frames[i] for i in indices]), [masks[i] for i in indices]

@@ -22,6 +22,8 @@ mapping   raw value -> class id, class 0 is background; raw value 0 is backgroun
 """
 
 IGNORE = "ignore"
+BINARY = 'label_map="binary" (or {255: 1})'
+"""What messages tell who has masks of 0 and 255."""
 _GREY_MAPS = {"binary": 31, "half": 31, "full": 31, "soft": 2}
 """Maps of grey values, and up to which maximum a mask is taken for one of class indices instead."""
 
@@ -49,16 +51,20 @@ def num_classes(label_map: LabelMap) -> int:
     return 1 if isinstance(label_map, str) else max(_class_ids(label_map))
 
 
-def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS, label_map: LabelMap | None = None) -> np.ndarray:
     """The raw values of a mask as uint8 [H, W].
 
     A palette image gives its indices, a 1-bit image 0 and 255, an RGB image its value where the channels are equal, a
-    16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else and for
-    unreadable, truncated or too large files.
+    16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else, for
+    unreadable, truncated or too large files, and for a palette of greys in no rising order, by whose indices a mask
+    could be turned inside out, unless the greys cannot be its values.
+
+    label_map  what the values are for, which tells indices from greys: a mapping that knows all indices and not all
+               greys; None: not known
     """
     image = open_picture(path, max_pixels)
     if image.mode == "P":
-        return _palette_indices(image, path)
+        return _palette_indices(image, path, label_map)
     values = np.array(image.convert("L") if image.mode == "1" else image)
     if values.ndim == 3:
         values = _one_channel(values, image.mode, path)
@@ -96,13 +102,25 @@ def ignored_pixels(raw: np.ndarray, label_map: LabelMap = "binary") -> np.ndarra
     return np.isin(raw, ignored)
 
 
+def only_ignored(raw: np.ndarray, label_map: LabelMap) -> bool:
+    """Whether raw mask values uint8 [H, W] show pixels to ignore, and no class.
+
+    In one mask that is right: no object, some pixels that are not judged. A whole set of such masks is one of 0 and 255
+    whose label map ignores 255: all of its foreground would vanish, and `BINARY` sets it right.
+    """
+    if isinstance(label_map, str):
+        return False
+    values = np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist()
+    return {label_map.get(value, 0) for value in values} - {0} == {IGNORE}
+
+
 def check_values(raw: np.ndarray, label_map: LabelMap, source: str | Path = "mask") -> None:
     """Raises DataError, naming `source`, the values, their pixels and what to set, unless raw mask values uint8 [H, W]
     fit the label map.
 
-    A mapping knows every value that occurs, and a mask of 0 and 255 does not fit one that ignores 255: all of its
-    foreground would vanish. A mask whose largest value is 31 or less (2 or less for "soft") holds class indices, for
-    which the maps of grey values are wrong; but 0 and 1 fit "binary", and small values in a JPEG file are its noise.
+    A mapping knows every value that occurs; a mask of nothing but what it ignores fits, see `only_ignored`. A mask
+    whose largest value is 31 or less (2 or less for "soft") holds class indices, for which the maps of grey values are
+    wrong; but 0 and 1 fit "binary", and small values in a JPEG file are its noise.
     """
     largest = int(raw.max(initial=0))
     if not isinstance(label_map, str):
@@ -129,16 +147,10 @@ def _check_mapped(raw: np.ndarray, label_map: Mapping[int, int | str], source: s
     found = np.flatnonzero(counts).tolist()
     unknown = [value for value in found if value not in known]
     above = [value for value in found if value]
-    binary = 'label_map="binary" (or {255: 1})'
     if unknown:
-        hint = f"this is a mask of 0 and 255: set {binary}" if above == [255] else "add them (0: background)"
+        hint = f"this is a mask of 0 and 255: set {BINARY}" if above == [255] else "add them (0: background)"
         raise DataError(
             f"{source} holds the values {unknown}, unknown to the label map {known} ({_pixels(raw, unknown)}); {hint}"
-        )
-    if above == [255] and known[255] == IGNORE:
-        raise DataError(
-            f"{source} holds the value 255 ({_pixels(raw, above)}) and else 0, but its label map {known} ignores 255: "
-            f"all of its foreground would vanish; set {binary} for masks of 0 and 255, or leave this image out"
         )
 
 
@@ -152,13 +164,22 @@ def _class_ids(label_map: Mapping[int, int | str]) -> set[int]:
     return {klass for klass in label_map.values() if klass != IGNORE} - {0}
 
 
-def _palette_indices(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Indices of a palette image; a grey palette that starts light would turn the mask inside out, so it is refused."""
+def _palette_indices(image: Image.Image, path: str | Path, label_map: LabelMap | None) -> np.ndarray:
     indices = np.array(image)
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    used = palette[[index for index in np.unique(indices) if index < len(palette)]]
+    found = np.unique(indices).tolist()
+    used = palette[[index for index in found if index < len(palette)]]
     if (used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any():
-        raise DataError(f"mask {path} has a grey palette that is not in rising order; save it as an 8-bit grey PNG")
+        greys = set(used[:, 0].tolist())
+        clear = len(greys) < len(used)  # nobody makes two indices of one grey value
+        if isinstance(label_map, Mapping):
+            known = {0, *label_map}
+            clear = known.issuperset(found) and (clear or not known.issuperset(greys))
+        if not clear or isinstance(label_map, str):
+            raise DataError(
+                f"mask {path} has a grey palette that is not in rising order, and its indices {found} need not be its "
+                "values; save it as an 8-bit grey PNG, or give a label_map of its indices that knows not all its greys"
+            )
     return indices
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lgrnet.data.datasets import ClipDataset
+from lgrnet.data.datasets import MANY, ClipDataset
 from lgrnet.data.loader import collate
 from lgrnet.data.samplers import Single
 from lgrnet.data.still_datasets import svanet_set
@@ -24,7 +24,7 @@ from lgrnet.evaluation.annotation import read_annotation
 from lgrnet.inference.predictor import Predictor
 from lgrnet.models.plain_head import PlainHead
 from lgrnet.models.segmenter import PerFrame
-from lgrnet.records import DataError, VideoRecord, class_masks, ignored_pixels
+from lgrnet.records import DataError, VideoRecord, class_masks, ignored_pixels, only_ignored
 from tests.data.still_layout import listed, mask_of, write_still, write_svanet
 
 
@@ -44,16 +44,43 @@ def one(root: Path, raw: np.ndarray, label_map, suffix: str = ".png", **options)
     return listed(root, label_map=label_map)[0]
 
 
+IGNORING = {1: 1, 255: "ignore"}
+
+
 def test_a_binary_mask_for_class_indices(tmp_path):
-    record = one(tmp_path, mask_of((255,)), {1: 1, 255: "ignore"})
-    fails_in_training_and_evaluation(record, r'a.png holds the value 255 \(255: 48 pixels\).*label_map="binary"')
-    record = listed(tmp_path, label_map={1: 1, 2: 2})[0]
+    record = one(tmp_path, mask_of((255,)), {1: 1, 2: 2})
     fails_in_training_and_evaluation(record, r'values \[255\], unknown .*255: 48 pixels.*set label_map="binary"')
-    with pytest.raises(DataError, match="all of its foreground would vanish"):
-        write_svanet(tmp_path / "PolypGen", (255,))
+    write_svanet(tmp_path / "PolypGen", (255,))
+    with pytest.raises(DataError, match=r'shows no foreground.*ignores all but the background.*label_map="binary"'):
         ClipDataset(svanet_set(tmp_path, "PolypGen", "train"), Single()).sample(0, rng())
     records = svanet_set(tmp_path, "PolypGen", "train", label_map="binary")
     assert ClipDataset(records, Single()).sample(0, rng()).targets.masks.sum() == 48
+
+
+def test_an_image_without_an_object_may_have_ignored_pixels(tmp_path):
+    record = one(tmp_path, mask_of((255,)), IGNORING)
+    targets = ClipDataset([record], Single(), require_foreground=False).sample(0, rng()).targets
+    assert targets.labels.numel() == 0 and (~targets.valid).sum() == 48
+    assert only_ignored(read_annotation(record)[0], record.label_map)
+    assert not only_ignored(mask_of((1, 255)), IGNORING) and not only_ignored(mask_of(()), IGNORING)
+    assert not only_ignored(mask_of((255,)), "binary")
+
+
+def test_training_ends_where_all_foreground_is_ignored(tmp_path):
+    """An image or two may hold nothing else; not all that were read."""
+    write_still(tmp_path / "images", tmp_path / "masks", "a.png", mask_of((255,)))
+    write_still(tmp_path / "images", tmp_path / "masks", "bb.png", mask_of(()))
+    dataset = ClipDataset(listed(tmp_path, label_map=IGNORING), Single(), require_foreground=False)
+    for _ in range(3 * MANY):
+        assert dataset.sample(1, rng()).targets.valid.all(), "empty masks are not ignored ones"
+    for _ in range(MANY - 1):
+        dataset.sample(0, rng())
+    with pytest.raises(DataError, match=r'none of the 2 masks .*ignore.*a.png.*set label_map="binary"'):
+        dataset.sample(0, rng())
+    write_still(tmp_path / "images", tmp_path / "masks", "ccc.png", mask_of((1,)))
+    dataset = ClipDataset(listed(tmp_path, label_map=IGNORING), Single(), require_foreground=False)
+    for _ in range(3 * MANY):
+        dataset.sample(0, rng())
 
 
 @pytest.mark.parametrize("label_map", ["binary", "half", "full", "soft"])

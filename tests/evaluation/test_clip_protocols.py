@@ -37,6 +37,9 @@ class _Fold:
         self.shares.append(float(mask.mean()))
         return {"step": abs(self.shares[-1] - self.shares[-2])} if len(self.shares) > 1 else {}
 
+    def miss(self):
+        self.shares.append(0.0)
+
     def end(self):
         steps = np.abs(np.diff(self.shares))
         return len(steps), {"step": float(steps.mean()), "curve": np.array(self.shares[:2])}
@@ -50,6 +53,21 @@ def _fill(evaluator, video, shares, truth=True):
         raw = np.zeros((2, 5), np.uint8) if truth and index else None
         scorer.add(f"f{index}", map_.reshape(2, 5), raw=raw)
     return evaluator.end(scorer)
+
+
+def test_a_frame_without_a_prediction():
+    """It has its place in the video, and no numbers."""
+    evaluator = Evaluator([Steps(), LGRNetProtocol()])
+    scorer, raw = evaluator.begin("a"), np.full((2, 5), 255, np.uint8)
+    scorer.add("f0", raw, raw=raw)
+    scorer.miss("f1", raw)
+    scorer.add("f2", raw)
+    with pytest.raises(DataError, match="frame 'f1' was given before"):
+        scorer.add("f1", raw, raw=raw)
+    evaluator.end(scorer)
+    result = evaluator.result()
+    assert (result["frames"], result["frames_without_annotation"]) == (1, 1)
+    assert result["scores"]["steps"]["step"] == 1 and result["scores"]["lgrnet"]["dice"] == 1
 
 
 def test_numbers_of_videos_stand_beside_those_of_frames():

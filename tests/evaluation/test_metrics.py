@@ -55,3 +55,23 @@ def test_structure_measure_of_the_truth_itself_is_one():
     truth[4:11, 6:15] = True
     assert s_measure(truth, truth) == pytest.approx(1)
     assert s_measure(~truth, truth) < 0.3
+
+
+@pytest.mark.parametrize("place", [(1, 1), (0, 1), (3, 0), (4, 5), (0, 0)])
+def test_s_measure_of_a_quadrant_of_one_pixel(place):
+    """With spreads divided by n one pixel has none, and a quadrant without spread in either is alike. The VPS toolbox
+    divides by n - 1, and the whole measure is 0 there."""
+    truth = np.zeros((5, 6), bool)
+    truth[place] = True
+    map_, regions = np.where(truth, 0.75, 0.25), 0.0
+    for rows in (slice(0, place[0]), slice(place[0], None)):
+        for columns in (slice(0, place[1]), slice(place[1], None)):
+            a, b = map_[rows, columns], truth[rows, columns]
+            if a.size:
+                covariance, spread = np.mean((a - a.mean()) * (b - b.mean())), a.var() + b.var()
+                numerator = 4 * a.mean() * b.mean() * covariance
+                denominator = (a.mean() ** 2 + b.mean() ** 2) * spread
+                regions += a.size / truth.size * (numerator / denominator if numerator else denominator == 0)
+    objects = 2 * 0.75 / (0.75**2 + 1)
+    assert s_measure(map_, truth, freedom=0, beyond=0) == pytest.approx(0.5 * objects + 0.5 * regions, abs=1e-12)
+    assert s_measure(map_, truth) == 0

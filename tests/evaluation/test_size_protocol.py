@@ -13,7 +13,7 @@ from lgrnet.evaluation.class_maps import enhanced_alignment
 from lgrnet.evaluation.metrics import Counts
 from lgrnet.evaluation.object_size import largest_object, size_classes
 from lgrnet.evaluation.protocols import FrameRow
-from lgrnet.records import Prediction
+from lgrnet.records import DataError, Prediction
 
 PERCENT = 1e-4
 PUBLISHED = {
@@ -94,6 +94,39 @@ def test_overlaps_of_the_set_as_the_trainer_has_them(masks, expected, count, ave
     }
     for theirs, ours in names.items():
         assert 100 * scores[f"published_{ours}"].value == pytest.approx(published[theirs], abs=PERCENT), theirs
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_raw_masks_of_the_set_give_its_numbers(masks, expected, count):
+    """Image 16 of each set shows no object, and some pixels to ignore."""
+    label_map = {**{k: k for k in range(1, count)}, 255: "ignore"}
+    evaluator = Evaluator([SvANetSizeProtocol()], "svanet")
+    for i, (true, predicted) in enumerate(zip(masks[f"c{count}_target"], masks[f"c{count}_pred"], strict=True)):
+        evaluator.process(prediction(f"v{i:02d}", one_hot(predicted, count)), [true], label_map)
+    scores = evaluator.result()["scores"]["svanet-size"]
+    published = next(row for row in expected[f"c{count}_tiny_protocol"] if row["ratio"] == 100)
+    assert published["n_images"] == evaluator.result()["frames"] == 40
+    for theirs, ours in PUBLISHED.items():
+        assert 100 * scores[f"published_{ours}"] == pytest.approx(published[theirs], abs=PERCENT), theirs
+    assert scores["published_mae"] == pytest.approx(published["mAE"], rel=1e-5)
+
+
+def test_a_set_whose_foreground_is_ignored_is_an_error():
+    """Masks of 0 and 255 with a label map that ignores 255: alone they may be right, all together they are not."""
+    ignoring = {1: 1, 255: "ignore"}
+
+    def scored(video, raw, set_name="set"):
+        evaluator = Evaluator(set_name=set_name)
+        evaluator.process(prediction(video, np.zeros((1, 100, 100), bool)), [raw], ignoring)
+        return evaluator
+
+    evaluator = scored("a", square(5))
+    evaluator.merge(json.loads(json.dumps(scored("b", np.zeros((100, 100), np.uint8)).state())))
+    with pytest.raises(DataError, match=r'set .set.: .*1 of 2 annotated frames .*ignore.*label_map="binary"'):
+        evaluator.result()
+    evaluator.merge(json.loads(json.dumps(scored("c", square(5) // 255).state())))
+    assert evaluator.result()["frames"] == 3
+    assert scored("d", np.zeros((100, 100), np.uint8)).result()["scores"]["lgrnet"]["dice"] == 1
 
 
 def test_numbers_of_single_images(masks, expected):

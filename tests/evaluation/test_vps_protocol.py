@@ -86,6 +86,35 @@ def test_the_ends_can_be_kept_and_it_is_another_protocol(pairs, expected):
     assert evaluator.result()["scores"]["vps-all-frames"]["maxDice"] > 0.6
 
 
+@pytest.mark.parametrize("missing", [{0, 5}, {0, 1}, {4, 5}, {0}, {5}, {3}, {0, 1, 2, 3, 4, 5}])
+def test_frames_without_a_map_keep_their_place(missing, pairs, expected):
+    """The ends are those of the clip, not those of the frames that have a map."""
+    names = expected["sequence"]["frames"]["case1_1"][:6]
+    fold, alone = VPSProtocol().begin(), VPSProtocol(drop_ends=False).begin()
+    for index, name in enumerate(names):
+        map_, truth = pairs[f"pred/{name}"], pairs[f"gt/{name}"]
+        fold.miss() if index in missing else fold.add(map_, None, truth)
+        if index in {1, 2, 3, 4} - missing:
+            alone.add(map_, None, truth)
+    (frames, found), (others, published) = fold.end(), alone.end()
+    assert frames == others == len({1, 2, 3, 4} - missing)
+    assert all(np.array_equal(found[key], value) for key, value in published.items())
+
+
+def test_ends_are_those_of_the_annotation(pairs, expected):
+    """The toolbox lists the masks of a clip; what is not annotated it never sees."""
+    names = expected["sequence"]["frames"]["case1_1"][:5]
+    sparse, dense = VPSProtocol().begin(), VPSProtocol().begin()
+    for name in names:
+        map_, truth = pairs[f"pred/{name}"], pairs[f"gt/{name}"]
+        assert sparse.add(map_, None, None) == {}
+        sparse.add(map_, None, truth)
+        dense.add(map_, None, truth)
+    assert sparse.add(map_, None, None) == {}
+    (frames, found), (others, published) = sparse.end(), dense.end()
+    assert frames == others == 3 and all(np.array_equal(found[key], value) for key, value in published.items())
+
+
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_clip_that_has_only_ends_has_no_say(frames, pairs, expected):
     evaluator = _sequence(pairs, expected, VPSProtocol())
@@ -116,6 +145,68 @@ def _passes(grey, there):
         full = ~found if not there.any() else found if there.all() else matrix
         aligned.append(full.sum() / (there.size - 1))
     return np.array(dice), np.array(iou), np.array(aligned)
+
+
+PRANET = {
+    "mDice": "meanDic",
+    "mIoU": "meanIoU",
+    "mE": "meanEm",
+    "mSen": "meanSen",
+    "mSpe": "meanSpe",
+    "maxDice": "maxDic",
+    "maxIoU": "maxIoU",
+    "maxE": "maxEm",
+    "maxSen": "maxSen",
+    "maxSpe": "maxSpe",
+    "weighted_f": "wFm",
+    "s_measure": "Sm",
+    "mae": "mae",
+}
+
+
+@pytest.fixture(scope="module")
+def table(golden):
+    """Of 40 pairs the maps uint8 by name, soft and binary, and what the program behind PraNet's table has for them."""
+    expected = json.loads((golden / "ssformer/metrics.json").read_text())
+    with np.load(golden / "ssformer/metrics_pairs.npz") as stored:
+        arrays = dict(stored)
+    names = [f"{row['i']:02d}_{row['name']}" for row in expected["per_image"]]
+    soft = {name: (arrays[f"pred/{name}"], arrays[f"gt/{name}"]) for name in names}
+    binary = {name: ((map_ > 127) * np.uint8(255), truth) for name, (map_, truth) in soft.items()}
+    return {"soft": soft, "binary": binary}, expected
+
+
+def test_pranet_has_the_columns_of_the_table():
+    assert set(PraNetProtocol.metrics) == set(PRANET), "13 columns"
+
+
+@pytest.mark.parametrize("kind", ["soft", "binary"])
+def test_pranet_of_every_pair(table, kind):
+    pairs, expected = table
+    for row, (name, (map_, truth)) in zip(expected["per_image"], pairs[kind].items(), strict=True):
+        values, published = PraNetProtocol().begin().add(map_, None, truth), row[f"uaca_{kind}"]
+        for ours, theirs in PRANET.items():
+            if theirs in published:
+                assert _same(values[ours], published[theirs], 1e-9), (name, ours)
+
+
+@pytest.mark.parametrize("kind", ["soft", "binary"])
+def test_pranet_of_the_set(table, kind):
+    """Where a truth is full, specificity is not defined, nor is its mean, as published; else it is the mean."""
+    pairs, expected = table
+    evaluators = Evaluator([PraNetProtocol()]), Evaluator([PraNetProtocol()])
+    for name, (map_, truth) in pairs[kind].items():
+        for evaluator in evaluators[: 1 if "full_gt" in name else 2]:
+            scorer = evaluator.begin(name)
+            scorer.add("0", map_, raw=truth)
+            evaluator.end(scorer)
+    scores, without = (evaluator.result()["scores"]["pranet"] for evaluator in evaluators)
+    for ours, theirs in PRANET.items():
+        if theirs in expected[f"uaca_{kind}_dataset"]:
+            assert _same(scores[ours], expected[f"uaca_{kind}_dataset"][theirs], 1e-9), ours
+    published = [row[f"uaca_{kind}"]["meanSpe"] for row in expected["per_image"] if "full_gt" not in row["name"]]
+    assert without["mSpe"] == pytest.approx(np.mean(published), abs=1e-9)
+    assert without["mSpe"] <= without["maxSpe"] <= 1
 
 
 def test_pranet_is_the_mean_over_images_of_256_passes():

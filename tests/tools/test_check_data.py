@@ -112,6 +112,15 @@ def test_a_file_that_may_not_be_read(copy, tmp_path, monkeypatch):
     assert said(root) == [("D002", "train/Frame/v2/000.jpg")]
 
 
+def test_a_few_masks_may_show_nothing_but_ignored_pixels(copy, tmp_path):
+    root = copy("stills", tmp_path / "set")
+    ignoring = {1: 1, 255: "ignore"}
+    for i in (1, 2, 3):
+        save(root / f"masks/p{i}.png", disc(i) // 255)
+        found = [path for code, path in said(root, label_map=ignoring) if code == "D123"]
+        assert len(found) == (3, 0, 0)[i - 1]
+
+
 def test_vocalfolds_patients_stand_on_both_sides(tmp_path):
     """By the note of data_prep, without an option: sequences 1-4 and 5-8 are of one patient each."""
     for number in (1, 2, 4, 5, 8):

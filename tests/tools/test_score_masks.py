@@ -1,4 +1,4 @@
-"""Folders of maps from any program: the published text, files that do not fit, and odd names."""
+"""Folders of maps from any program: files that do not fit, odd names, slices, comparisons."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from PIL import Image
 from lgrnet.evaluation import PROTOCOLS
 from lgrnet.evaluation.mask_trees import pair_trees, read_map
 from lgrnet.records import DataError, benchmark_key
+from tests.tools.map_files import STEM
+from tests.tools.map_files import run as _run
+from tests.tools.map_files import save as _save
 from tools import score_masks
 
 TOOL = Path(score_masks.__file__)
-STEM = "case_M_20181001100941_0U62372100109341_1_005_001-1_a2_ayy_image{:04d}"
-
-
-def _save(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values)).save(path)
 
 
 def _disc(shift=0, size=(20, 24)):
@@ -41,27 +38,8 @@ def trees(tmp_path):
     return tmp_path
 
 
-def _run(trees, *more):
-    return score_masks.main(["--pred", str(trees / "pred"), "--gt", str(trees / "gt"), *map(str, more)])
-
-
 def _prediction(trees, index, video="case2"):
     return trees / f"pred/Model/TestHardDataset/Seen/{video}/{STEM.format(index)}.png"
-
-
-def test_published_set_prints_the_published_text(golden, tmp_path, capsys):
-    expected = json.loads((golden / "metrics/vps_expected.json").read_text())["sequence"]
-    with np.load(golden / "metrics/pairs.npz") as pairs:
-        for video, names in expected["frames"].items():
-            for index, name in enumerate(names, start=7):
-                _save(tmp_path / f"pred/Unseen/{video}/{STEM.format(index)}.png", pairs[f"pred/{name}"])
-                _save(tmp_path / f"gt/Unseen/GT/{video}/{STEM.format(index)}.png", pairs[f"gt/{name}"])
-    names = ["--set", "TestEasyDataset-Unseen", "--method", "2022-MIR-PNSPlus"]
-    assert _run(tmp_path, "--protocol", "vps", *names, "--json", tmp_path / "new/out.json") == 0
-    assert expected["printed"].strip() in capsys.readouterr().out
-    (found,) = json.loads((tmp_path / "new/out.json").read_text())["sets"]
-    for name, value in expected["mean"].items():
-        assert found["scores"]["vps"][name] == pytest.approx(value, abs=1e-6)
 
 
 def test_all_protocols_in_one_pass_without_torch(trees):

@@ -71,8 +71,7 @@ def check_masks(groups: Sequence[Group], looks: Looks, label_map: LabelMap | Non
     masks = [path for group in groups for path in group.masks or () if looks[path].values]
     tops = {path: max(looks[path].values) for path in masks}
     if isinstance(label_map, Mapping):
-        for path in masks:
-            yield from _mapped(path, looks[path], label_map)
+        yield from _mapped(masks, looks, label_map)
     else:
         yield from _scales(masks, tops, looks, label_map)
     yield from _kinds(masks, looks)
@@ -89,13 +88,20 @@ def _are_indices(masks: Sequence[str], tops: Mapping[str, int], looks: Looks) ->
     return sum(2 <= tops[path] <= INDEX_MAX and not is_jpeg(looks[path]) for path in shown) > len(shown) / 2
 
 
-def _mapped(path: str, look: Look, label_map: Mapping[int, int | str]) -> Iterator[Finding]:
-    unknown = [value for value in look.values if value and value not in label_map]
-    above = [value for value in look.values if value]
-    if unknown:
-        yield Finding("D115", path, ", ".join(f"{value}: {look.values[value]} pixels" for value in unknown[:5]))
-    elif above == [255] and label_map[255] == IGNORE:
-        yield Finding("D123", path)
+def _mapped(masks: Sequence[str], looks: Looks, label_map: Mapping[int, int | str]) -> Iterator[Finding]:
+    """Unknown values; and masks that show nothing but ignored pixels, where more do so than show a class."""
+    ignored, shown = [], 0
+    for path in masks:
+        values = looks[path].values
+        unknown = [value for value in values if value and value not in label_map]
+        classes = {label_map.get(value, 0) for value in values} - {0}
+        if unknown:
+            yield Finding("D115", path, ", ".join(f"{value}: {values[value]} pixels" for value in unknown[:5]))
+        elif classes == {IGNORE}:
+            ignored.append(path)
+        shown += bool(classes - {IGNORE})
+    if len(ignored) > shown:
+        yield from (Finding("D123", path) for path in ignored)
 
 
 def _scales(masks: Sequence[str], tops: Mapping[str, int], looks: Looks, label_map: str | None) -> Iterator[Finding]:

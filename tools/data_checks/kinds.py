@@ -73,7 +73,7 @@ D103 error   mask values of 0/1 beside 0/255 in one set | bring all masks to 0 a
 D104 note    a grey mask stored in three channels | save it as 8-bit grey PNG
 D105 error   a mask in colours | write class values instead, 8-bit grey or palette
 D106 warning a palette mask among grey ones: index 1 is not grey value 255 | save all masks alike
-D107 error   a mask whose grey palette runs from light to dark | save it as 8-bit grey PNG
+D107 error   a mask whose grey palette runs from light to dark | save it as 8-bit grey PNG, or give a label map
 D108 note    a mask with 16 bits, whose values fit 8 | save it as 8-bit grey PNG
 D109 error   a mask with 16 or more bits, whose values do not fit 8 | save it as 8-bit grey PNG
 D110 error   a mask that is partly transparent | save it as 8-bit grey PNG
@@ -89,7 +89,7 @@ D119 note    an object along all four borders of the picture | check it
 D120 warning a mask in fifty pieces or more | remove the specks
 D121 error   the mask is the frame itself | put the real mask there
 D122 error   class values where 0 and 255 are expected | give a label map, such as 1:1,2:2
-D123 error   a mask of 0 and 255, where 255 is to be ignored: its foreground would vanish | use label_map="binary"
+D123 error   a mask of ignored pixels only, as most of the set: all foreground would vanish | use label_map="binary"
 D124 warning every mask of a split is empty | check how the masks were made
 D125 warning the same mask in eight or more frames that differ | check that the masks are those of these frames
 D130 warning frames sort differently by name and by number (frame10 before frame2) | pad the numbers with zeros

@@ -17,13 +17,13 @@ from data_checks.pictures import (
     read_header,
     thumbnail,
 )
-from lgrnet.records import DataError, read_mask
+from lgrnet.records import DataError, LabelMap, read_mask
 
 INDEX_MAX = 31
 """Masks whose largest value is 2 to 31 are taken for class values, as in `lgrnet.records.check_values`."""
 
 
-def look_at_mask(path: str) -> Look:
+def look_at_mask(path: str, label_map: LabelMap | None = None) -> Look:
     """A mask: raw values, pieces and border of its foreground."""
     look = Look(path)
     if path.lower().endswith(".npy"):
@@ -34,7 +34,7 @@ def look_at_mask(path: str) -> Look:
         data, image = open_bytes(path)
         read_header(look, data, image)
         decode(image)
-        raw, look.thumb = _raw(look, image), thumbnail(grey_values(image))
+        raw, look.thumb = _raw(look, image, label_map), thumbnail(grey_values(image))
     if raw is not None:
         _measure(look, raw)
     return look
@@ -49,7 +49,7 @@ def _npy(path: str) -> tuple[str, str]:
     return ("D116", "") if broken else ("D117", f"{values.dtype} {list(values.shape)}")
 
 
-def _raw(look: Look, image: Image.Image) -> np.ndarray | None:
+def _raw(look: Look, image: Image.Image, label_map: LabelMap | None) -> np.ndarray | None:
     """uint8 [H, W] by the rules of `read_mask`, or None with the problem noted."""
     mode = image.mode
     if mode == "L":
@@ -59,7 +59,7 @@ def _raw(look: Look, image: Image.Image) -> np.ndarray | None:
         look.problems.append(("D117", "floating point") if finite else ("D116", ""))
         return None
     try:
-        raw = read_mask(look.path)
+        raw = read_mask(look.path, label_map=label_map)
     except DataError as error:
         transparent = "transparent" in str(error)
         code = "D107" if mode == "P" else "D109" if mode[0] == "I" else "D110" if transparent else "D105"

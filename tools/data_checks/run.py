@@ -138,7 +138,8 @@ def _look_at_all(
     jobs = [("frame" if i % every else "close", frame) for i, frame in enumerate(frames)]
     jobs += [("mask", mask) for mask in masks] + [("film", film) for film in films]
     looks: dict[str, Look] = {}
-    for (kind, path), seen in zip(jobs, _worked(partial(_one, str(root)), jobs, options), strict=True):
+    look = partial(_one, str(root), options.label_map)
+    for (kind, path), seen in zip(jobs, _worked(look, jobs, options), strict=True):
         if kind == "film":
             found += [Finding(code, path, detail) for code, detail in seen]
         else:
@@ -146,12 +147,12 @@ def _look_at_all(
     return looks
 
 
-def _one(root: str, job: tuple[str, str]) -> Look | list[tuple[str, str]]:
+def _one(root: str, label_map: LabelMap | None, job: tuple[str, str]) -> Look | list[tuple[str, str]]:
     kind, rel = job
     path = os.path.join(root, rel)
     if kind == "film":
         return videos.look_at_video(path)
-    return look_at_mask(path) if kind == "mask" else look_at_frame(path, closely=kind == "close")
+    return look_at_mask(path, label_map) if kind == "mask" else look_at_frame(path, closely=kind == "close")
 
 
 def _worked(work: Callable, jobs: Sequence, options: Options) -> Iterator:
