@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -202,8 +203,8 @@ class Evaluator:
 
         instances   average precision, see `AveragePrecision.result`; None: not asked for
 
-        Raises DataError when no frame was scored, and when no annotation of the set shows a class but some show pixels
-        that the label map ignores.
+        Raises DataError when no frame was scored. Warns when no annotation of the set shows a class but some show
+        pixels that the label map ignores.
         """
         if self._result is None:
             self._result = self._found()
@@ -215,7 +216,7 @@ class Evaluator:
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
-        self._check_foreground()
+        self._warn_of_ignored()
         tables = self._tables()
         split = {"split_hash": self.split_hash}
         return {
@@ -232,13 +233,14 @@ class Evaluator:
             "numbers": [number | split for number in tables["numbers"]],
         }
 
-    def _check_foreground(self) -> None:
+    def _warn_of_ignored(self) -> None:
         ignored = sum(self._only_ignored.values())
         if ignored and not any(shape and shape.area for facts in self._facts.values() for shape in facts.shapes):
             frames = sum(map(len, self._annotated.values()))
-            raise DataError(
+            warnings.warn(
                 f"set {self.set_name!r}: no mask shows a class, and {ignored} of {frames} annotated frames have pixels "
-                f"that the label map ignores, and else background; set {BINARY} for masks of 0 and 255"
+                f"that the label map ignores, and else background; set {BINARY} for masks of 0 and 255",
+                stacklevel=3,
             )
 
     def _tables(self) -> dict[str, dict]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import warnings
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from lgrnet.evaluation.class_maps import enhanced_alignment
 from lgrnet.evaluation.metrics import Counts
 from lgrnet.evaluation.object_size import largest_object, size_classes
 from lgrnet.evaluation.protocols import FrameRow
-from lgrnet.records import DataError, Prediction
+from lgrnet.records import Prediction
 
 PERCENT = 1e-4
 PUBLISHED = {
@@ -111,7 +112,7 @@ def test_raw_masks_of_the_set_give_its_numbers(masks, expected, count):
     assert scores["published_mae"] == pytest.approx(published["mAE"], rel=1e-5)
 
 
-def test_a_set_whose_foreground_is_ignored_is_an_error():
+def test_of_a_set_whose_foreground_is_ignored_a_warning_tells():
     """Masks of 0 and 255 with a label map that ignores 255: alone they may be right, all together they are not."""
     ignoring = {1: 1, 255: "ignore"}
 
@@ -122,10 +123,12 @@ def test_a_set_whose_foreground_is_ignored_is_an_error():
 
     evaluator = scored("a", square(5))
     evaluator.merge(json.loads(json.dumps(scored("b", np.zeros((100, 100), np.uint8)).state())))
-    with pytest.raises(DataError, match=r'set .set.: .*1 of 2 annotated frames .*ignore.*label_map="binary"'):
+    with pytest.warns(UserWarning, match=r'set .set.: .*1 of 2 annotated frames .*ignore.*label_map="binary"'):
         evaluator.result()
     evaluator.merge(json.loads(json.dumps(scored("c", square(5) // 255).state())))
-    assert evaluator.result()["frames"] == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluator.result()["frames"] == 3
     assert scored("d", np.zeros((100, 100), np.uint8)).result()["scores"]["lgrnet"]["dice"] == 1
 
 
