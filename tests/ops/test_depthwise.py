@@ -174,7 +174,7 @@ def test_the_op_keeps_torchs_rules():
         torch.library.opcheck(depthwise_forward, (*tensors, shift, 5, 7), test_utils=tests)
 
 
-@pytest.mark.parametrize("change, name", enumerate(("x", "weight", "bias", "shift")))
+@pytest.mark.parametrize("change, name", list(enumerate(("x", "weight", "bias", "shift"))))
 def test_shapes_that_do_not_fit(change, name):
     tensors = [*inputs(2, 5, 7, 20), torch.zeros(20)]
     tensors[change] = tensors[change][:, :-1] if change < 2 else tensors[change][:-1]

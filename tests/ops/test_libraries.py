@@ -16,8 +16,22 @@ TESTS = ["test_scan_cpu.py", "test_neighborhood_cpu.py", "test_deform_cpu.py", "
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 
 
-def assert_passes_with(library: Path) -> None:
-    assert_passes(TESTS, {"LGRNET_KERNELS": str(library)}, "-p", "tests.ops.one_library")
+FLAGS = ["-std=c++17", "-ffp-contract=fast", "-mavx2", "-mfma", "-pthread", "-fPIC", "-shared", "-w"]
+
+
+def assert_passes_with(library: Path, **environment: str) -> None:
+    assert_passes(TESTS, {"LGRNET_KERNELS": str(library), **environment}, "-s", "-p", "tests.ops.one_library")
+
+
+def built(folder: Path, *flags: str) -> Path:
+    """A library of all kernels for AVX2, with more flags."""
+    compiler = shutil.which("g++") or pytest.skip("there is no g++")
+    if cpu.level() == "portable":
+        pytest.skip("this processor has no AVX2")
+    library = folder / "kernels.so"
+    sources = sorted(str(path) for path in (ROOT / "ops").glob("**/*.cpp"))
+    subprocess.run([compiler, *FLAGS, *flags, *sources, "-o", str(library)], check=True)
+    return library
 
 
 @pytest.mark.parametrize("name", cpu.LEVELS)
@@ -29,14 +43,22 @@ def test_a_library_that_this_processor_runs(name):
 
 def test_avx512_without_such_a_processor(tmp_path):
     """The same sources with the intrinsics of avx512_stand_in.h: the values, not the speed."""
-    compiler = shutil.which("g++") or pytest.skip("there is no g++")
-    if cpu.level() != "avx2":
-        pytest.skip("the stand-ins need AVX2, and where there is AVX-512 itself the other tests run it")
-    library = tmp_path / "kernels.avx512.so"
-    flags = ["-O2", "-std=c++17", "-ffp-contract=fast", "-mavx2", "-mfma", "-pthread", "-fPIC", "-shared", "-w"]
-    sources = sorted(str(path) for path in (ROOT / "ops").glob("**/*.cpp"))
-    subprocess.run(
-        [compiler, *flags, "-include", str(Path(__file__).parent / "avx512_stand_in.h"), *sources, "-o", str(library)],
-        check=True,
-    )
-    assert_passes_with(library)
+    if cpu.level() == "avx512":
+        pytest.skip("the other tests run it")
+    assert_passes_with(built(tmp_path, "-O2", "-include", str(Path(__file__).parent / "avx512_stand_in.h")))
+
+
+def test_no_memory_of_others_is_touched_and_nothing_is_undefined(tmp_path):
+    """With the address and undefined-behaviour sanitizers of the compiler, which end the process at the first fault."""
+    library = built(tmp_path, "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    # Before Python: what it allocates must be theirs. That of C++ because they look for it when they start.
+    runtimes = [_path_of(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
+    if None in runtimes:
+        pytest.skip("the compiler comes without its sanitizers")
+    assert_passes_with(library, LD_PRELOAD=" ".join(runtimes), ASAN_OPTIONS="detect_leaks=0:detect_odr_violation=0")
+
+
+def _path_of(name: str) -> str | None:
+    """Where the compiler has a library; it answers the bare name where it has none."""
+    found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return path if (path := found.stdout.strip()) != name else None

@@ -38,14 +38,14 @@ struct Centers {
         for (int64_t axis = 0; axis < 2; ++axis) {
           const float side = static_cast<float>(axis ? p.height(level) : p.width(level));
           const float *from = p.reference + (clip * p.queries * p.levels + level) * 2 + axis;
-          float *to = &places[((clip * p.levels + level) * 2 + axis) * padded];
+          float *to = places.data() + ((clip * p.levels + level) * 2 + axis) * padded;
           // Half a pixel back to the first pixel's centre, and one pixel on across the border.
           for (int64_t q = 0; q < p.queries; ++q) to[q] = from[q * p.levels * 2] * side + 0.5f;
         }
   }
 
   const float *of(int64_t clip, int64_t level) const {
-    return &places[((p.reference_clips == 1 ? 0 : clip) * p.levels + level) * 2 * padded];
+    return places.data() + ((p.reference_clips == 1 ? 0 : clip) * p.levels + level) * 2 * padded;
   }
 };
 
