@@ -1,4 +1,4 @@
-"""Multi-head attention in the layout of tokens, fast for few keys: PVTv2's and SegFormer's spatial-reduction attention.
+"""Multi-head attention in the layout of tokens.
 
 Legend: B images or clips, N queries, M keys, C channels of all heads.
 """
@@ -18,8 +18,6 @@ BACKENDS = {
     "cpu": Backend(multi_head_attention_cpu, cannot_run),
     "reference": Backend(multi_head_attention_reference),
 }
-FEW = 2**17
-"""Numbers in the keys of a head that "auto" takes for few: with more of them torch is about as fast."""
 
 
 def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, backend: str = "auto") -> Tensor:
@@ -29,7 +27,7 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, backend
     k, v     [B, M, C]; parts of one tensor, such as kv.chunk(2, -1), are read where they lie
     heads    C is a multiple of it
     backend  "cpu" (compiled, float32, no gradients) or "reference", which is torch's scaled_dot_product_attention;
-             "auto" takes the first where it can and is faster
+             "auto" takes the first where it can
 
     Returns [B, N, C]; without keys zeros.
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that
@@ -47,6 +45,6 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, backend
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     if differentiable and backend == "cpu":
         raise BackendError("backend 'cpu' cannot be used because it has no gradients; choose auto or reference")
-    if backend == "auto" and (differentiable or k.shape[1] * (q.shape[2] // heads) > FEW):
+    if differentiable and backend == "auto":
         backend = "reference"
     return choose(BACKENDS, backend, q)(q, k, v, heads)

@@ -1,4 +1,4 @@
-"""Multi-head attention to few keys: PVTv2-B2's four stages and LGRNet's tokens and frame queries, at 352 x 352.
+"""Multi-head attention: PVTv2-B2's four stages and LGRNet's tokens and frame queries, at 352 x 352.
 
 Inputs: q [T, N, C] and k, v [T, M, C], two halves of one projection. "SDPA" is our reference, torch's fused attention,
 which timm calls; "explicit softmax" is how segmentation-models-pytorch has it.

@@ -31,7 +31,7 @@ TITLES = {
     "neighborhood": "Neighborhood attention, three levels of 352 x 352, window 5",
     "deform": "Multi-scale deformable attention, three levels of 352 x 352",
     "depthwise": "Depthwise 3x3 convolution, bias and GELU of the tokens in PVTv2-B2, of one frame unless T is given",
-    "attention": "Attention to few keys: the stages of PVTv2-B2 and LGRNet's frame queries, 2 frames of 352 x 352",
+    "attention": "Multi-head attention: the stages of PVTv2-B2 and LGRNet's frame queries, 2 frames of 352 x 352",
     "heads": "Mask heads: four calls, 10 queries",
     "loss": "Set criterion: four layers, 10 queries, 12,544 points",
     "backbone": "PVTv2-B2, 6 frames of 352 x 352 (peers: the plain net of timm)",

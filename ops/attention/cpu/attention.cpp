@@ -1,4 +1,4 @@
-// Multi-head attention of tokens to a few keys, forward, in float32.
+// Multi-head attention of tokens, forward, in float32.
 //
 // A task is some queries of one head of one image. It takes a few vectors of queries at a time, their channels one
 // below the other: then softmax needs no sum across a vector, keys and values are read where they lie, one number for
