@@ -16,6 +16,7 @@ from lgrnet.layers.depthwise_mlp import DepthwiseMlp
 from lgrnet.layers.library_block import with_own_blocks
 from lgrnet.ops import gpu
 from tests.fake_gpu import HostWaits, fake_gpu, moved
+from tests.layers.library_blocks import assert_same_names, assert_same_step
 
 SHAPE = (5, 7)
 TIMM = (lambda: pvt_v2.MlpWithDepthwiseConv(6, 150), (SHAPE,))
@@ -36,14 +37,8 @@ def test_value_gradients_and_names_are_theirs(make, size, most, monkeypatch):
     """However many images go at once: one, one, and both."""
     monkeypatch.setattr(depthwise_mlp, "MOST", most)
     theirs, ours, x = both(make)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert [k for k, _ in ours.named_modules()] == [k for k, _ in theirs.named_modules()]
-    expected, got = theirs(x, *size), ours(x, *size)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    got.square().sum().backward()
-    expected.square().sum().backward()
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4 * float(other.grad.abs().max()))
+    assert_same_names(ours, theirs)
+    assert_same_step(ours, theirs, x, *size)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3])
