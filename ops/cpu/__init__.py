@@ -81,6 +81,14 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
+def row_step(tensor: Tensor, axis: int = 1) -> int:
+    """The floats from one row to the next, for a kernel that takes the rows of what is before `axis` to go on alike.
+
+    Of an axis of one row torch may give any stride: there it is the way to the next rows.
+    """
+    return tensor.stride(axis if tensor.shape[axis] > 1 else axis - 1)
+
+
 def _load(name: str) -> ctypes.CDLL:
     path = Path(__file__).parent / f"kernels.{name}.so"
     if not path.is_file():

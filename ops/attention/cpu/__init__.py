@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lgrnet.ops import cpu
-from lgrnet.ops.cpu import library, pointer
+from lgrnet.ops.cpu import library, pointer, row_step
 
 __all__ = ["cannot_run", "multi_head_attention_cpu"]
 
@@ -28,7 +28,7 @@ def multi_head_attention_cpu(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Ten
     out = torch.zeros_like(q) if k.numel() == 0 else q.new_empty(q.shape)
     if q.numel() and k.numel():
         channels = q.shape[2] // heads
-        sizes = map(c_int64, (len(q), heads, q.shape[1], k.shape[1], channels, q.stride(1), k.stride(1), v.stride(1)))
+        sizes = map(c_int64, (len(q), heads, q.shape[1], k.shape[1], channels, *map(row_step, (q, k, v))))
         scale = c_float(channels**-0.5)
         library().lgrnet_attention(*map(pointer, (q, k, v, out)), *sizes, scale, c_int(torch.get_num_threads()))
     return out
@@ -42,7 +42,7 @@ def _(q, k, v, heads):
 def _rows(tensor: Tensor) -> Tensor:
     """The same tensor where each row lies together and all are the same way apart, else a copy."""
     batch, rows, width = tensor.shape
-    step = tensor.stride(1)
+    step = row_step(tensor)
     together = tensor.stride(2) == 1 and step >= width and (batch == 1 or tensor.stride(0) == rows * step)
     return tensor if together else tensor.contiguous()
 

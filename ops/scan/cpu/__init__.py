@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from lgrnet.ops.cpu import library, pointer
+from lgrnet.ops.cpu import library, pointer, row_step
 
 __all__ = ["selective_scan_cpu"]
 
@@ -155,12 +155,12 @@ def _sizes(x: Tensor, dt: Tensor, A: Tensor) -> list:
 
 def _rows(t: Tensor) -> Tensor:
     """dt, B or C as the kernel reads them: with any stride of tokens and directions, as parts of a projection have."""
-    readable = t.stride(3) == 1 and t.stride(0) == t.shape[1] * t.stride(1)
+    readable = t.stride(3) == 1 and t.stride(0) == t.shape[1] * row_step(t)
     return t if readable else t.contiguous()
 
 
 def _strides(dt: Tensor, B: Tensor, C: Tensor) -> Array:
-    return (c_int64 * 6)(*(t.stride(axis) for t in (dt, B, C) for axis in (1, 2)))
+    return (c_int64 * 6)(*(step for t in (dt, B, C) for step in (row_step(t), t.stride(2))))
 
 
 def _check(order: Tensor, A: Tensor, dt: Tensor) -> None:
