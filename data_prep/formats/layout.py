@@ -15,7 +15,7 @@ from pycocotools import mask as run_lengths
 
 from data_prep.archives import Folder
 from data_prep.formats import davis
-from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster
+from data_prep.formats.annotations import Annotations, Picture, Region, class_name, load_json, part, pixels, raster
 from data_prep.placing import Entry, Plan, place, progress, write_text
 from lgrnet.records import (
     IGNORE,
@@ -63,6 +63,8 @@ def read_label_map(path: Path) -> dict[str, int]:
     )
     if not values or not good or len(set(values.values())) != len(values):
         raise DataError(f'{path}: "values" is {values}; expected names of classes with different values 1 .. 255')
+    for label in values:
+        class_name(label, str(path))
     return dict(sorted(values.items(), key=lambda item: item[1]))
 
 

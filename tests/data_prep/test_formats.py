@@ -140,6 +140,8 @@ BAD_COCO = [
     (changed(images__0__file_name="clip/.0.png"), "a name with a dot"),
     (changed(images__0__file_name=""), "expected a path inside of"),
     (changed(images__0__file_name=5), "file_name is 5; expected str"),
+    (changed(images__0__file_name="\ud800.png"), "no file can have this name"),
+    (changed(categories__0__name="\ud800"), "the class '.ud800' is no text"),
     (changed(images__0__height=0), "the size is 30 x 0"),
     (changed(images__0__height=1e12), "the size is 30 x 1000000000000"),
     (changed(images__0__height=21, annotations__1__iscrowd=0), r"has \(height, width\) \(20, 30\), but was annotated"),
@@ -196,6 +198,7 @@ def test_youtube_vis_of_others(images):
         ({"video_id": 3}, "is of video 3, which"),
         ({"segmentations": [None, {"size": [20, 31], "counts": [620]}]}, r"frame 1: .* \[20, 31\]; the picture has"),
         ({"bboxes": [[0, 0, 1, float("inf")]]}, "its box holds"),
+        ({"bboxes": 5}, "bboxes is 5; expected list"),
     ],
 )
 def test_bad_youtube_vis(images, changes, message):
@@ -288,6 +291,9 @@ RLE = label_studio.packed(np.zeros(4 * 600, np.uint8))
         ([{"id": 1, "data": {"image": "../../x.png"}, "annotations": []}], "expected a path inside of"),
         ([{"id": 1, "data": {"n": 3}, "annotations": []}], "name no image"),
         ([{"id": 1, "annotations": []}], "has no 'data'"),
+        ([{"id": 1, "data": {"image": "\ud800.png"}, "annotations": []}], "no file can have this name"),
+        ([{"id": 1, "data": {"image": "still.png"}, "annotations": [17]}], "17 is no JSON object"),
+        (brush({**POINTS, "polygonlabels": ["\ud800"]}, "polygonlabels"), "the class '.ud800' is no text"),
         ({}, "no list of tasks"),
     ],
 )
