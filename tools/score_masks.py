@@ -53,7 +53,7 @@ from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import mean_over_videos, plain_json, published_table, write_json, write_report  # noqa: E402
+from lgrnet.evaluation.report import mean_over_videos, plain_json, published_table, write_json, write_report, write_whole  # noqa: E402
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
@@ -178,7 +178,7 @@ def _compare(options: argparse.Namespace) -> list[str]:
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain_json({"compared": list(map(str, options.compare)), "sets": found}), indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_whole(options.json, [text, "\n"])
     lines = [f"A: {options.compare[0]}", f"B: {options.compare[1]}"]
     return lines + [line for name, of_set in found.items() for line in ("", name, comparison_table(of_set))]
 
@@ -193,6 +193,10 @@ def _score(options: argparse.Namespace) -> list[str]:
     """Writes what was asked for; the lines to print."""
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}; expected 1 or more")
+    if options.json is not None and options.json.is_dir():
+        raise ValueError(f"--json {options.json} is a folder; expected a file to write")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; expected a folder to write")
     if options.compare is not None:
         return _compare(options)
     if options.pred is None or options.gt is None:

@@ -258,6 +258,17 @@ def test_two_results_are_compared_as_files_and_as_folders(trees, capsys):
     assert "no.json cannot be read" in capsys.readouterr().err
 
 
+def test_a_folder_in_place_of_a_file_is_told_before_the_work(trees, capsys):
+    (trees / "found.json").mkdir()
+    assert _run(trees, "--protocol", "lgrnet", "--json", str(trees / "found.json")) == 2
+    error = capsys.readouterr().err
+    assert "found.json is a folder; expected a file to write" in error and "1 of" not in error
+    (trees / "file").write_text("mine")
+    assert _run(trees, "--protocol", "lgrnet", "--out", str(trees / "file")) == 2
+    assert "file is a file; expected a folder to write" in capsys.readouterr().err
+    assert (trees / "file").read_text() == "mine"
+
+
 def test_slices_of_users_tables(trees, capsys):
     (trees / "a.csv").write_text("video,SI,location\ncase1_1,yes,C\ncase2,no,T\n")
     (trees / "train/Frame/case1_2").mkdir(parents=True)
