@@ -53,7 +53,14 @@ from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import mean_over_videos, plain_json, published_table, write_json, write_report, write_whole  # noqa: E402
+from lgrnet.evaluation.report import (  # noqa: E402
+    mean_over_videos,
+    plain_json,
+    published_table,
+    write_json,
+    write_report,
+    write_whole,
+)
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
