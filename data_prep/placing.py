@@ -148,6 +148,8 @@ def claim(dst: Path, sources: Sequence[Source], note: Mapping[str, object], owne
     Raises DataError for the above, and for a `dst` that is a source, in one, or holds one.
     """
     check_apart(dst, sources)
+    if file := next((path for path in (dst, *dst.parents) if path.is_file()), None):
+        raise DataError(f"{file} is a file; choose a folder as --dst")
     if (dst / STAMP).is_file():
         known = read_stamp(dst)
         for key, value in note.items():

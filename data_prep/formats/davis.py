@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_prep.formats.annotations import Annotations, Folder, Picture, pixels
 from data_prep.placing import write_text
-from lgrnet.records import DataError, images_by_stem, list_videos, natural_key, write_image
+from lgrnet.records import DataError, images_by_stem, list_videos, natural_key, read_mask, write_image
 
 OBJECT = "object"
 VOID = 255
@@ -75,13 +75,17 @@ def write_davis(dst: Path, labels: Sequence[str], pictures: Iterable[Picture]) -
 
 def _write_mask(dst: Path, table: Mapping[str, int], picture: Picture) -> str:
     target = dst / "Annotations" / RESOLUTION / picture.video / f"{picture.file.stem}.png"
-    if picture.content is not None and not target.is_file():
+    if picture.content is not None:
         mask = np.zeros(picture.size, np.uint8)
         for region in picture.content:
             mask[pixels(region)] = table[region.label]
-        image = Image.fromarray(mask)
-        image.putpalette(palette())
-        write_image(target, image)
+        if not target.is_file():
+            image = Image.fromarray(mask)
+            image.putpalette(palette())
+            write_image(target, image)
+        elif not np.array_equal(read_mask(target), mask):
+            what = f"another mask than the one of {picture.video}/{picture.file.name} is now"
+            raise DataError(f"{target} is {what}; choose another --dst, or remove it")
     return picture.video
 
 

@@ -140,6 +140,10 @@ def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path,
             target = dst / "GT" / picture.video / f"{picture.file.stem}.png"
             if not target.is_file():
                 write_image(target, Image.fromarray(raw))
+            elif isinstance(picture.content, Path) and not np.array_equal(read_mask(target), raw):
+                raise DataError(
+                    f"{target} is another mask than {picture.content} gives now; choose another --dst, or remove it"
+                )
     return counts
 
 

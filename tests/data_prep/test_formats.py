@@ -15,7 +15,7 @@ from data_prep.formats import label_studio
 from data_prep.formats.annotations import pixels, polygons
 from data_prep.formats.davis import palette
 from lgrnet.records import DataError, list_videos, read_mask, write_frame, write_image
-from tests.data_prep.layouts import masks_of
+from tests.data_prep.layouts import content, masks_of
 
 SIZE = (20, 30)
 
@@ -223,6 +223,24 @@ def test_davis_of_others(tmp_path):
     bear, cat = list_videos(tmp_path / "dst", require_masks=False)
     assert np.array_equal(read_mask(bear.masks[0]), np.where(raw > 0, 255, 0)) and bear.masks[1] is None
     assert np.array_equal(read_mask(cat.masks[0]), np.where(raw > 1, 255, 0))
+
+
+def test_masks_that_changed_since_are_not_taken_for_written(tmp_path):
+    raw = np.array([[0, 1, 1]], np.uint8)
+    root = davis(tmp_path / "DAVIS", {"bear/00000": raw})
+    convert.to_layout("davis", root, tmp_path / "dst")
+    convert.to_layout("davis", root, tmp_path / "dst")
+    convert.from_layout("davis", tmp_path / "dst", tmp_path / "back")
+    convert.from_layout("davis", tmp_path / "dst", tmp_path / "back")
+    before = content(tmp_path / "dst"), content(tmp_path / "back")
+    write_image(root / "Annotations/480p/bear/00000.png", Image.fromarray(raw[:, ::-1]))
+    with pytest.raises(DataError, match="dst/GT/bear/00000.png is another mask than .*480p/bear/00000.png gives now"):
+        convert.to_layout("davis", root, tmp_path / "dst")
+    assert content(tmp_path / "dst") == before[0]
+    write_image(tmp_path / "dst/GT/bear/00000.png", Image.fromarray(raw[:, ::-1] * np.uint8(255)))
+    with pytest.raises(DataError, match="00000.png is another mask than the one of bear/00000.jpg is now; choose"):
+        convert.from_layout("davis", tmp_path / "dst", tmp_path / "back")
+    assert content(tmp_path / "back") == before[1]
 
 
 def test_bad_davis(tmp_path):

@@ -139,6 +139,10 @@ def test_folders_that_are_refused(tmp_path):
     (tmp_path / "dst/Frame").mkdir(parents=True)
     with pytest.raises(DataError, match="holds Frame that this program did not write"):
         claim(tmp_path / "dst", [source], {}, ("Frame", "GT"))
+    (tmp_path / "file").write_text("mine")
+    for dst in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(DataError, match="file is a file; choose a folder as --dst"):
+            claim(dst, [source], {}, ())
     claim(tmp_path / "new", [source], {"source": "a"}, ())
     with pytest.raises(DataError, match="holds source a, not b"):
         claim(tmp_path / "new", [source], {"source": "b"}, ())
