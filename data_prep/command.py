@@ -52,9 +52,15 @@ def run(
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     for line in report.lines():
-        print(line)
-    print(_last_line(report, options))
+        say(line)
+    say(_last_line(report, options))
     return 0 if report.complete else 1
+
+
+def say(line: str) -> None:
+    """Prints a line; what the output cannot hold, such as a name that is no text, becomes escapes."""
+    coding = sys.stdout.encoding or "utf-8"
+    print(line.encode(coding, "backslashreplace").decode(coding))
 
 
 def _last_line(report: Report, options: argparse.Namespace) -> str:

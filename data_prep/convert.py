@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep import archives  # noqa: E402
+from data_prep.command import say  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
 from data_prep.placing import claim  # noqa: E402
@@ -105,6 +106,8 @@ def from_layout(
         for _ in pictures:
             pass
         return records, values
+    if kind == "davis":
+        davis.check_names(record.name for record in records)
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
     claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations"))
     frames = ((record.name, file) for record in records for file in record.frames)
@@ -147,8 +150,8 @@ def _run(options: argparse.Namespace) -> None:
         records, values = from_layout(options.target, options.src, options.dst, options.label_map, options.dry_run)
         frames = sum(record.num_frames for record in records)
         masks = sum(mask is not None for record in records for mask in record.masks)
-        print(f"classes: {', '.join(f'{label} ({value})' for label, value in values.items())}")
-        print(f"{verb} {len(records)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
+        say(f"classes: {', '.join(f'{label} ({value})' for label, value in values.items())}")
+        say(f"{verb} {len(records)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
         return
     counts, found = to_layout(
         options.source,
@@ -161,16 +164,16 @@ def _run(options: argparse.Namespace) -> None:
         options.dry_run,
     )
     for label, number in counts.objects.items():
-        print(f"{label}: {number} objects")
+        say(f"{label}: {number} objects")
     for kind, number in (+found.left_out).items():
-        print(f"left out: {number} {kind}")
+        say(f"left out: {number} {kind}")
     if counts.overlap[0]:
         where = f"{counts.overlap[0]} pixels in {counts.overlap[1]} frames"
-        print(f"overlap: {where} are of two classes; the upper or smaller object shows")
+        say(f"overlap: {where} are of two classes; the upper or smaller object shows")
     if bare := [video for video, number in counts.masks.items() if not number]:
-        print(f"not annotated: {count_and_name(bare, 'video')}")
+        say(f"not annotated: {count_and_name(bare, 'video')}")
     frames, masks = counts.frames.total(), counts.masks.total()
-    print(f"{verb} {len(counts.frames)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
+    say(f"{verb} {len(counts.frames)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
 
 
 def _hash(kind: str, src: Path) -> str | None:

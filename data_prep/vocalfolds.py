@@ -22,6 +22,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.archives import Folder  # noqa: E402
+from data_prep.command import say  # noqa: E402
 from data_prep.placing import Content, Entry, Plan, claim, convert_files, place  # noqa: E402
 from lgrnet.records import (  # noqa: E402
     IMAGE_SUFFIXES,
@@ -101,9 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name, (frames, shown) in counts.items():
-        print(f"{name}: {frames} frames" + ("" if options.dry_run else f", {shown} show {_listed(options.foreground)}"))
+        say(f"{name}: {frames} frames" + ("" if options.dry_run else f", {shown} show {_listed(options.foreground)}"))
     total = sum(frames for frames, _ in counts.values())
-    print(f"{'would write' if options.dry_run else 'wrote'} {len(counts)} videos, {total} frames to {options.dst}")
+    say(f"{'would write' if options.dry_run else 'wrote'} {len(counts)} videos, {total} frames to {options.dst}")
     return 0
 
 

@@ -68,9 +68,14 @@ def write_davis(dst: Path, labels: Sequence[str], pictures: Iterable[Picture]) -
         raise DataError(f"DAVIS masks hold 254 classes at most, not {len(labels)}")
     table = {label: VOID if label == "ignore" else index for index, label in enumerate(labels, start=1)}
     videos = dict.fromkeys(_write_mask(dst, table, picture) for picture in pictures)
-    if broken := [video for video in videos if "\n" in video]:
-        raise DataError(f"the video {broken[0]!r} has a line break in its name, which DAVIS' list cannot hold; rename")
     write_text(dst / "ImageSets/2017/train.txt", "".join(f"{video}\n" for video in videos))
+
+
+def check_names(videos: Iterable[str]) -> None:
+    """Raises DataError for names of videos that DAVIS' list, a text with a name on each line, cannot hold."""
+    for video in videos:
+        if "\n" in video or video != video.encode("utf-8", "replace").decode():
+            raise DataError(f"the video {video!r} has a name which the list of DAVIS cannot hold; rename it")
 
 
 def _write_mask(dst: Path, table: Mapping[str, int], picture: Picture) -> str:
