@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep import archives  # noqa: E402
-from data_prep.command import say  # noqa: E402
+from data_prep.command import STOPPED, say  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
 from data_prep.placing import claim  # noqa: E402
@@ -121,7 +121,7 @@ def from_layout(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with a message."""
+    """The command line; 0, 2 with a message, or 130 when it was interrupted."""
     parser = argparse.ArgumentParser(description="annotations of others into Frame/<video> and GT/<video>, and back")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=FORMATS, help="format of --src; --dst becomes the one layout")
@@ -141,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
     return 0
 
 

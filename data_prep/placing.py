@@ -228,7 +228,7 @@ class Content(io.BytesIO):
         super().__init__(content)
         self.entry = entry
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{shown(self.entry.name)} in {self.entry.source.path}"
 
 

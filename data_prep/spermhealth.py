@@ -54,6 +54,8 @@ def prepare(options: argparse.Namespace) -> Report:
         raise DataError("there are pictures in images and in train, val or test; give one of them")
     if placed and options.folds:
         raise DataError("--folds is for pictures in images; these are split already")
+    if options.folds > len(loose):
+        raise DataError(f"--folds is {options.folds}, but there are {len(loose)} pictures; each fold needs one")
     for stem, parts in _split(list(loose), options.folds).items():
         placed.update({(part, stem): loose[stem] for part in parts})
     stills = [Still(part, stem, image, masks.get(stem)) for (part, stem), image in placed.items()]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import convert
+from data_prep import convert, vocalfolds
 from lgrnet.records import DataError, list_videos, write_frame, write_image
 from tests.data_prep.downloads import write_folder
 from tests.data_prep.layouts import ODD, content, masks_of, write_layout
@@ -133,6 +133,17 @@ def test_names_that_the_list_of_davis_cannot_hold(name, tmp_path):
     with pytest.raises(DataError, match="which the list of DAVIS cannot hold; rename"):
         convert.from_layout("davis", tmp_path / "src", tmp_path / "dst")
     assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("program", [convert, vocalfolds])
+def test_an_interrupt_is_told_in_one_line(program, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "to_layout" if program is convert else "convert", interrupted)
+    way = ["--from", "coco"] if program is convert else []
+    assert program.main([*way, "--src", str(tmp_path), "--dst", str(tmp_path / "dst")]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
