@@ -27,7 +27,7 @@ from data_prep import archives  # noqa: E402
 from data_prep.command import STOPPED, say  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
-from data_prep.placing import claim  # noqa: E402
+from data_prep.placing import check_apart, claim  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, count_and_name, file_hash  # noqa: E402
 
 READERS = {
@@ -85,7 +85,10 @@ def to_layout(
     annotations = read(kind, src, images, stills, list(named or ()))
     values = layout.class_values(annotations.labels, named, classes)
     layout.check_pictures(annotations.pictures)
+    layout.check_masks(annotations, values)
     if not dry_run:
+        if src.is_dir():
+            check_apart(dst, [archives.Folder(src)])
         note = {"format": kind, "sha256": _hash(kind, src), "values": values, "stills": stills}
         claim(dst, [archives.Folder(annotations.root)], note, ("Frame", "GT"))
         layout.write_label_map(dst / layout.LABEL_MAP, values)

@@ -119,6 +119,13 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
             )
 
 
+def check_masks(annotations: Annotations, values: Mapping[str, int]) -> None:
+    """Raises DataError for raster masks that `write_layout` could not write; other regions are checked when read."""
+    masks = [picture for picture in annotations.pictures if isinstance(picture.content, Path)]
+    for picture in tracked(masks, "checking masks", len(masks)):
+        _painted(picture, annotations.raster, values)
+
+
 def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path, dry_run: bool = False) -> Counts:
     """Writes pictures and masks; what is there already stays. A dry run writes nothing and counts no overlap.
 

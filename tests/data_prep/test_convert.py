@@ -157,7 +157,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
     for place, message in (
         ("back", "holds sha256"),
         ("src", "did not write"),
-        ("export/images", "is the source"),
+        ("export/images", "is in the source"),
         (".", "is the source or holds it"),
     ):
         assert convert.main([*again, str(tmp_path / place)]) == 2

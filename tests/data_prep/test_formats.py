@@ -225,6 +225,32 @@ def test_davis_of_others(tmp_path):
     assert np.array_equal(read_mask(cat.masks[0]), np.where(raw > 1, 255, 0))
 
 
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (np.array([[0, 9, 255]], np.uint8), r"bear/00001.png holds the values \[255\]"),
+        (np.zeros((2, 3), np.uint8), r"bear/00001.png has \(height, width\) \(2, 3\), its frame \(1, 3\)"),
+        (np.zeros((1, 3, 3), np.uint8) + np.arange(3, dtype=np.uint8), "bear/00001.png is a colour image"),
+    ],
+)
+def test_nothing_is_written_of_a_davis_tree_with_a_bad_mask(bad, message, tmp_path):
+    raw = np.array([[0, 1, 1]], np.uint8)
+    root = davis(tmp_path / "DAVIS", {"bear/00000": raw, "bear/00001": raw})
+    write_image(root / "Annotations/480p/bear/00001.png", Image.fromarray(bad))
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=message):
+            convert.to_layout("davis", root, tmp_path / "dst", dry_run=dry_run)
+    assert not (tmp_path / "dst").exists()
+
+
+def test_a_destination_in_the_folder_that_is_read(tmp_path):
+    root = davis(tmp_path / "DAVIS", {"bear/00000": np.array([[0, 1, 1]], np.uint8)})
+    before = content(root)
+    with pytest.raises(DataError, match="is in the source"):
+        convert.to_layout("davis", root, root / "out")
+    assert content(root) == before
+
+
 def test_masks_that_changed_since_are_not_taken_for_written(tmp_path):
     raw = np.array([[0, 1, 1]], np.uint8)
     root = davis(tmp_path / "DAVIS", {"bear/00000": raw})
