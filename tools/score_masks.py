@@ -151,11 +151,19 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
     return pairs
 
 
+def _tell_of_short(pairs: MaskPairs) -> None:
+    if short := [video for video, frames in pairs.annotated.items() if len(frames) < 3]:
+        told = f"{count_and_name(short, 'video')} {'has' if len(short) == 1 else 'have'} two annotated frames or fewer"
+        _tell(f"note: {told}, and vps drops the first and the last: they count for nothing there")
+
+
 def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, Pictures, MaskPairs]:
     """All maps of a folder, scored, and what there is to see of them."""
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
     label_map, indexed = _label_map(options), options.classes is not None
     pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
+    if any(protocol.id == "vps" for protocol in protocols):
+        _tell_of_short(pairs)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training

@@ -258,6 +258,18 @@ def test_two_results_are_compared_as_files_and_as_folders(trees, capsys):
     assert "no.json cannot be read" in capsys.readouterr().err
 
 
+def test_clips_of_which_vps_drops_every_frame_are_told(tmp_path, capsys):
+    for video, frames in (("a", 1), ("b", 2), ("c", 3)):
+        for frame in range(frames):
+            _save(tmp_path / "gt" / video / f"{frame}.png", _disc(0))
+    told = ["--pred", str(tmp_path / "gt"), "--gt", str(tmp_path / "gt"), "--protocol"]
+    assert score_masks.main([*told, "all"]) == 0
+    words = "2 videos (a, b) have two annotated frames or fewer, and vps drops the first and the last"
+    assert words in capsys.readouterr().err
+    assert score_masks.main([*told, "lgrnet"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 def test_a_folder_in_place_of_a_file_is_told_before_the_work(trees, capsys):
     (trees / "found.json").mkdir()
     assert _run(trees, "--protocol", "lgrnet", "--json", str(trees / "found.json")) == 2
