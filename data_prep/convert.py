@@ -112,7 +112,7 @@ def from_layout(
     if kind == "davis":
         davis.check_names(record.name for record in records)
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
-    claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations"))
+    claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations", "ImageSets"))
     frames = ((record.name, file) for record in records for file in record.frames)
     layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)
     layout.write_label_map(dst / layout.LABEL_MAP, values)

@@ -158,11 +158,19 @@ def claim(dst: Path, sources: Sequence[Source], note: Mapping[str, object], owne
     elif there := [name for name in owned if (dst / name).exists()]:
         raise DataError(f"{dst} holds {' and '.join(there)} that this program did not write; choose another --dst")
     dst.mkdir(parents=True, exist_ok=True)
-    for folder, _, names in os.walk(dst):
-        for name in filter(_DRAFT.fullmatch, names):
-            os.unlink(os.path.join(folder, name))
-    if not (dst / STAMP).is_file():
+    if (dst / STAMP).is_file():
+        _remove_drafts(dst, owned)
+    else:
         write_json(dst / STAMP, dict(note))
+
+
+def _remove_drafts(dst: Path, owned: Sequence[str]) -> None:
+    """Of a run of ours that was killed: in `dst` itself, and below what the script writes; nothing else is touched."""
+    places = [dst / name for name in os.listdir(dst)]
+    places += [Path(folder, name) for top in owned for folder, _, names in os.walk(dst / top) for name in names]
+    for path in places:
+        if _DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def finish(dst: Path, note: Mapping[str, object], report: Report) -> None:
