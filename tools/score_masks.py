@@ -184,8 +184,9 @@ def _compare(options: argparse.Namespace) -> list[str]:
             continue
         if options.gt is None:
             raise ValueError(f"{path} is a folder of maps; give the masks with --gt, or two JSON files")
-        result = plain_json(_evaluator(options, path)[0].result())
-        results.append({result["set"]: result})
+        evaluator, _, pairs = _evaluator(options, path)
+        result = plain_json(evaluator.result())
+        results.append({result["set"]: {**result, "missing": pairs.missing}})
     protocols = {protocol.id: protocol for protocol in choose_protocols("all", options.fps)}
     protocols["vps-all-frames"] = VPSProtocol(drop_ends=False)
     names = " and ".join(map(str, options.compare))

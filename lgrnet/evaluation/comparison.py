@@ -21,7 +21,8 @@ _KINDS = {"set": str, "split_hash": str, "scores": dict, "statistics": dict, "nu
 
 
 def read_results(path: str | Path) -> dict[str, dict]:
-    """Set -> result, of a report.json or of what `tools/score_masks.py --json` writes.
+    """Set -> result, of a report.json or of what `tools/score_masks.py --json` writes, with its `missing`, the frames
+    `<video>/<frame>` that were left out.
 
     Raises DataError, naming the file, for anything else.
     """
@@ -34,7 +35,9 @@ def read_results(path: str | Path) -> dict[str, dict]:
         raise DataError(f"{path} is no result of an evaluation with {', '.join(_KINDS)}; score the masks again")
     if twice := [name for name, times in Counter(found["set"] for found in sets).items() if times > 1]:
         raise DataError(f"{path} holds the set {twice[0]!r} twice; name the sets and score the masks again")
-    return {found["set"]: found for found in sets}
+    missing = tree.get("missing")
+    missing = [name for name in missing if isinstance(name, str)] if isinstance(missing, list) else []
+    return {found["set"]: {"missing": missing, **found} for found in sets}
 
 
 def compare(
@@ -154,6 +157,11 @@ def _check_same(
     other = [video for video in videos[0] if videos[1].get(video, videos[0][video]) != videos[0][video]]
     if other:
         raise DataError(f"{names} have different numbers of annotated frames in {count_and_name(other, 'video')}")
+    both = videos[0].keys() & videos[1].keys()
+    lacking = [{n for n in r.get("missing", ()) if n.rpartition("/")[0] in both} for r in (first, second)]
+    if differing := sorted(lacking[0] ^ lacking[1]):
+        told = count_and_name(differing, "frame")
+        raise DataError(f"{names} lack different frames of the same videos: {told}; score the same frames")
 
 
 def _differences(

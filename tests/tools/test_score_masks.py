@@ -281,6 +281,22 @@ def test_a_folder_in_place_of_a_file_is_told_before_the_work(trees, capsys):
     assert (trees / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("as_files", [True, False])
+def test_common_videos_of_different_frames_are_not_compared(as_files, tmp_path, capsys):
+    for side, videos in (("a", "vw"), ("b", "wx")):
+        for video in videos:
+            for frame in range(4):
+                _save(tmp_path / f"gt_{side}/{video}/{frame}.png", _disc())
+                if (video, frame) != ("w", 1 if side == "a" else 2):
+                    _save(tmp_path / f"{side}/{video}/{frame}.png", _disc(1))
+        told = ["--pred", str(tmp_path / side), "--gt", str(tmp_path / f"gt_{side}"), "--protocol", "lgrnet"]
+        assert score_masks.main([*told, "--allow_missing", "--json", str(tmp_path / f"{side}.json")]) == 0
+    second = str(tmp_path / "b.json") if as_files else str(tmp_path / "b")
+    more = [] if as_files else ["--gt", str(tmp_path / "gt_b"), "--allow_missing", "--protocol", "lgrnet"]
+    assert score_masks.main(["--compare", str(tmp_path / "a.json"), second, "--common", *more]) == 2
+    assert "lack different frames of the same videos: 2 frames (w/1, w/2)" in capsys.readouterr().err
+
+
 def test_slices_of_users_tables(trees, capsys):
     (trees / "a.csv").write_text("video,SI,location\ncase1_1,yes,C\ncase2,no,T\n")
     (trees / "train/Frame/case1_2").mkdir(parents=True)
