@@ -12,6 +12,8 @@ from data_prep.archives import Source, open_source
 from data_prep.placing import Report
 from lgrnet.records import DataError
 
+STOPPED = "stopped; the same command goes on from here"
+
 
 def parser_of(description: str, src_help: str, password: bool = False) -> argparse.ArgumentParser:
     """A parser with --src, --dst and --dry_run, and --password where archives may have one."""
@@ -49,12 +51,18 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return 130
     for line in report.lines():
-        print(line)
-    print(_last_line(report, options))
+        say(line)
+    say(_last_line(report, options))
     return 0 if report.complete else 1
+
+
+def say(line: str) -> None:
+    """Prints a line; what the output cannot hold, such as a name that is no text, becomes escapes."""
+    coding = sys.stdout.encoding or "utf-8"
+    print(line.encode(coding, "backslashreplace").decode(coding))
 
 
 def _last_line(report: Report, options: argparse.Namespace) -> str:

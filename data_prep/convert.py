@@ -24,9 +24,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep import archives  # noqa: E402
+from data_prep.command import STOPPED, say  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
-from data_prep.placing import claim  # noqa: E402
+from data_prep.placing import check_apart, claim  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, count_and_name, file_hash  # noqa: E402
 
 READERS = {
@@ -84,7 +85,10 @@ def to_layout(
     annotations = read(kind, src, images, stills, list(named or ()))
     values = layout.class_values(annotations.labels, named, classes)
     layout.check_pictures(annotations.pictures)
+    layout.check_masks(annotations, values)
     if not dry_run:
+        if src.is_dir():
+            check_apart(dst, [archives.Folder(src)])
         note = {"format": kind, "sha256": _hash(kind, src), "values": values, "stills": stills}
         claim(dst, [archives.Folder(annotations.root)], note, ("Frame", "GT"))
         layout.write_label_map(dst / layout.LABEL_MAP, values)
@@ -105,8 +109,10 @@ def from_layout(
         for _ in pictures:
             pass
         return records, values
+    if kind == "davis":
+        davis.check_names(record.name for record in records)
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
-    claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations"))
+    claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations", "ImageSets"))
     frames = ((record.name, file) for record in records for file in record.frames)
     layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)
     layout.write_label_map(dst / layout.LABEL_MAP, values)
@@ -118,7 +124,7 @@ def from_layout(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with a message."""
+    """The command line; 0, 2 with a message, or 130 when it was interrupted."""
     parser = argparse.ArgumentParser(description="annotations of others into Frame/<video> and GT/<video>, and back")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--from", dest="source", choices=FORMATS, help="format of --src; --dst becomes the one layout")
@@ -138,6 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
     return 0
 
 
@@ -147,8 +156,8 @@ def _run(options: argparse.Namespace) -> None:
         records, values = from_layout(options.target, options.src, options.dst, options.label_map, options.dry_run)
         frames = sum(record.num_frames for record in records)
         masks = sum(mask is not None for record in records for mask in record.masks)
-        print(f"classes: {', '.join(f'{label} ({value})' for label, value in values.items())}")
-        print(f"{verb} {len(records)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
+        say(f"classes: {', '.join(f'{label} ({value})' for label, value in values.items())}")
+        say(f"{verb} {len(records)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
         return
     counts, found = to_layout(
         options.source,
@@ -161,16 +170,16 @@ def _run(options: argparse.Namespace) -> None:
         options.dry_run,
     )
     for label, number in counts.objects.items():
-        print(f"{label}: {number} objects")
+        say(f"{label}: {number} objects")
     for kind, number in (+found.left_out).items():
-        print(f"left out: {number} {kind}")
+        say(f"left out: {number} {kind}")
     if counts.overlap[0]:
         where = f"{counts.overlap[0]} pixels in {counts.overlap[1]} frames"
-        print(f"overlap: {where} are of two classes; the upper or smaller object shows")
+        say(f"overlap: {where} are of two classes; the upper or smaller object shows")
     if bare := [video for video, number in counts.masks.items() if not number]:
-        print(f"not annotated: {count_and_name(bare, 'video')}")
+        say(f"not annotated: {count_and_name(bare, 'video')}")
     frames, masks = counts.frames.total(), counts.masks.total()
-    print(f"{verb} {len(counts.frames)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
+    say(f"{verb} {len(counts.frames)} videos, {frames} frames, {masks} of them annotated, to {options.dst}")
 
 
 def _hash(kind: str, src: Path) -> str | None:

@@ -209,11 +209,20 @@ def _volume(entry: Entry):
         needed = volume.dataobj.offset + math.prod(volume.shape) * volume.get_data_dtype().itemsize
         if needed > len(data):
             raise DataError(f"{place} has {len(data)} bytes and needs {needed}; it is cut short: get it again")
+        if (dtype := volume.get_data_dtype()).kind not in "iuf":
+            raise DataError(f"{place} holds {dtype}; expected whole or real numbers")
+        if 0 in volume.shape:
+            raise DataError(f"{place} has the shape {volume.shape}; expected a volume that is not empty")
         return volume
-    except (OSError, ValueError, EOFError, zlib.error, nibabel.wrapstruct.WrapStructError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, *_errors_of(nibabel)) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{place} is no NIfTI file, or damaged ({error}); get it again") from error
+
+
+def _errors_of(nibabel) -> tuple[type[Exception], ...]:
+    header = nibabel.spatialimages.HeaderDataError, nibabel.spatialimages.HeaderTypeError
+    return *header, nibabel.filebasedimages.ImageFileError, nibabel.wrapstruct.WrapStructError
 
 
 def _nibabel():

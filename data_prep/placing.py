@@ -148,6 +148,8 @@ def claim(dst: Path, sources: Sequence[Source], note: Mapping[str, object], owne
     Raises DataError for the above, and for a `dst` that is a source, in one, or holds one.
     """
     check_apart(dst, sources)
+    if file := next((path for path in (dst, *dst.parents) if path.is_file()), None):
+        raise DataError(f"{file} is a file; choose a folder as --dst")
     if (dst / STAMP).is_file():
         known = read_stamp(dst)
         for key, value in note.items():
@@ -156,11 +158,19 @@ def claim(dst: Path, sources: Sequence[Source], note: Mapping[str, object], owne
     elif there := [name for name in owned if (dst / name).exists()]:
         raise DataError(f"{dst} holds {' and '.join(there)} that this program did not write; choose another --dst")
     dst.mkdir(parents=True, exist_ok=True)
-    for folder, _, names in os.walk(dst):
-        for name in filter(_DRAFT.fullmatch, names):
-            os.unlink(os.path.join(folder, name))
-    if not (dst / STAMP).is_file():
+    if (dst / STAMP).is_file():
+        _remove_drafts(dst, owned)
+    else:
         write_json(dst / STAMP, dict(note))
+
+
+def _remove_drafts(dst: Path, owned: Sequence[str]) -> None:
+    """Of a run of ours that was killed: in `dst` itself, and below what the script writes; nothing else is touched."""
+    places = [dst / name for name in os.listdir(dst)]
+    places += [Path(folder, name) for top in owned for folder, _, names in os.walk(dst / top) for name in names]
+    for path in places:
+        if _DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def finish(dst: Path, note: Mapping[str, object], report: Report) -> None:
@@ -226,7 +236,7 @@ class Content(io.BytesIO):
         super().__init__(content)
         self.entry = entry
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{shown(self.entry.name)} in {self.entry.source.path}"
 
 

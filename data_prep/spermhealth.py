@@ -54,6 +54,8 @@ def prepare(options: argparse.Namespace) -> Report:
         raise DataError("there are pictures in images and in train, val or test; give one of them")
     if placed and options.folds:
         raise DataError("--folds is for pictures in images; these are split already")
+    if options.folds > len(loose):
+        raise DataError(f"--folds is {options.folds}, but there are {len(loose)} pictures; each fold needs one")
     for stem, parts in _split(list(loose), options.folds).items():
         placed.update({(part, stem): loose[stem] for part in parts})
     stills = [Still(part, stem, image, masks.get(stem)) for (part, stem), image in placed.items()]
@@ -75,10 +77,12 @@ def _split(stems: Sequence[str], folds: int) -> dict[str, list[str]]:
     """Stem -> the parts that its image is in."""
     if not folds:
         return {stem: [part] for stem, part in parts_of(stems, SHARES).items()}
-    fold_of = parts_of(stems, {str(fold): 1 / folds for fold in range(1, folds + 1)})
+    shuffled = list(parts_of(stems, {"": 1}))
     return {
-        stem: [f"split{fold}/{'val' if str(fold) == own else 'train'}" for fold in range(1, folds + 1)]
-        for stem, own in fold_of.items()
+        stem: [
+            f"split{fold + 1}/{'val' if fold == place * folds // len(shuffled) else 'train'}" for fold in range(folds)
+        ]
+        for place, stem in enumerate(shuffled)
     }
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.archives import Folder  # noqa: E402
+from data_prep.command import STOPPED, say  # noqa: E402
 from data_prep.placing import Content, Entry, Plan, claim, convert_files, place  # noqa: E402
 from lgrnet.records import (  # noqa: E402
     IMAGE_SUFFIXES,
@@ -86,7 +87,7 @@ def convert(src: Path, dst: Path, foreground: Sequence[str], dry_run: bool = Fal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with a message."""
+    """The command line; 0, 2 with a message, or 130 when it was interrupted."""
     parser = argparse.ArgumentParser(description="imesluh/vocalfolds into Frame/<video> and GT/<video>")
     parser.add_argument("--src", type=Path, required=True, help="checkout of github.com/imesluh/vocalfolds")
     parser.add_argument("--dst", type=Path, required=True, help="folder to write, e.g. data/vocalfolds")
@@ -100,10 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
     for name, (frames, shown) in counts.items():
-        print(f"{name}: {frames} frames" + ("" if options.dry_run else f", {shown} show {_listed(options.foreground)}"))
+        say(f"{name}: {frames} frames" + ("" if options.dry_run else f", {shown} show {_listed(options.foreground)}"))
     total = sum(frames for frames, _ in counts.values())
-    print(f"{'would write' if options.dry_run else 'wrote'} {len(counts)} videos, {total} frames to {options.dst}")
+    say(f"{'would write' if options.dry_run else 'wrote'} {len(counts)} videos, {total} frames to {options.dst}")
     return 0
 
 

@@ -53,7 +53,14 @@ from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
 from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
-from lgrnet.evaluation.report import mean_over_videos, plain_json, published_table, write_json, write_report  # noqa: E402
+from lgrnet.evaluation.report import (  # noqa: E402
+    mean_over_videos,
+    plain_json,
+    published_table,
+    write_json,
+    write_report,
+    write_whole,
+)
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
@@ -144,11 +151,19 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
     return pairs
 
 
+def _tell_of_short(pairs: MaskPairs) -> None:
+    if short := [video for video, frames in pairs.annotated.items() if len(frames) < 3]:
+        told = f"{count_and_name(short, 'video')} {'has' if len(short) == 1 else 'have'} two annotated frames or fewer"
+        _tell(f"note: {told}, and vps drops the first and the last: they count for nothing there")
+
+
 def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluator, Pictures, MaskPairs]:
     """All maps of a folder, scored, and what there is to see of them."""
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
     label_map, indexed = _label_map(options), options.classes is not None
     pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
+    if any(protocol.id == "vps" for protocol in protocols):
+        _tell_of_short(pairs)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
@@ -169,8 +184,9 @@ def _compare(options: argparse.Namespace) -> list[str]:
             continue
         if options.gt is None:
             raise ValueError(f"{path} is a folder of maps; give the masks with --gt, or two JSON files")
-        result = plain_json(_evaluator(options, path)[0].result())
-        results.append({result["set"]: result})
+        evaluator, _, pairs = _evaluator(options, path)
+        result = plain_json(evaluator.result())
+        results.append({result["set"]: {**result, "missing": pairs.missing}})
     protocols = {protocol.id: protocol for protocol in choose_protocols("all", options.fps)}
     protocols["vps-all-frames"] = VPSProtocol(drop_ends=False)
     names = " and ".join(map(str, options.compare))
@@ -178,7 +194,7 @@ def _compare(options: argparse.Namespace) -> list[str]:
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(plain_json({"compared": list(map(str, options.compare)), "sets": found}), indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_whole(options.json, [text, "\n"])
     lines = [f"A: {options.compare[0]}", f"B: {options.compare[1]}"]
     return lines + [line for name, of_set in found.items() for line in ("", name, comparison_table(of_set))]
 
@@ -193,6 +209,10 @@ def _score(options: argparse.Namespace) -> list[str]:
     """Writes what was asked for; the lines to print."""
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}; expected 1 or more")
+    if options.json is not None and options.json.is_dir():
+        raise ValueError(f"--json {options.json} is a folder; expected a file to write")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; expected a folder to write")
     if options.compare is not None:
         return _compare(options)
     if options.pred is None or options.gt is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,10 @@ class Folder:
         path = PurePosixPath(name)
         if not name or "\0" in name or path.is_absolute() or ".." in path.parts or not path.name:
             raise DataError(f"{where}: the picture is {name!r}; expected a path inside of {self.root}")
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: the picture is {name!r}; no file can have this name: export it again") from error
         file = self.root / path
         if not file.resolve().is_relative_to(self._inside):
             raise DataError(f"{where}: the picture {name!r} is a link that leads out of {self.root}; put a copy there")
@@ -157,6 +162,15 @@ def part(item: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise DataError(f"{where}: {key} is {_shown(value)}; expected {expected}")
     return value
+
+
+def class_name(name: str, where: str) -> str:
+    """The name of a class; DataError for one with half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: the class {name!r} is no text; rename it and export again") from error
+    return name
 
 
 def size_of(height: Any, width: Any, where: str) -> tuple[int, int]:

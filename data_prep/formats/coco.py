@@ -20,6 +20,7 @@ from data_prep.formats.annotations import (
     Folder,
     Picture,
     Region,
+    class_name,
     coco_rle,
     finite,
     load_json,
@@ -62,7 +63,7 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
     regions: dict[tuple[Any, int], list[Region]] = defaultdict(list)
     for where, item, key in _objects(data, "video", videos, path):
         label, (video, size, place) = _label(item, labels, where), videos[key]
-        _check_boxes(item.get("bboxes") or (), where)
+        _check_boxes(part(item, "bboxes", list, where) if item.get("bboxes") else (), where)
         masks, frames = part(item, "segmentations", list, where), part(video, "file_names", list, place)
         if len(masks) != len(frames):
             raise DataError(f"{where} has {len(masks)} segmentations; its video {key!r} has {len(frames)} frames")
@@ -170,7 +171,7 @@ def _identity(item: dict, seen: Any, where: str) -> Any:
 def _labels(data: Any, path: Path) -> dict[Any, str]:
     labels: dict[Any, str] = {}
     for where, item in _items(data, "categories", path):
-        key, name = _identity(item, labels, where), part(item, "name", str, where)
+        key, name = _identity(item, labels, where), class_name(part(item, "name", str, where), where)
         if name in labels.values():
             raise DataError(f"{where}: the category {name!r} is there twice; names must differ")
         labels[key] = name

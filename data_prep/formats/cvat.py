@@ -173,8 +173,10 @@ def _region(
         raise DataError(f"{where} has the unknown label {label!r}; the file lists {', '.join(labels)}")
     layer = _whole(shape, "z_order", where) if "z_order" in shape.attrib else 0
     if shape.tag == "polygon":
-        points = [number for point in (shape.get("points") or "").split(";") for number in point.split(",")]
-        return polygons(label, [points], size, where, layer)
+        points = [point.split(",") for point in (shape.get("points") or "").split(";")]
+        if wrong := [point for point in points if len(point) != 2]:
+            raise DataError(f"{where}: the point {','.join(wrong[0])!r} of its polygon is no x,y of finite numbers")
+        return polygons(label, [[number for point in points for number in point]], size, where, layer)
     if shape.tag == "mask":
         return raster(label, _mask(shape, size, where), layer)
     left_out[f"shapes of kind {shape.tag}"] += 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_prep.formats.annotations import Annotations, Folder, Picture, pixels
 from data_prep.placing import write_text
-from lgrnet.records import DataError, images_by_stem, list_videos, natural_key, write_image
+from lgrnet.records import DataError, images_by_stem, list_videos, natural_key, read_mask, write_image
 
 OBJECT = "object"
 VOID = 255
@@ -68,20 +68,29 @@ def write_davis(dst: Path, labels: Sequence[str], pictures: Iterable[Picture]) -
         raise DataError(f"DAVIS masks hold 254 classes at most, not {len(labels)}")
     table = {label: VOID if label == "ignore" else index for index, label in enumerate(labels, start=1)}
     videos = dict.fromkeys(_write_mask(dst, table, picture) for picture in pictures)
-    if broken := [video for video in videos if "\n" in video]:
-        raise DataError(f"the video {broken[0]!r} has a line break in its name, which DAVIS' list cannot hold; rename")
     write_text(dst / "ImageSets/2017/train.txt", "".join(f"{video}\n" for video in videos))
+
+
+def check_names(videos: Iterable[str]) -> None:
+    """Raises DataError for names of videos that DAVIS' list, a text with a name on each line, cannot hold."""
+    for video in videos:
+        if "\n" in video or video != video.encode("utf-8", "replace").decode():
+            raise DataError(f"the video {video!r} has a name which the list of DAVIS cannot hold; rename it")
 
 
 def _write_mask(dst: Path, table: Mapping[str, int], picture: Picture) -> str:
     target = dst / "Annotations" / RESOLUTION / picture.video / f"{picture.file.stem}.png"
-    if picture.content is not None and not target.is_file():
+    if picture.content is not None:
         mask = np.zeros(picture.size, np.uint8)
         for region in picture.content:
             mask[pixels(region)] = table[region.label]
-        image = Image.fromarray(mask)
-        image.putpalette(palette())
-        write_image(target, image)
+        if not target.is_file():
+            image = Image.fromarray(mask)
+            image.putpalette(palette())
+            write_image(target, image)
+        elif not np.array_equal(read_mask(target), mask):
+            what = f"another mask than the one of {picture.video}/{picture.file.name} is now"
+            raise DataError(f"{target} is {what}; choose another --dst, or remove it")
     return picture.video
 
 

@@ -21,6 +21,7 @@ from data_prep.formats.annotations import (
     Folder,
     Picture,
     Region,
+    class_name,
     finite,
     load_json,
     part,
@@ -151,11 +152,10 @@ def _brush(region: Region, key: str) -> dict[str, Any]:
 
 def _results(task: dict, where: str) -> list | None:
     """The results of the one annotation of a task, None where nobody annotated it."""
-    made = [
-        item
-        for item in part(task, "annotations", list, where)
-        if isinstance(item, dict) and not item.get("was_cancelled")
-    ]
+    listed = part(task, "annotations", list, where)
+    if wrong := [item for item in listed if not isinstance(item, dict)]:
+        raise DataError(f"{where}: its annotation {wrong[0]!r:.80} is no JSON object; export the annotations in full")
+    made = [item for item in listed if not item.get("was_cancelled")]
     chosen = [item for item in made if item.get("ground_truth")] or made
     if len(chosen) > 1:
         raise DataError(f"{where} has {len(chosen)} annotations; mark one as ground truth, or export one only")
@@ -186,6 +186,7 @@ def _region(value: dict, kind: str, size: tuple[int, int], where: str) -> Region
     labels = part(value, kind, list, where)
     if len(labels) != 1 or not isinstance(labels[0], str):
         raise DataError(f"{where} has the labels {labels}; expected one")
+    class_name(labels[0], where)
     if kind == "polygonlabels":
         points = [finite(point, f"{where}: a point") for point in part(value, "points", list, where)]
         if any(len(point) != 2 for point in points):

@@ -15,7 +15,7 @@ from pycocotools import mask as run_lengths
 
 from data_prep.archives import Folder
 from data_prep.formats import davis
-from data_prep.formats.annotations import Annotations, Picture, Region, load_json, part, pixels, raster
+from data_prep.formats.annotations import Annotations, Picture, Region, class_name, load_json, part, pixels, raster
 from data_prep.placing import Entry, Plan, place, progress, write_text
 from lgrnet.records import (
     IGNORE,
@@ -63,6 +63,8 @@ def read_label_map(path: Path) -> dict[str, int]:
     )
     if not values or not good or len(set(values.values())) != len(values):
         raise DataError(f'{path}: "values" is {values}; expected names of classes with different values 1 .. 255')
+    for label in values:
+        class_name(label, str(path))
     return dict(sorted(values.items(), key=lambda item: item[1]))
 
 
@@ -117,6 +119,13 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
             )
 
 
+def check_masks(annotations: Annotations, values: Mapping[str, int]) -> None:
+    """Raises DataError for raster masks that `write_layout` could not write; other regions are checked when read."""
+    masks = [picture for picture in annotations.pictures if isinstance(picture.content, Path)]
+    for picture in tracked(masks, "checking masks", len(masks)):
+        _painted(picture, annotations.raster, values)
+
+
 def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path, dry_run: bool = False) -> Counts:
     """Writes pictures and masks; what is there already stays. A dry run writes nothing and counts no overlap.
 
@@ -138,6 +147,10 @@ def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path,
             target = dst / "GT" / picture.video / f"{picture.file.stem}.png"
             if not target.is_file():
                 write_image(target, Image.fromarray(raw))
+            elif isinstance(picture.content, Path) and not np.array_equal(read_mask(target), raw):
+                raise DataError(
+                    f"{target} is another mask than {picture.content} gives now; choose another --dst, or remove it"
+                )
     return counts
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -221,12 +222,20 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
 
 
+def _parsed(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}; is a quote not closed?") from error
+
+
 def _table_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, str]]]:
     """Where, video and cells of each line of a table."""
     head = text.partition("\n")[0]
     commas = path.suffix.lower() == ".csv"
     delimiter = ("," if head.count(",") >= head.count(";") else ";") if commas else "\t"
-    lines = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = _parsed(reader, path)
     header = [cell.strip() for cell in next(lines, [])]
     keys = [i for i, cell in enumerate(header) if cell.lower() in _KEY_COLUMNS]
     twice = sorted({cell for cell in header if header.count(cell) > 1 and cell})
@@ -236,7 +245,7 @@ def _table_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, str
             f"({'separated by commas or semicolons' if commas else 'separated by tabs'})"
         )
     for cells in lines:
-        place = f"{path}, line {lines.line_num}"
+        place = f"{path}, line {reader.line_num}"
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(header):
@@ -249,7 +258,7 @@ def _json_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, obje
     """Where, video and cells of each entry of a JSON file."""
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error})") from error
     if isinstance(tree, dict):
         tree = [{**cells, "video": video} if isinstance(cells, dict) else cells for video, cells in tree.items()]

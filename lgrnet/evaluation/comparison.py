@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,21 +16,28 @@ from lgrnet.evaluation.protocols import overall
 from lgrnet.evaluation.report import table_header, table_line
 from lgrnet.records import DataError, count_and_name
 
+_KINDS = {"set": str, "split_hash": str, "scores": dict, "statistics": dict, "numbers": list}
+"""What is read of a result, and its types."""
+
 
 def read_results(path: str | Path) -> dict[str, dict]:
-    """Set -> result, of a report.json or of what `tools/score_masks.py --json` writes.
+    """Set -> result, of a report.json or of what `tools/score_masks.py --json` writes, with its `missing`, the frames
+    `<video>/<frame>` that were left out.
 
     Raises DataError, naming the file, for anything else.
     """
     try:
         tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); expected the JSON of an evaluation") from error
     sets = tree.get("sets", [tree]) if isinstance(tree, dict) else None
-    keys = ("set", "split_hash", "scores", "statistics", "numbers")
-    if not isinstance(sets, list) or not all(isinstance(s, dict) and all(key in s for key in keys) for s in sets):
-        raise DataError(f"{path} is no result of an evaluation with {', '.join(keys)}; score the masks again")
-    return {found["set"]: found for found in sets}
+    if not isinstance(sets, list) or not all(map(_is_result, sets)):
+        raise DataError(f"{path} is no result of an evaluation with {', '.join(_KINDS)}; score the masks again")
+    if twice := [name for name, times in Counter(found["set"] for found in sets).items() if times > 1]:
+        raise DataError(f"{path} holds the set {twice[0]!r} twice; name the sets and score the masks again")
+    missing = tree.get("missing")
+    missing = [name for name in missing if isinstance(name, str)] if isinstance(missing, list) else []
+    return {found["set"]: {"missing": missing, **found} for found in sets}
 
 
 def compare(
@@ -106,6 +114,19 @@ def comparison_table(found: Mapping, titles: Sequence[str] = ("A", "B")) -> str:
     return "\n".join(lines)
 
 
+def _is_result(found: object) -> bool:
+    """Whether this has what is read of a result, numbers and scores in the form that they are read in."""
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in _KINDS.items()):
+        return False
+    videos = all(
+        isinstance(number, dict)
+        and isinstance(number.get("video", 0), str | type(None))
+        and isinstance(number.get("frames"), int)
+        for number in found["numbers"]
+    )
+    return videos and all(isinstance(found["scores"].get(name), dict) for name in found["statistics"])
+
+
 def _frames_of_videos(result: Mapping) -> dict[str, int]:
     """Video -> the most frames that any of its numbers is of."""
     frames: dict[str, int] = {}
@@ -136,6 +157,11 @@ def _check_same(
     other = [video for video in videos[0] if videos[1].get(video, videos[0][video]) != videos[0][video]]
     if other:
         raise DataError(f"{names} have different numbers of annotated frames in {count_and_name(other, 'video')}")
+    both = videos[0].keys() & videos[1].keys()
+    lacking = [{n for n in r.get("missing", ()) if n.rpartition("/")[0] in both} for r in (first, second)]
+    if differing := sorted(lacking[0] ^ lacking[1]):
+        told = count_and_name(differing, "frame")
+        raise DataError(f"{names} lack different frames of the same videos: {told}; score the same frames")
 
 
 def _differences(

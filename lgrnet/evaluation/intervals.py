@@ -113,7 +113,10 @@ def encoded(statistics: Mapping[int | str, Mapping[str, np.ndarray]]) -> dict[st
 
 def decoded(statistics: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, np.ndarray]]:
     """What `encoded` was given, classes as texts. Raises ValueError for text that is not that."""
-    return {
-        class_id: {v: np.frombuffer(base64.b64decode(text, validate=True), "<f8") for v, text in videos.items()}
-        for class_id, videos in statistics.items()
-    }
+    try:
+        return {
+            class_id: {v: np.frombuffer(base64.b64decode(text, validate=True), "<f8") for v, text in videos.items()}
+            for class_id, videos in statistics.items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"class, video, base64 expected: {error}") from error

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from lgrnet.evaluation.average_precision import precisions
 from lgrnet.evaluation.evaluator import Evaluator
@@ -52,14 +55,20 @@ def write_report(
     write_json(paths["report.json"], results, extra)
     _write_csv(paths["scores.csv"], NUMBER_COLUMNS, (number for result in results for number in result["numbers"]))
     _write_csv(paths["frames.csv"], FRAME_COLUMNS, _frame_numbers(evaluators, results))
-    paths["report.md"].write_text(markdown(results), encoding="utf-8", errors="backslashreplace")
+    write_whole(paths["report.md"], [markdown(results)])
     return paths
 
 
 def write_json(path: Path, results: Sequence[Mapping], extra: Mapping[str, object] | None = None) -> None:
     """Writes results of sets as report.json has them, see `write_report`."""
     text = json.dumps(plain_json({**(extra or {}), "sets": list(results)}), indent=1, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, [text, "\n"])
+
+
+def write_whole(path: str | Path, parts: Iterable[str]) -> None:
+    """Writes a text: the file is there whole, or as it was. Names that are no text become escapes."""
+    with _drafted(Path(path)) as file:
+        file.writelines(parts)
 
 
 def published_table(result: Mapping, protocol: str, method: str) -> str:
@@ -169,8 +178,20 @@ def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) 
                 yield {**common, **place, "metric": metric, "value": value}
 
 
+@contextmanager
+def _drafted(path: Path) -> Iterator[TextIO]:
+    draft = path.with_name(f".{os.getpid()}{path.suffix}")
+    try:
+        with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        os.replace(draft, path)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with _drafted(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:

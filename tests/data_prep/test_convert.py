@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import convert
-from lgrnet.records import list_videos, write_frame, write_image
+from data_prep import convert, vocalfolds
+from lgrnet.records import DataError, list_videos, write_frame, write_image
+from tests.data_prep.downloads import write_folder
 from tests.data_prep.layouts import ODD, content, masks_of, write_layout
 
 SCRIPT = Path(convert.__file__)
@@ -107,6 +108,44 @@ def test_killed_and_started_again(kind, tmp_path):
     assert content(tmp_path / "again") == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are legal on Linux")
+def test_names_that_are_no_text_are_printed(tmp_path):
+    write_frame(tmp_path / "src/Frame/v\udcff/0.png", np.zeros((4, 4, 3)))
+    (tmp_path / "src/GT").mkdir()
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for way in (
+        ("--to", "coco", "--src", "src", "--dst", "ex\udcff"),
+        ("--from", "coco", "--src", "ex\udcff", "--dst", "b"),
+    ):
+        done = subprocess.run([sys.executable, SCRIPT, *way], capture_output=True, env=environment, cwd=tmp_path)
+        assert done.returncode == 0 and b"\\udcff" in done.stdout, done.stderr
+    src = write_folder(tmp_path / "x\udcff", {"temp8/train/Frame/a/0.jpg": b"1", "temp8/train/GT/a/0.png": b"2"})
+    ufuv = [sys.executable, SCRIPT.with_name("ufuv.py"), "--src", src, "--dst", "d\udcff"]
+    done = subprocess.run(ufuv, capture_output=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 1 and b"1 frames with masks in d\\udcff" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such names are legal on Linux")
+@pytest.mark.parametrize("name", ["b\nc", "v\udcff"])
+def test_names_that_the_list_of_davis_cannot_hold(name, tmp_path):
+    write_layout(tmp_path / "src", videos=("a",))
+    write_frame(tmp_path / "src/Frame" / name / "0.png", np.zeros((4, 4, 3)))
+    with pytest.raises(DataError, match="which the list of DAVIS cannot hold; rename"):
+        convert.from_layout("davis", tmp_path / "src", tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("program", [convert, vocalfolds])
+def test_an_interrupt_is_told_in_one_line(program, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "to_layout" if program is convert else "convert", interrupted)
+    way = ["--from", "coco"] if program is convert else []
+    assert program.main([*way, "--src", str(tmp_path), "--dst", str(tmp_path / "dst")]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
+
+
 def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
     write_layout(tmp_path / "src", (1, 2), ("v",))
     there_and_back("coco", tmp_path / "src", tmp_path)
@@ -118,7 +157,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
     for place, message in (
         ("back", "holds sha256"),
         ("src", "did not write"),
-        ("export/images", "is the source"),
+        ("export/images", "is in the source"),
         (".", "is the source or holds it"),
     ):
         assert convert.main([*again, str(tmp_path / place)]) == 2

@@ -78,6 +78,7 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
         (STILL.format('<polygon label="liver" points="1,1;2,2"/>'), "", "a polygon has 4 numbers"),
         (STILL.format('<polygon label="liver" points="1,1;2,nan;3,3"/>'), "", "finite numbers"),
         (STILL.format('<polygon label="liver"/>'), "", "finite numbers"),
+        (STILL.format('<polygon label="liver" points="1,1;2;2,9,4;3,3"/>'), "", "point '2' of its polygon"),
         (STILL.format('<polygon label="cat" points="1,1;2,2;3,5"/>'), "", "unknown label 'cat'; the file lists liver"),
         (STILL.format("").replace("still", "../still"), "", "expected a path inside of"),
         (STILL.format("").replace("still", "gone"), "", r"1 picture \(gone.png\) that"),

@@ -15,7 +15,7 @@ from data_prep.formats import label_studio
 from data_prep.formats.annotations import pixels, polygons
 from data_prep.formats.davis import palette
 from lgrnet.records import DataError, list_videos, read_mask, write_frame, write_image
-from tests.data_prep.layouts import masks_of
+from tests.data_prep.layouts import content, masks_of
 
 SIZE = (20, 30)
 
@@ -140,6 +140,8 @@ BAD_COCO = [
     (changed(images__0__file_name="clip/.0.png"), "a name with a dot"),
     (changed(images__0__file_name=""), "expected a path inside of"),
     (changed(images__0__file_name=5), "file_name is 5; expected str"),
+    (changed(images__0__file_name="\ud800.png"), "no file can have this name"),
+    (changed(categories__0__name="\ud800"), "the class '.ud800' is no text"),
     (changed(images__0__height=0), "the size is 30 x 0"),
     (changed(images__0__height=1e12), "the size is 30 x 1000000000000"),
     (changed(images__0__height=21, annotations__1__iscrowd=0), r"has \(height, width\) \(20, 30\), but was annotated"),
@@ -196,6 +198,7 @@ def test_youtube_vis_of_others(images):
         ({"video_id": 3}, "is of video 3, which"),
         ({"segmentations": [None, {"size": [20, 31], "counts": [620]}]}, r"frame 1: .* \[20, 31\]; the picture has"),
         ({"bboxes": [[0, 0, 1, float("inf")]]}, "its box holds"),
+        ({"bboxes": 5}, "bboxes is 5; expected list"),
     ],
 )
 def test_bad_youtube_vis(images, changes, message):
@@ -220,6 +223,50 @@ def test_davis_of_others(tmp_path):
     bear, cat = list_videos(tmp_path / "dst", require_masks=False)
     assert np.array_equal(read_mask(bear.masks[0]), np.where(raw > 0, 255, 0)) and bear.masks[1] is None
     assert np.array_equal(read_mask(cat.masks[0]), np.where(raw > 1, 255, 0))
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (np.array([[0, 9, 255]], np.uint8), r"bear/00001.png holds the values \[255\]"),
+        (np.zeros((2, 3), np.uint8), r"bear/00001.png has \(height, width\) \(2, 3\), its frame \(1, 3\)"),
+        (np.zeros((1, 3, 3), np.uint8) + np.arange(3, dtype=np.uint8), "bear/00001.png is a colour image"),
+    ],
+)
+def test_nothing_is_written_of_a_davis_tree_with_a_bad_mask(bad, message, tmp_path):
+    raw = np.array([[0, 1, 1]], np.uint8)
+    root = davis(tmp_path / "DAVIS", {"bear/00000": raw, "bear/00001": raw})
+    write_image(root / "Annotations/480p/bear/00001.png", Image.fromarray(bad))
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=message):
+            convert.to_layout("davis", root, tmp_path / "dst", dry_run=dry_run)
+    assert not (tmp_path / "dst").exists()
+
+
+def test_a_destination_in_the_folder_that_is_read(tmp_path):
+    root = davis(tmp_path / "DAVIS", {"bear/00000": np.array([[0, 1, 1]], np.uint8)})
+    before = content(root)
+    with pytest.raises(DataError, match="is in the source"):
+        convert.to_layout("davis", root, root / "out")
+    assert content(root) == before
+
+
+def test_masks_that_changed_since_are_not_taken_for_written(tmp_path):
+    raw = np.array([[0, 1, 1]], np.uint8)
+    root = davis(tmp_path / "DAVIS", {"bear/00000": raw})
+    convert.to_layout("davis", root, tmp_path / "dst")
+    convert.to_layout("davis", root, tmp_path / "dst")
+    convert.from_layout("davis", tmp_path / "dst", tmp_path / "back")
+    convert.from_layout("davis", tmp_path / "dst", tmp_path / "back")
+    before = content(tmp_path / "dst"), content(tmp_path / "back")
+    write_image(root / "Annotations/480p/bear/00000.png", Image.fromarray(raw[:, ::-1]))
+    with pytest.raises(DataError, match="dst/GT/bear/00000.png is another mask than .*480p/bear/00000.png gives now"):
+        convert.to_layout("davis", root, tmp_path / "dst")
+    assert content(tmp_path / "dst") == before[0]
+    write_image(tmp_path / "dst/GT/bear/00000.png", Image.fromarray(raw[:, ::-1] * np.uint8(255)))
+    with pytest.raises(DataError, match="00000.png is another mask than the one of bear/00000.jpg is now; choose"):
+        convert.from_layout("davis", tmp_path / "dst", tmp_path / "back")
+    assert content(tmp_path / "back") == before[1]
 
 
 def test_bad_davis(tmp_path):
@@ -288,6 +335,9 @@ RLE = label_studio.packed(np.zeros(4 * 600, np.uint8))
         ([{"id": 1, "data": {"image": "../../x.png"}, "annotations": []}], "expected a path inside of"),
         ([{"id": 1, "data": {"n": 3}, "annotations": []}], "name no image"),
         ([{"id": 1, "annotations": []}], "has no 'data'"),
+        ([{"id": 1, "data": {"image": "\ud800.png"}, "annotations": []}], "no file can have this name"),
+        ([{"id": 1, "data": {"image": "still.png"}, "annotations": [17]}], "17 is no JSON object"),
+        (brush({**POINTS, "polygonlabels": ["\ud800"]}, "polygonlabels"), "the class '.ud800' is no text"),
         ({}, "no list of tasks"),
     ],
 )

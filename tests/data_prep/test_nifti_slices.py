@@ -33,6 +33,13 @@ def nifti(volume: np.ndarray) -> bytes:
     return bytes(header) + volume.tobytes("F")
 
 
+def patched(data: bytes, at: int, piece: bytes, more: int = 0) -> bytes:
+    """A packed volume with some bytes of its header changed and `more` at its end."""
+    plain = bytearray(gzip.decompress(data))
+    plain[at : at + len(piece)] = piece
+    return gzip.compress(bytes(plain) + bytes(more))
+
+
 def write(path: Path, volume: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(nifti(volume)) if path.suffix == ".gz" else nifti(volume))
@@ -149,6 +156,13 @@ def test_stopped_and_started_again(tmp_path, monkeypatch, capsys):
         (lambda data: gzip.compress(gzip.decompress(data)[:-5]), "it is cut short"),
         (lambda data: gzip.compress(gzip.decompress(data)[:-9000] + bytes(100)), "is no NIfTI file|cut short"),
         (lambda data: b"", "is no NIfTI file"),
+        (lambda data: b"x" * 1000, "is no NIfTI file, or damaged"),
+        (lambda data: patched(data, 344, b"abcd"), "is no NIfTI file, or damaged"),
+        (lambda data: patched(data, 70, struct.pack("<h", 9999)), "is no NIfTI file, or damaged"),
+        (lambda data: patched(data, 108, struct.pack("<f", 3)), "is no NIfTI file, or damaged"),
+        (lambda data: patched(data, 70, struct.pack("<2h", 128, 24), 9000), "holds .* expected whole or real numbers"),
+        (lambda data: patched(data, 70, struct.pack("<2h", 32, 64), 9000), "holds complex64; expected whole or real"),
+        (lambda data: patched(data, 46, struct.pack("<h", 0)), r"has the shape \(6, 5, 0\)"),
         (lambda data: gzip.compress(nifti(np.zeros((6, 5, 4), np.int16))), "expected the same 3 sides"),
         (lambda data: gzip.compress(nifti(np.zeros((6, 5), np.int16))), "expected the same 3 sides"),
     ],

@@ -131,6 +131,19 @@ def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path):
     assert content(tmp_path) == {}
 
 
+def test_hidden_files_of_the_user_stay(tmp_path):
+    source, dst = open_source(write_folder(tmp_path / "src", FILES)), tmp_path / "dst"
+    mine = {".2024.txt": b"1", "notes/.12": b"2", "notes/deep/.3.png": b"3"}
+    write_folder(dst, mine)
+    claim(dst, [source], {"source": "a"}, ("Frame", "GT"))
+    assert all(content(dst)[name] == data for name, data in mine.items())
+    write_folder(dst, {"Frame/v/.77.jpg": b"draft", "GT/.78": b"draft", ".79.json": b"draft"})
+    claim(dst, [source], {"source": "a"}, ("Frame", "GT"))
+    left = content(dst)
+    assert left["notes/.12"] == b"2" and left["notes/deep/.3.png"] == b"3"
+    assert not {"Frame/v/.77.jpg", "GT/.78", ".79.json"} & set(left)
+
+
 def test_folders_that_are_refused(tmp_path):
     source = open_source(write_folder(tmp_path / "src", FILES))
     for dst in (tmp_path / "src", tmp_path, tmp_path / "src/in", tmp_path / "src/new"):
@@ -139,6 +152,10 @@ def test_folders_that_are_refused(tmp_path):
     (tmp_path / "dst/Frame").mkdir(parents=True)
     with pytest.raises(DataError, match="holds Frame that this program did not write"):
         claim(tmp_path / "dst", [source], {}, ("Frame", "GT"))
+    (tmp_path / "file").write_text("mine")
+    for dst in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(DataError, match="file is a file; choose a folder as --dst"):
+            claim(dst, [source], {}, ())
     claim(tmp_path / "new", [source], {"source": "a"}, ())
     with pytest.raises(DataError, match="holds source a, not b"):
         claim(tmp_path / "new", [source], {"source": "b"}, ())

@@ -190,6 +190,15 @@ def test_damaged_masks_are_named(tmp_path, capsys):
     assert "1_A.png" in (error := capsys.readouterr().err) and "cannot be read" in error
 
 
+def test_what_is_no_picture_is_named_once(tmp_path, capsys):
+    src = sperm_source(tmp_path / "src")
+    mask = next((src / "masks").iterdir())
+    mask.write_bytes(b"no picture")
+    assert call(spermhealth, src, tmp_path / "sets/SpermHealth") == 2
+    error = capsys.readouterr().err
+    assert f"masks/{mask.name} in {src} cannot be read" in error and "object at" not in error
+
+
 def test_spermhealth_folds(tmp_path):
     dst = tmp_path / "svanet/SpermHealth"
     assert call(spermhealth, sperm_source(tmp_path / "src"), dst, "--folds", "5") == 0
@@ -200,6 +209,24 @@ def test_spermhealth_folds(tmp_path):
         assert len(train) == 8 and not {r.name for r in train} & {r.name for r in val}
         tested += [r.name for r in val]
     assert len(set(tested)) == len(tested) == 10
+
+
+@pytest.mark.parametrize("count, folds", [(6, 4), (7, 5), (11, 4), (10, 10)])
+def test_folds_are_equal_but_for_one_picture(count, folds, tmp_path):
+    src, dst = sperm_source(tmp_path / "src", count), tmp_path / "sets/SpermHealth"
+    assert call(spermhealth, src, dst, "--folds", str(folds)) == 0
+    tested = [sorted(p.name for p in (dst / f"split{fold}/val").glob("*")) for fold in range(1, folds + 1)]
+    assert sum(map(len, tested)) == len({name for names in tested for name in names}) == count
+    assert {len(names) for names in tested} <= {count // folds, -(-count // folds)}
+
+
+def test_more_folds_than_pictures(tmp_path, capsys):
+    src, dst = sperm_source(tmp_path / "src"), tmp_path / "sets/SpermHealth"
+    count = len(list((src / "images").iterdir()))
+    assert call(spermhealth, src, dst, "--folds", str(count + 1)) == 2
+    assert f"--folds is {count + 1}, but there are {count} pictures" in capsys.readouterr().err and not dst.exists()
+    assert call(spermhealth, src, dst, "--folds", str(count)) == 0
+    assert all(len(list((dst / f"split{fold}/val").iterdir())) == 1 for fold in range(1, count + 1))
 
 
 def test_spermhealth_that_is_split_stays_so(tmp_path, capsys):

@@ -99,6 +99,37 @@ def test_files_in(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match="bad.json"):
             read_results(tmp_path / "bad.json")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_results(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("[" * 100_000)
+    for name in ("none.json", "bad.json"):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_results(tmp_path / name)
+    (tmp_path / "twice.json").write_text(json.dumps({"sets": [_result(1), _result(2)]}))
+    with pytest.raises(DataError, match="twice.json holds the set 's' twice"):
+        read_results(tmp_path / "twice.json")
     assert not math.isnan(read_results(path)["s"]["scores"]["lgrnet"]["dice"])
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("set", ["s"]),
+        ("split_hash", None),
+        ("scores", {}),
+        ("scores", 5),
+        ("statistics", None),
+        ("statistics", {"lgrnet": 5}),
+        ("statistics", {"lgrnet": {"1": 5}}),
+        ("statistics", {"lgrnet": {"1": {"v0": {}}}}),
+        ("statistics", {"lgrnet": {"1": {"v0": "AAAA"}}}),
+        ("statistics", {"lgrnet": {"1": {"other": "AAAAAAAAAAA="}}}),
+        ("numbers", 5),
+        ("numbers", [{}]),
+        ("numbers", [{"video": [], "frames": 1}]),
+        ("numbers", [{"video": "v0", "frames": "many"}]),
+    ],
+)
+def test_results_of_wrong_types_are_refused(key, value, tmp_path):
+    good = _result(1, protocols=(LGRNetProtocol,))
+    (tmp_path / "bad.json").write_text(json.dumps({**good, key: value}))
+    with pytest.raises(DataError, match="score the masks again|has other classes"):
+        compare(good, read_results(tmp_path / "bad.json").popitem()[1], PROTOCOLS)

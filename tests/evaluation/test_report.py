@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lgrnet.evaluation import Evaluator, LGRNetProtocol, write_report
+from lgrnet.evaluation.report import _write_csv, write_whole
 from lgrnet.records import Prediction
 
 
@@ -54,6 +55,22 @@ def test_undefined_number_is_null_and_empty(tmp_path):
         rows = {(r["frame"], r["metric"]): r["value"] for r in csv.DictReader(file)}
     assert rows["0", "sensitivity"] == "" and float(rows["1", "sensitivity"]) == 0
     assert "NaN" not in paths["report.json"].read_text()
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path):
+    def rows():
+        yield {"a": 1}
+        raise OSError("no space left")
+
+    for write in (
+        lambda path: _write_csv(path, ("a",), rows()),
+        lambda path: write_whole(path, map(str.upper, ["x", None])),
+    ):
+        path = tmp_path / "found"
+        path.write_text("old")
+        with pytest.raises((OSError, TypeError)):
+            write(path)
+        assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_protocols_that_differ_are_not_put_in_one_table(tmp_path):

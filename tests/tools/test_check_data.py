@@ -207,6 +207,8 @@ def test_only_notes_are_no_failure(copy, tmp_path):
         (["nowhere"], "not a folder"),
         (["empty"], "holds no data"),
         (["set", "--split", "train"], "NAME=VIDEO"),
+        (["set", "--split", "train=v1", "test=w2"], "--split has 'w2', which no video fits; there are"),
+        (["set", "--split", "train=v1,v2", "test=v2"], "--split has the video 'v2' in train and in test"),
         (["set", "--patient_of", "("], "regular expression"),
         (["set", "--label_map", "1:2"], "label_map"),
         (["set", "--label_map", "blue"], "label_map"),

@@ -258,6 +258,45 @@ def test_two_results_are_compared_as_files_and_as_folders(trees, capsys):
     assert "no.json cannot be read" in capsys.readouterr().err
 
 
+def test_clips_of_which_vps_drops_every_frame_are_told(tmp_path, capsys):
+    for video, frames in (("a", 1), ("b", 2), ("c", 3)):
+        for frame in range(frames):
+            _save(tmp_path / "gt" / video / f"{frame}.png", _disc(0))
+    told = ["--pred", str(tmp_path / "gt"), "--gt", str(tmp_path / "gt"), "--protocol"]
+    assert score_masks.main([*told, "all"]) == 0
+    words = "2 videos (a, b) have two annotated frames or fewer, and vps drops the first and the last"
+    assert words in capsys.readouterr().err
+    assert score_masks.main([*told, "lgrnet"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
+def test_a_folder_in_place_of_a_file_is_told_before_the_work(trees, capsys):
+    (trees / "found.json").mkdir()
+    assert _run(trees, "--protocol", "lgrnet", "--json", str(trees / "found.json")) == 2
+    error = capsys.readouterr().err
+    assert "found.json is a folder; expected a file to write" in error and "1 of" not in error
+    (trees / "file").write_text("mine")
+    assert _run(trees, "--protocol", "lgrnet", "--out", str(trees / "file")) == 2
+    assert "file is a file; expected a folder to write" in capsys.readouterr().err
+    assert (trees / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("as_files", [True, False])
+def test_common_videos_of_different_frames_are_not_compared(as_files, tmp_path, capsys):
+    for side, videos in (("a", "vw"), ("b", "wx")):
+        for video in videos:
+            for frame in range(4):
+                _save(tmp_path / f"gt_{side}/{video}/{frame}.png", _disc())
+                if (video, frame) != ("w", 1 if side == "a" else 2):
+                    _save(tmp_path / f"{side}/{video}/{frame}.png", _disc(1))
+        told = ["--pred", str(tmp_path / side), "--gt", str(tmp_path / f"gt_{side}"), "--protocol", "lgrnet"]
+        assert score_masks.main([*told, "--allow_missing", "--json", str(tmp_path / f"{side}.json")]) == 0
+    second = str(tmp_path / "b.json") if as_files else str(tmp_path / "b")
+    more = [] if as_files else ["--gt", str(tmp_path / "gt_b"), "--allow_missing", "--protocol", "lgrnet"]
+    assert score_masks.main(["--compare", str(tmp_path / "a.json"), second, "--common", *more]) == 2
+    assert "lack different frames of the same videos: 2 frames (w/1, w/2)" in capsys.readouterr().err
+
+
 def test_slices_of_users_tables(trees, capsys):
     (trees / "a.csv").write_text("video,SI,location\ncase1_1,yes,C\ncase2,no,T\n")
     (trees / "train/Frame/case1_2").mkdir(parents=True)

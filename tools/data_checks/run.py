@@ -22,7 +22,7 @@ from data_checks import coco, judge, leaks, pairs, published, texts, videos
 from data_checks.kinds import ERROR, NOTE, WARNING, Finding
 from data_checks.masks import look_at_mask
 from data_checks.pictures import Look, Unreadable, look_at_frame, open_bytes
-from data_checks.sets import Group, assign_splits, find_groups, loose_groups, patient_in, patient_rule
+from data_checks.sets import Group, assign_splits, check_chosen, find_groups, loose_groups, patient_in, patient_rule
 from data_checks.tree import Folder, join, walk
 from lgrnet.records import DataError, LabelMap
 
@@ -224,6 +224,7 @@ def _places(
     known = next((KNOWN[name] for name in KNOWN if name in source), (None, {}))
     listed = note.get("patients") if isinstance(note.get("patients"), dict) else {}
     rule = rule or patient_rule(known[0])
+    check_chosen(groups, options.split)
     split = options.split or known[1]
     roles = assign_splits(groups, split)
     places = {}

@@ -187,6 +187,20 @@ def assign_splits(groups: Sequence[Group], chosen: Mapping[str, Sequence[str]]) 
     return roles
 
 
+def check_chosen(groups: Sequence[Group], chosen: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for a pattern that no video fits, and a video that is named in two splits: with either, a leak
+    would not be seen."""
+    videos = {group.video_of(frame) for group in groups for frame in group.frames}
+    places: dict[str, str] = {}
+    for split, patterns in chosen.items():
+        for pattern in patterns:
+            if not any(fnmatchcase(video, pattern) for video in videos):
+                there = ", ".join(sorted(videos, key=natural_key)[:5])
+                raise ValueError(f"--split has {pattern!r}, which no video fits; there are {there}, ...")
+            if pattern in videos and places.setdefault(pattern, split) != split:
+                raise ValueError(f"--split has the video {pattern!r} in {places[pattern]} and in {split}; name it once")
+
+
 def patient_rule(regex: str | None) -> re.Pattern[str]:
     """The rule by which a video's name gives its patient; `regex` None: a number after case, patient, pat or subject.
 
