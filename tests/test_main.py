@@ -146,6 +146,13 @@ def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call,
         (["train.init_weights=none.safetensors"], "does not exist"),
         (["train.backbone_weights=none.pth"], "ToyModel has no backbone"),
         (["train.steps"], "key=value"),
+        (["train.workers=-1"], "train.workers is -1; it must be 0 (none) or more"),
+        (["train.pictures=-1"], "train.pictures is -1"),
+        (["train.clip_norm=nan"], "train.clip_norm is nan"),
+        (["train.seed=-1"], "train.seed is -1; it must be in 0..4294967295"),
+        (["train.seed=4294967296"], "train.seed is 4294967296"),
+        (["train.eval_chunk=0"], "train.eval_chunk is 0; it must be at least 1, or null"),
+        (["train.sizes=[16,0]"], "train.sizes is [16, 0]"),
     ],
 )
 def test_mistakes_end_in_one_line(call, tmp_path, arguments, says):
