@@ -153,6 +153,8 @@ def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call,
         (["train.seed=4294967296"], "train.seed is 4294967296"),
         (["train.eval_chunk=0"], "train.eval_chunk is 0; it must be at least 1, or null"),
         (["train.sizes=[16,0]"], "train.sizes is [16, 0]"),
+        (["train.device=gpu"], "device is 'gpu'; expected cpu or cuda"),
+        (["train.device=cuda:1"], "device is 'cuda:1'"),
     ],
 )
 def test_mistakes_end_in_one_line(call, tmp_path, arguments, says):

@@ -41,7 +41,16 @@ from lgrnet.ops.backends import BackendError
 from lgrnet.records import DataError, VideoRecord
 
 CHECKPOINTS = "checkpoints"
-USER_ERRORS = (ConfigError, DataError, CheckpointError, OfficialWeightsError, TrainingError, BackendError, MemoryError)
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    OfficialWeightsError,
+    TrainingError,
+    BackendError,
+    distributed.DeviceError,
+    MemoryError,
+)
 """What a user can mend: the message is enough, a traceback would hide it."""
 
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "safetensors", "hydra-zen")
