@@ -131,6 +131,15 @@ def test_an_error_that_no_user_can_mend_keeps_its_traceback(call, tmp_path, monk
         call("--trainer_mode", "train", "--out_dir", tmp_path)
 
 
+def test_ctrl_c_outside_of_training_is_one_line(call, tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lgrnet.engine.run.evaluate", interrupted)
+    status, _, error = call("--trainer_mode", "eval", "--out_dir", tmp_path)
+    assert status == 130 and error.startswith("error: stopped by Ctrl-C") and error.count("\n") == 1
+
+
 def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call, tmp_path, monkeypatch):
     waited = []
     monkeypatch.setenv("RANK", "3")
