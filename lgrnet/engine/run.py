@@ -208,7 +208,10 @@ def _start(checkpointer: Checkpointer, resume: bool) -> Checkpoint | None:
         return None
     start = checkpointer.latest()
     if start is None:
-        raise CheckpointError(f"{checkpointer.folder} holds no whole checkpoint to resume; use --trainer_mode train")
+        other = " and another --out_dir" if there else ""
+        raise CheckpointError(
+            f"{checkpointer.folder} holds no whole checkpoint to resume; use --trainer_mode train{other}"
+        )
     return start
 
 
