@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot use {error.filename}: {error.strerror}; give run folders and a picture", file=sys.stderr)
+        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
+        print(f"error: cannot use {place}; give run folders and a picture", file=sys.stderr)
         return 2
     for name, points in lines.items():
         print(f"{name}: {options.metric} {points[-1][1]:.4f} after {points[-1][0]:.1f} minutes")

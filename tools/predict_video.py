@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         lines = predict_video(options.input, options.out, *settings)
     except OSError as error:
-        print(f"error: cannot use {error.filename}: {error.strerror}; check INPUT and --out", file=sys.stderr)
+        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
+        print(f"error: cannot use {place}; check INPUT and --out", file=sys.stderr)
         return 2
     except (DataError, CheckpointError, ConfigError, MemoryError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
