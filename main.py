@@ -64,9 +64,7 @@ def main() -> int:
             complain(str(error))
             return 2
     except KeyboardInterrupt:
-        complain(
-            "stopped by Ctrl-C; what was saved before is whole, and a training goes on with train_resume"
-        )
+        complain("stopped by Ctrl-C; what was saved before is whole, and a training goes on with train_resume")
         return INTERRUPTED
     return 0
 
