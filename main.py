@@ -1,6 +1,7 @@
 """Trains and evaluates:  python main.py --config_file configs/demo/phantom.py --trainer_mode train [key=value ...]
 
-Ends with status 0 (also when it was asked to stop and has saved), or 2 with one line that says what to mend.
+Ends with status 0 (also when it was asked to stop and has saved), 2 with one line that says what to mend, or
+130 after a Ctrl-C outside of training, or a second one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MODES = ("train", "train_attmpt", "train_resume", "eval")
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, where nothing more was saved."""
 RANK_0_FIRST = 3.0
 """Seconds that the other processes give rank 0 to tell an error."""
 
@@ -52,13 +55,17 @@ def run(options: argparse.Namespace) -> None:
 def main() -> int:
     """Runs the command line; mistakes that a user can mend end in one line instead of a traceback."""
     options = parse()
-    from lgrnet.engine.run import USER_ERRORS
-
     try:
-        run(options)
-    except USER_ERRORS as error:
-        complain(str(error))
-        return 2
+        from lgrnet.engine.run import USER_ERRORS
+
+        try:
+            run(options)
+        except USER_ERRORS as error:
+            complain(str(error))
+            return 2
+    except KeyboardInterrupt:
+        complain("stopped by Ctrl-C; what was saved before is whole, and a training goes on with train_resume")
+        return INTERRUPTED
     return 0
 
 

@@ -95,6 +95,9 @@ def compose(sections: Mapping[str, Any], overrides: Iterable[str] = (), source: 
         raise ConfigError(f"{source} does not build: {error}") from error
     for override in overrides:
         _apply(config, override)
+    for section in config:
+        if config[section] is None:
+            raise ConfigError(f"section {section} of {source} is null; every one of {', '.join(SECTIONS)} is needed")
     return config
 
 

@@ -22,6 +22,10 @@ from torch import Tensor
 _TIMEOUT = timedelta(hours=1)
 
 
+class DeviceError(RuntimeError):
+    """The device or the processes that were asked for are not there; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Context:
     """This process: rank of world_size, local_rank on its machine, and the device that it computes on.
@@ -47,14 +51,15 @@ def init(device: str | torch.device | None = None, timeout: timedelta = _TIMEOUT
     device   "cpu" keeps off the GPUs; None takes the GPU of this local rank, or the CPU of a machine without one
     timeout  how long a rank waits for the others before it gives up with an error
 
-    Raises RuntimeError when torchrun's variables are there only in part, or more processes were started than GPUs.
+    Raises DeviceError when torchrun's variables are there only in part, more processes were started than GPUs, or
+    `device` is none that torch knows, or one certain GPU.
     """
     given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     if given["RANK"] is None and given["WORLD_SIZE"] is None:
         return Context(0, 1, 0, _device(device, 0))
     missing = [name for name, value in given.items() if value is None]
     if missing:
-        raise RuntimeError(f"torchrun's variables are incomplete: {', '.join(missing)} is not set; start with torchrun")
+        raise DeviceError(f"torchrun's variables are incomplete: {', '.join(missing)} is not set; start with torchrun")
     rank_, world, local = (int(given[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     place = _device(device, local)
     if place.type == "cuda":
@@ -162,17 +167,35 @@ def _joined() -> bool:
 
 
 def _device(asked: str | torch.device | None, local_rank: int) -> torch.device:
-    if asked is not None and torch.device(asked).type != "cuda":
-        return torch.device(asked)
+    wanted = None if asked is None else _known_device(asked)
+    if wanted is not None and wanted.type != "cuda":
+        return wanted
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if local_rank < count:
         return torch.device("cuda", local_rank)
-    if asked is not None or count:
-        raise RuntimeError(
+    if count:
+        raise DeviceError(
             f"local rank {local_rank} has no GPU of its own, torch sees {count}; "
-            f"start {count or 'no'} processes per machine, or ask for device cpu"
+            f"start {count} processes per machine, or ask for device cpu"
         )
+    if wanted is not None:
+        raise DeviceError("device cuda was asked for, but torch sees no GPU; ask for device cpu")
     return torch.device("cpu")
+
+
+def _known_device(asked: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"device is {str(asked)!r}; expected cpu or cuda, or null for a GPU where there is one"
+        ) from error
+    if device.type == "cuda" and device.index is not None:
+        raise DeviceError(
+            f"device is {str(asked)!r}, but every process takes the GPU of its local rank; ask for cuda, and choose "
+            "GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    return device
 
 
 def _collective_device() -> torch.device:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from lgrnet.checkpoint import ALLOWED
 from lgrnet.config import SECTIONS, ConfigError, build, build_json, load_config, to_json
 from lgrnet.data.still_datasets import SVANET_CLASSES
-from lgrnet.engine.run import evaluation_protocols
+from lgrnet.engine.parts import evaluation_protocols
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.losses.published_criteria import SSFormerCriterion

@@ -122,8 +122,14 @@ def test_variables_that_are_there_in_part(monkeypatch):
 
 def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no GPU of its own, torch sees 0.*device cpu"):
+    with pytest.raises(distributed.DeviceError, match="cuda was asked for, but torch sees no GPU; ask for device cpu"):
         distributed.init("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(distributed.DeviceError, match="local rank 1 has no GPU of its own, torch sees 1; start 1 proc"):
+        distributed._device(None, 1)
+    with pytest.raises(distributed.DeviceError, match="'cuda:1'.*CUDA_VISIBLE_DEVICES"):
+        distributed.init("cuda:1")
 
 
 def test_gathering_refuses_objects():

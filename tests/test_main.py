@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 import main
 from lgrnet.checkpoint.checkpointer import Checkpointer
+from lgrnet.config import load_config
 from lgrnet.engine import run as engine
-from tests.engine.runs import CONFIG, ROOT, write_videos
+from lgrnet.engine.parts import evaluation_protocols, evaluation_sets
+from tests.engine.runs import CONFIG, PHANTOM, ROOT, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,8 @@ def test_what_is_evaluated_before_a_failure_is_in_the_summary(call, tmp_path, mo
     call("--trainer_mode", "train", *resumed, "train.steps=4", "train.eval_every=0", "train.eval_last=false")
     evaluate = engine._evaluate
 
-    def fail_at_4(config, settings, sets, target, *others):
-        return 1 / 0 if target.name == "step_00000004" else evaluate(config, settings, sets, target, *others)
+    def fail_at_4(config, settings, sets, options, target, *others):
+        return 1 / 0 if target.name == "step_00000004" else evaluate(config, settings, sets, options, target, *others)
 
     monkeypatch.setattr(engine, "_evaluate", fail_at_4)
     with pytest.raises(ZeroDivisionError):
@@ -128,6 +131,15 @@ def test_an_error_that_no_user_can_mend_keeps_its_traceback(call, tmp_path, monk
         call("--trainer_mode", "train", "--out_dir", tmp_path)
 
 
+def test_ctrl_c_outside_of_training_is_one_line(call, tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lgrnet.engine.run.evaluate", interrupted)
+    status, _, error = call("--trainer_mode", "eval", "--out_dir", tmp_path)
+    assert status == 130 and error.startswith("error: stopped by Ctrl-C") and error.count("\n") == 1
+
+
 def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call, tmp_path, monkeypatch):
     waited = []
     monkeypatch.setenv("RANK", "3")
@@ -146,12 +158,49 @@ def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call,
         (["train.init_weights=none.safetensors"], "does not exist"),
         (["train.backbone_weights=none.pth"], "ToyModel has no backbone"),
         (["train.steps"], "key=value"),
+        (["train.workers=-1"], "train.workers is -1; it must be 0 (none) or more"),
+        (["train.pictures=-1"], "train.pictures is -1"),
+        (["train.clip_norm=nan"], "train.clip_norm is nan"),
+        (["train.seed=-1"], "train.seed is -1; it must be in 0..4294967295"),
+        (["train.seed=4294967296"], "train.seed is 4294967296"),
+        (["train.eval_chunk=0"], "train.eval_chunk is 0; it must be at least 1, or null"),
+        (["train.sizes=[16,0]"], "train.sizes is [16, 0]"),
+        (["train.sizes=[16,18]"], "train.sizes has 18; every size must be a multiple of 4"),
+        (["train.metric=dise"], "one of dice, iou (the first of data.protocols), or of one set, such as dice_toy"),
+        (["model=null"], "section model of config file"),
+        (["criterion=null"], "section criterion of config file"),
+        (["data.train=null"], "section data.train is null"),
+        (["model.channels=-4"], "section model does not build: Trying to create tensor with negative dimension"),
+        (["train.device=gpu"], "device is 'gpu'; expected cpu or cuda"),
+        (["train.device=cuda:1"], "device is 'cuda:1'"),
     ],
 )
 def test_mistakes_end_in_one_line(call, tmp_path, arguments, says):
     status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path / "run", *arguments)
     assert status == 2 and error.startswith("error: ") and says in error and "Traceback" not in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_evaluation_would_refuse_is_refused_before_training(call, data, tmp_path):
+    def refused(says, *arguments, root=data):
+        out = ["--out_dir", tmp_path / "run", "train.eval_every=0"]
+        status, _, error = call("--trainer_mode", "train", *out, *arguments, root=root)
+        assert status == 2 and error.startswith("error: ") and error.count("\n") == 1 and says in error
+        assert not (tmp_path / "run").exists()
+
+    phantom = ["--config_file", PHANTOM, f"data.train.records.root={data}", f"data.eval.test.root={data}"]
+    refused("form is 'clip'", *phantom, "data.instances=clip")
+    refused("none.json cannot be read", *phantom, "data.attributes=none.json")
+    shutil.copytree(data / "Frame", tmp_path / "bare" / "Frame")
+    refused("is annotated", "data.eval.toy.masks=null", root=tmp_path / "bare")
+
+
+def test_null_takes_an_evaluation_set_or_a_protocol_out(data):
+    config = load_config(PHANTOM, [f"data.eval.test.root={data}", "data.protocols.lgrnet=null"])
+    assert list(evaluation_sets(config)) == ["test"]
+    assert [protocol.id for protocol in evaluation_protocols(config)] == ["vps", "over-time"]
+    config = load_config(PHANTOM, ["data.eval.test=null"])
+    assert evaluation_sets(config) == {}
 
 
 def test_mistakes_in_paths(call, tmp_path):

@@ -12,34 +12,47 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lgrnet.engine.log import read_log  # noqa: E402
+from lgrnet.engine.log import EVENTS_FILE, read_log  # noqa: E402
 from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
-from lgrnet.records import DataError, list_videos, read_mask, write_frame  # noqa: E402
+from lgrnet.records import IMAGE_SUFFIXES, DataError, list_videos, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import curves  # noqa: E402
 
 
 def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
     """(minutes of training, mean score over the sets) of every evaluation of a run."""
-    scores = {line["step"]: line["mean"][metric] for line in read_log(run) if line["type"] == "evaluation"}
+    scores = {line["step"]: line["mean"] for line in read_log(run) if line["type"] == "evaluation"}
     begun, paused, points = None, 0.0, []
-    for text in (run / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(text)
+    for event in _events(run):
         if event["type"] == "start":
             begun = event["time"]
         elif event["type"] == "resume":
             raise DataError(f"run {run} was interrupted and resumed; its minutes are not known")
-        elif event["type"] == "evaluated":
+        elif event["type"] == "evaluated" and event["step"] in scores:
             paused += event["seconds"]
-            points.append(((event["time"] - begun - paused) / 60, scores[event["step"]]))
+            given = scores[event["step"]]
+            if metric not in given:
+                raise DataError(f"run {run} has no {metric!r}; it has {', '.join(given)}")
+            points.append(((event["time"] - begun - paused) / 60, float(given[metric])))
     if not points:
         raise DataError(f"run {run} has no evaluation yet; train with train.eval_every above 0")
     return points
+
+
+def _events(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of events.jsonl, up to one that was cut by a kill."""
+    for text in (run / EVENTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:
+            return
 
 
 def _truths(root: Path, videos: list[str]) -> list[np.ndarray]:
@@ -56,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fit", nargs="*", default=[], help="videos of ROOT to choose the mask from; all if left out")
     parser.add_argument("--out", type=Path, required=True, help="the picture to write, .png")
     options = parser.parse_args(arguments)
+    if options.out.suffix.lower() not in IMAGE_SUFFIXES:
+        parser.error(f"--out {options.out} is no picture; give a name that ends in .png")
     try:
         lines = {run.name: scores_over_time(run, options.metric) for run in options.runs}
         if options.constant is not None:
@@ -63,10 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
             level = best_constant(truths, _truths(options.constant, options.fit))
             end = max(minutes for points in lines.values() for minutes, _ in points)
             lines["constant mask"] = [(0.0, level), (end, level)]
-    except (DataError, FileNotFoundError, KeyError) as error:
+        write_frame(options.out, curves(lines, "Unseen videos", "minutes of training", options.metric))
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_frame(options.out, curves(lines, "Unseen videos", "minutes of training", options.metric))
+    except OSError as error:
+        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
+        print(f"error: cannot use {place}; give run folders and a picture", file=sys.stderr)
+        return 2
     for name, points in lines.items():
         print(f"{name}: {options.metric} {points[-1][1]:.4f} after {points[-1][0]:.1f} minutes")
     print(options.out)

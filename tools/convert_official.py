@@ -43,6 +43,8 @@ def convert(source: Path, destination: Path, config_file: Path, backbone: bool =
 
     Raises ConfigError, OfficialWeightsError or CheckpointError for a config, source or destination that is unusable.
     """
+    if destination.suffix != ".safetensors":
+        raise CheckpointError(f"{destination} is no name for weights; give one that ends in .safetensors")
     config = load_config(config_file)
     model = build(config.model)
     state = read_official(source)

@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="keep single precision")
     options = parser.parse_args(arguments)
     try:
+        if options.target.suffix != ".safetensors":
+            raise CheckpointError(f"{options.target} is no name for weights; give one that ends in .safetensors")
         state, metadata = read_weights(resolve(options.source))
         if not options.full:
             state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}

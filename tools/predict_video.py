@@ -70,7 +70,7 @@ def predict_video(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0, or 2 with a message."""
+    """The command line; 0, 2 with a message, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help="a folder of frames, an image or a video file")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -87,9 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = (options.weights, options.size, options.device, options.chunk, options.precision)
     try:
         lines = predict_video(options.input, options.out, *settings)
-    except (DataError, CheckpointError, ConfigError, MemoryError, ValueError, OSError) as error:
+    except OSError as error:
+        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
+        print(f"error: cannot use {place}; check INPUT and --out", file=sys.stderr)
+        return 2
+    except (DataError, CheckpointError, ConfigError, MemoryError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"error: stopped by Ctrl-C; every file in {options.out} is whole", file=sys.stderr)
+        return 130
     print("\n".join(lines))
     return 0
 

@@ -35,7 +35,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--table", action="store_true", help="write the table, train nothing")
     what.add_argument("--one", metavar="NAME", help="do this one run in this process")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of all configs")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.processes < 1:
+        parser.error(f"--processes is {options.processes}; it must be at least 1")
+    return options
 
 
 def command(options: argparse.Namespace, name: str) -> list[str]:
@@ -91,6 +94,7 @@ def work_on_one(run, name: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; mistakes that a user can mend end in one line instead of a traceback."""
     options = parse(arguments)
+    from lgrnet.checkpoint.disk import place_error
     from lgrnet.engine.grid_run import BusyError
     from lgrnet.engine.run import USER_ERRORS
 
@@ -98,6 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return work(options)
     except (*USER_ERRORS, BusyError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if (told := place_error(options.out, error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 2
 
 

@@ -79,7 +79,8 @@ def place_error(folder: Path, error: OSError) -> CheckpointError | None:
             f"cannot write {where}: {error.strerror}; {free:,} bytes are free on the disk of {folder}. "
             "Checkpoints saved before are untouched: make room, then continue with --trainer_mode train_resume"
         )
-    if error.errno in _PLACE:
+    below = error.errno == errno.ENOENT and folder.resolve() in (Path(where), *Path(where).parents)
+    if error.errno in _PLACE or below:
         return CheckpointError(f"cannot use {where}: {error.strerror}; check the path, or give another with --out_dir")
     return None
 

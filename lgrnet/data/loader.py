@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -182,7 +183,17 @@ def process_context() -> multiprocessing.context.BaseContext:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(1)
+    _leave_signals_to_parent()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_signals_to_parent() -> None:
+    """Ctrl-C and batch systems send signals to every process: the training still needs this one to end its step."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
+    # The second one ends it: PyTorch and Python send their own to a worker that hangs.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def _leave_with_parent() -> None:

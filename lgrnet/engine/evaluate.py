@@ -67,7 +67,7 @@ def evaluate_sets(
     """
     folder = Path(folder)
     for name, records in sets.items():
-        _check_set(name, records)
+        check_set(name, records)
     hashed = None if weights is None else file_hash(weights)
     evaluators = []
     for name, records in sets.items():
@@ -90,7 +90,7 @@ def evaluate_sets(
     return _write(evaluators, sets, folder, facts or {}, origin or {})
 
 
-def _check_set(name: str, records: Sequence[VideoRecord]) -> None:
+def check_set(name: str, records: Sequence[VideoRecord]) -> None:
     """Raises DataError unless the set has videos, each once, and an annotated frame; reads no file."""
     if not records:
         raise DataError(f"evaluation set {name!r} holds no video; check data.eval.{name} and data.root")

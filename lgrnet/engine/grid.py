@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 
 from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.config import SECTIONS, ConfigError, compose, read_config, run_file
+from lgrnet.engine.parts import evaluation_protocols
 from lgrnet.engine.resume import ABSENT, BACKENDS, CONFIG_FILE, differences, flat_settings, in_words, with_root
-from lgrnet.engine.run import CHECKPOINTS, evaluation_protocols
+from lgrnet.engine.run import CHECKPOINTS
 
 RUNS, RESULT_FILE, FAILURE_FILE, OUTPUT_FILE, GRID_FILE = (
     "runs",

@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.config import ConfigError, to_json
 from lgrnet.engine.grid import Grid, GridRun, Key, Metric, Published, Size, is_harmless
-from lgrnet.engine.run import USER_ERRORS, build_part, evaluation_protocols
+from lgrnet.engine.parts import build_part, evaluation_protocols
+from lgrnet.engine.run import USER_ERRORS
 from lgrnet.records import write_frame
 from lgrnet.visualize import table
 

@@ -96,14 +96,18 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log.jsonl (or of the run's folder) as dicts; a last line that was cut by a kill is left out."""
+    """The lines of a log.jsonl (or of the run's folder) as dicts; the first line that is damaged, such
+    as a last one that was cut by a kill, and all after it are left out."""
     path = Path(path)
     path = path / LOG_FILE if path.is_dir() else path
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield json.loads(text)
+            line = json.loads(text)
         except json.JSONDecodeError:
             return
+        if not isinstance(line, dict) or "step" not in line:
+            return
+        yield line
 
 
 class Terminal:

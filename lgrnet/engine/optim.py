@@ -37,7 +37,12 @@ def parameter_settings(
     decay_biases  True: biases and other vectors too, as published; False: only what has two dimensions or more
     decay_norms   True: what is owned by norms and nn.Embedding and tables, too: with decay_biases everything is decayed
                   (SSFormer, SvANet), without it all but vectors (SSFormer's reproduction study)
+
+    Raises ValueError for a rate or a decay that is negative or not finite.
     """
+    for name, value in {"lr": lr, "backbone_lr_scale": backbone_lr_scale, "weight_decay": weight_decay}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be 0 or more, and finite")
     settings: dict[str, tuple[float, float]] = {}
     seen: set[nn.Parameter] = set()
     for path, module in model.named_modules():

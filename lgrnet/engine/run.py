@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 import lgrnet
@@ -26,22 +26,32 @@ from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointE
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.checkpoint.official import OfficialWeightsError, load_backbone
 from lgrnet.checkpoint.weights import WEIGHTS_FILE, weights_file, weights_metadata
-from lgrnet.config import ConfigError, build, to_json, to_yaml
+from lgrnet.config import ConfigError, to_json, to_yaml
 from lgrnet.data.loader import ClipLoader
 from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due, score_words
 from lgrnet.engine.log import RunLog, Terminal
+from lgrnet.engine.parts import build_part, check_evaluation, evaluation_options, evaluation_sets, settings_of
 from lgrnet.engine.pictures import CURVES_FILE, PictureHook
 from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_words
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
-from lgrnet.evaluation import LGRNetProtocol, Protocol, plain_json, read_attributes
+from lgrnet.evaluation import plain_json
 from lgrnet.ops.backends import BackendError
 from lgrnet.records import DataError, VideoRecord
 
 CHECKPOINTS = "checkpoints"
-USER_ERRORS = (ConfigError, DataError, CheckpointError, OfficialWeightsError, TrainingError, BackendError, MemoryError)
+USER_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    OfficialWeightsError,
+    TrainingError,
+    BackendError,
+    distributed.DeviceError,
+    MemoryError,
+)
 """What a user can mend: the message is enough, a traceback would hide it."""
 
 _VERSIONS = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pillow", "safetensors", "hydra-zen")
@@ -60,14 +70,15 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     checkpointer = Checkpointer(folder / CHECKPOINTS, settings.keep, settings.metric, metadata, warn=_say)
     start = _start(checkpointer, resume)
     changes = {} if start is None else changed_settings(folder, config)
+    sets, options = evaluation_sets(config), evaluation_options(config)
+    check_evaluation(settings, sets, options["protocols"])
     trainer, stop = _make_trainer(config, settings, context, new=start is None), StopRequest()
     trainer.stop = stop.requested
-    sets = evaluation_sets(config)
     if start is not None:
         trainer.load_state(start.weights(), start.state())
     due = bool(sets) and start is not None and evaluation_due(settings, start.step)
     redo = distributed.agree(due and not start.metrics)
-    evaluate = partial(_evaluate_checkpoint, config, settings, sets, folder, context.device)
+    evaluate = partial(_evaluate_checkpoint, config, settings, sets, options, folder, context.device)
     with stop:
         if distributed.is_main():
             _keep_config(config, folder, start, changes)
@@ -92,6 +103,7 @@ def evaluate(
     settings, sets = settings_of(config), evaluation_sets(config)
     if not sets:
         raise ConfigError("the config has no evaluation set; add one to data.eval")
+    options = evaluation_options(config)
     _prepare_torch(settings, context.device)
     model = build_part(config, "model").to(context.device)
     results: dict[str, SetScores] = {}
@@ -99,49 +111,14 @@ def evaluate(
         load_weights(model, path)
         name = _name(path)
         target = Path(folder) / "eval" / name
-        results[name] = _evaluate(config, settings, sets, target, context.device, model.eval(), weights_file(path))
+        results[name] = _evaluate(
+            config, settings, sets, options, target, context.device, model.eval(), weights_file(path)
+        )
         if distributed.is_main():
             _print_scores(name, results[name], target)
             summary = json.dumps(plain_json(results), indent=1, allow_nan=False)
             write_atomic(Path(folder) / "eval" / "summary.json", summary.encode())
     return results
-
-
-def build_part(config: DictConfig, key: str, *args: Any) -> Any:
-    """What a dotted key of the config builds; with `args` the node is a partial one (zen_partial), called with them.
-
-    Raises ConfigError with that key for arguments that a class refuses.
-    """
-    try:
-        part = build(OmegaConf.select(config, key))
-        return part(*args) if args else part
-    except (TypeError, ValueError) as error:
-        # An error of a kind of its own, such as DataError, already says where it comes from.
-        if type(error) in (TypeError, ValueError):
-            raise ConfigError(f"config section {key} does not build: {error}") from error
-        raise
-
-
-def settings_of(config: DictConfig) -> TrainSettings:
-    """The `train` section as settings. Raises ConfigError for values that are out of range."""
-    settings = build_part(config, "train")
-    if not isinstance(settings, TrainSettings):
-        raise ConfigError(
-            f"the section train builds a {type(settings).__name__}; it must be builds(TrainSettings, ...)"
-        )
-    return settings
-
-
-def evaluation_sets(config: DictConfig) -> dict[str, Sequence[VideoRecord]]:
-    """The videos of every entry of data.eval."""
-    nodes = config.data.get("eval") or {}
-    return {name: build_part(config, f"data.eval.{name}") for name in nodes}
-
-
-def evaluation_protocols(config: DictConfig) -> list[Protocol]:
-    """What scores the evaluation sets: every entry of data.protocols, LGRNet's protocol where there is none."""
-    nodes = config.data.get("protocols") or {}
-    return [build_part(config, f"data.protocols.{name}") for name in nodes] or [LGRNetProtocol()]
 
 
 def run_folder(config_file: str | Path) -> Path:
@@ -182,6 +159,9 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
         _load_initial(model, settings)
     model = model.to(context.device, torch.float64 if settings.precision == "fp64" else torch.float32)
     optimizer = build_part(config, "optimizer", model)
+    odd = [size for size in settings.sizes if size % model.stride]
+    if odd:
+        raise ConfigError(f"train.sizes has {odd[0]}; every size must be a multiple of {model.stride} for this model")
     loader = ClipLoader(
         build_part(config, "data.train"),
         settings.batch_size,
@@ -228,7 +208,10 @@ def _start(checkpointer: Checkpointer, resume: bool) -> Checkpoint | None:
         return None
     start = checkpointer.latest()
     if start is None:
-        raise CheckpointError(f"{checkpointer.folder} holds no whole checkpoint to resume; use --trainer_mode train")
+        other = " and another --out_dir" if there else ""
+        raise CheckpointError(
+            f"{checkpointer.folder} holds no whole checkpoint to resume; use --trainer_mode train{other}"
+        )
     return start
 
 
@@ -287,6 +270,7 @@ def _evaluate_checkpoint(
     config: DictConfig,
     settings: TrainSettings,
     sets: dict[str, Sequence[VideoRecord]],
+    options: dict[str, Any],
     folder: Path,
     device: torch.device,
     model: nn.Module,
@@ -294,30 +278,25 @@ def _evaluate_checkpoint(
     checkpoint: Checkpoint | None,
 ) -> SetScores:
     weights = None if checkpoint is None else weights_file(checkpoint.path)
-    return _evaluate(config, settings, sets, folder / "eval" / f"step_{step:08d}", device, model, weights)
+    return _evaluate(config, settings, sets, options, folder / "eval" / f"step_{step:08d}", device, model, weights)
 
 
 def _evaluate(
     config: DictConfig,
     settings: TrainSettings,
     sets: dict[str, Sequence[VideoRecord]],
+    options: dict[str, Any],
     target: Path,
     device: torch.device,
     model: nn.Module,
     weights: Path | None,
 ) -> SetScores:
-    size = tuple(config.data.size)
-    facts = {"weights": None if weights is None else str(weights), "size": list(size)}
-    options = {"chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights, "facts": facts}
-    options["resize"] = config.data.get("resize") or "bilinear"
-    options["protocols"] = evaluation_protocols(config)
+    facts = {"weights": None if weights is None else str(weights), "size": list(options["size"])}
+    options = {**options, "chunk": settings.eval_chunk, "pictures": settings.pictures, "weights": weights}
     if distributed.is_main():
         options["origin"] = {**describe_origin(), "config": to_yaml(config)}
-    options["instances"] = config.data.get("instances")
-    if config.data.get("attributes"):
-        options["attributes"] = read_attributes(config.data.attributes)
     # A progress bar that is on the terminal puts printed lines above itself.
-    return evaluate_sets(model, sets, target, size, device, **options, say=partial(print, flush=True))
+    return evaluate_sets(model, sets, target, device=device, facts=facts, **options, say=partial(print, flush=True))
 
 
 def _print_scores(name: str, sets: SetScores, target: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp64")
+_LARGEST_SEED = 2**32 - 1
+"""What numpy's generator takes."""
 
 
 @dataclass
@@ -88,6 +90,12 @@ class TrainSettings:
             yield f"train.precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"
         if not 0 <= self.ema < 1:
             yield f"train.ema is {self.ema}; it must be in 0..1, for example 0.999 (0: none)"
-        for name in ("clip_norm", "eval_every", "freeze_steps"):
-            if getattr(self, name) < 0:
-                yield f"train.{name} is {getattr(self, name)}; it must not be negative (0: none)"
+        for name in ("clip_norm", "eval_every", "freeze_steps", "workers", "pictures"):
+            if not getattr(self, name) >= 0:
+                yield f"train.{name} is {getattr(self, name)}; it must be 0 (none) or more"
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            yield f"train.seed is {self.seed}; it must be in 0..{_LARGEST_SEED}"
+        if self.eval_chunk is not None and self.eval_chunk < 1:
+            yield f"train.eval_chunk is {self.eval_chunk}; it must be at least 1, or null: as many as the model says"
+        if any(size < 1 for size in self.sizes):
+            yield f"train.sizes is {list(self.sizes)}; every size must be at least 1 ([]: frames stay as they come)"

@@ -138,6 +138,8 @@ class Trainer:
         else:
             # Statistics of normalisation layers have already seen this batch.
             _copy_all(self.model.buffers(), self._buffers)
+            # The schedule goes on over a skipped step; torch takes that for a mistake when it is the first one.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()

@@ -38,7 +38,7 @@ class Predictor:
         chunk: int | None = None,
         resize: str = "bilinear",
     ):
-        self.size, self.device, self.resize = as_size(size), torch.device(device), check_eval_rule(resize)
+        self.size, self.device, self.resize = as_size(size), _device(device), check_eval_rule(resize)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {str(device)!r}, but PyTorch sees no GPU here; use device cpu")
         self.model = model.to(self.device)
@@ -143,3 +143,10 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device is {str(name)!r}; expected cpu or cuda") from error

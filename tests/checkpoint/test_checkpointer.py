@@ -256,6 +256,12 @@ def test_other_files_on_a_full_or_closed_disk(tmp_path, number):
     assert str(tmp_path) in str(disk.place_error(tmp_path, OSError(errno.ENOSPC, "full")))
 
 
+def test_a_folder_that_cannot_be_made_is_a_place_and_a_file_missing_elsewhere_is_not(tmp_path):
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "run" / "eval"))
+    assert "give another with --out_dir" in str(disk.place_error(tmp_path / "run", missing))
+    assert disk.place_error(tmp_path / "other", missing) is None
+
+
 def test_litter_of_a_killed_save_is_no_checkpoint_and_goes(keeper):
     litter = keeper.folder / ".tmp_step_00000004"
     litter.mkdir()

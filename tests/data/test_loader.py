@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -197,6 +198,27 @@ def members(session: int) -> list[str]:
         if int(numbers[2]) == session and state != "Z":
             found.append(status.parent.name)
     return found
+
+
+class _Signalled:
+    """Samples of a worker that gets a signal meanwhile, as Ctrl-C and batch systems send them to all processes."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __len__(self) -> int:
+        return 2
+
+    def sample(self, index, rng, position) -> Clip:
+        if position == 0:
+            os.kill(os.getpid(), getattr(signal, self.name))
+        return clip_of(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_request_to_stop_is_for_the_training_and_not_for_its_workers(name):
+    batches = ClipLoader(_Signalled(name), 1, seed=0, workers=1, stride=1).batches()
+    assert next(batches).frames.shape == (1, 1, 3, 4, 4)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -107,7 +107,7 @@ def test_a_model_without_backbone_is_refused():
 
 
 def test_negative_steps_are_refused():
-    with pytest.raises(ConfigError, match="train.freeze_steps is -1; it must not be negative"):
+    with pytest.raises(ConfigError, match=r"train.freeze_steps is -1; it must be 0 \(none\) or more"):
         TrainSettings(steps=1, batch_size=1, save_every=1, freeze_steps=-1)
 
 

@@ -77,6 +77,14 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6]
 
 
+@pytest.mark.parametrize("torn", [b"[1, 2]\n", b"\xff\x00\x00", b"\0" * 64])
+def test_a_foreign_line_ends_the_log(tmp_path, torn):
+    fill(tmp_path)
+    with open(tmp_path / "log.jsonl", "ab") as file:
+        file.write(torn)
+    assert len(list(read_log(tmp_path))) == 7
+
+
 def test_a_new_run_starts_a_new_log_and_events_have_the_clock(tmp_path):
     fill(tmp_path)
     with RunLog(tmp_path) as log:

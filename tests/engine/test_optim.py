@@ -256,3 +256,9 @@ def test_adamw_is_fused_on_gpus_and_as_it_was_elsewhere():
     assert [group["fused"] for group in adamw(model).param_groups] == [None, None]
     with fake_gpu():
         assert [group["fused"] for group in adamw(moved(model)).param_groups] == [True, True]
+
+
+@pytest.mark.parametrize("wrong", [{"lr": float("inf")}, {"lr": float("nan")}, {"weight_decay": -1e-4}])
+def test_rates_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is .*; it must be 0 or more, and finite"):
+        adamw(nn.Linear(2, 2), **wrong)

@@ -186,6 +186,9 @@ def test_train_refuses_a_folder_with_checkpoints(data, straight):
 def test_resume_needs_a_checkpoint_and_the_same_stream(data, straight, tmp_path):
     with pytest.raises(CheckpointError, match="no whole checkpoint to resume; use --trainer_mode train"):
         resume(tmp_path, data)
+    (tmp_path / "checkpoints" / "step_00000003").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="use --trainer_mode train and another --out_dir"):
+        resume(tmp_path, data)
     with pytest.raises(ConfigError, match="train.seed was 2024, is 1.*Resume with the old values"):
         resume(straight, data, "train.seed=1", "train.steps=9")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
@@ -321,10 +322,16 @@ def test_stop_ends_after_the_step_and_still_calls_the_last_hooks():
         ({"batch_size": 0}, "at least 1"),
         ({"precision": "half"}, "fp32, bf16, fp16"),
         ({"ema": 1.0}, "train.ema is 1.0"),
-        ({"clip_norm": -1.0}, "not be negative"),
+        ({"clip_norm": -1.0}, "train.clip_norm is -1.0; it must be 0"),
         ({"max_skipped": 0}, "max_skipped"),
     ],
 )
 def test_settings_out_of_range(wrong, says):
     with pytest.raises(ConfigError, match=says):
         TrainSettings(**{"steps": 1, "batch_size": 1, "save_every": 1, **wrong})
+
+
+def test_a_first_step_that_is_skipped_brings_no_warning_of_torch():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [record.skipped for record in run(make(bad=range(4), steps=2))] == [True, False]

@@ -1,8 +1,10 @@
 """Runs side by side: minutes without evaluations, and what a constant mask reaches."""
 
 import json
+import math
 
 import numpy as np
+import pytest
 
 from lgrnet.records import write_frame, write_mask
 from tools.compare_runs import main, scores_over_time
@@ -14,7 +16,14 @@ def write_run(folder, scores, seconds_per_step=6.0, seconds_of_evaluation=30.0):
     now, log, events = 1000.0, [], [{"type": "start", "time": 1000.0, "step": 0}]
     for number, score in enumerate(scores, start=1):
         now += 10 * seconds_per_step + seconds_of_evaluation
-        log.append({"type": "evaluation", "step": 10 * number, "sets": {}, "mean": {"dice": score, "iou": score / 2}})
+        log.append(
+            {
+                "type": "evaluation",
+                "step": 10 * number,
+                "sets": {},
+                "mean": {"dice": score, "iou": float(score) / 2},
+            }
+        )
         events.append({"type": "evaluated", "time": now, "step": 10 * number, "seconds": seconds_of_evaluation})
     for name, lines in (("log.jsonl", log), ("events.jsonl", events)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -47,3 +56,28 @@ def test_command(tmp_path, capsys):
     assert "no evaluation yet" in capsys.readouterr().err
     assert main([str(tmp_path / "missing"), "--out", str(out)]) == 2
     assert "missing" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    run, out = write_run(tmp_path / "run", [0.5]), tmp_path / "curves.png"
+    (tmp_path / "file").write_text("")
+
+    def refused(says, *arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+    refused("has no 'dise'; it has dice, iou", run, "--metric", "dise", "--out", out)
+    refused("Not a directory", tmp_path / "file", "--out", out)
+    refused(str(tmp_path / "file"), run, "--out", tmp_path / "file" / "curves.png")
+    with pytest.raises(SystemExit):
+        main([str(run), "--out", str(tmp_path / "curves.txt")])
+    assert "no picture" in capsys.readouterr().err
+
+
+def test_a_score_that_is_not_defined_and_a_cut_line_are_no_error(tmp_path):
+    run = write_run(tmp_path / "run", ["nan", 0.7])
+    with open(run / "events.jsonl", "a") as file:
+        file.write('{"type": "eval')
+    points = scores_over_time(run, "dice")
+    assert math.isnan(points[0][1]) and points[1] == (2.0, 0.7)

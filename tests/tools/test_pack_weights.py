@@ -34,3 +34,5 @@ def test_half_the_size_and_still_a_model(tmp_path, capsys):
 def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "no.safetensors"), str(tmp_path / "out.safetensors")]) == 2
     assert "no.safetensors" in capsys.readouterr().err
+    assert main(["phantom", str(tmp_path / "out.pth")]) == 2
+    assert "ends in .safetensors" in capsys.readouterr().err and not (tmp_path / "out.pth").exists()

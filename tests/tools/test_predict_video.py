@@ -217,3 +217,14 @@ def test_scripts_start_in_a_bare_clone(script, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith("usage: "), done.stderr
     assert done.stdout.splitlines()[-1] == f"{root / 'lgrnet' / '__init__.py'} 0"
+
+
+def test_a_wrong_device_or_place_is_one_line(tool, weights, tmp_path, capsys):
+    write_frame(tmp_path / "v" / "a.png", FRAMES[0])
+    given = [str(tmp_path / "v"), "--weights", str(weights), "--out"]
+    assert tool.main([*given, str(tmp_path / "out"), "--device", "gpu"]) == 2
+    assert capsys.readouterr().err == "error: device is 'gpu'; expected cpu or cuda\n"
+    (tmp_path / "file").write_text("")
+    assert tool.main([*given, str(tmp_path / "file")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: cannot use {tmp_path / 'file'}") and error.endswith("check INPUT and --out\n")

@@ -99,6 +99,13 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
     assert "no.py does not exist" in capsys.readouterr().err
     assert main([str(GRID), "--out", str(tmp_path), "--one", "plain/repeat_9"]) == 2
     assert "no run 'plain/repeat_9'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(GRID), "--out", str(tmp_path), "--processes", "0"])
+    assert "--processes is 0" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([str(GRID), "--out", str(tmp_path / "file"), "--one", "plain/repeat_1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: cannot use {tmp_path / 'file'}") and error.count("\n") == 1
 
 
 def test_several_processes_are_started_by_torchrun(tmp_path):
