@@ -20,9 +20,9 @@ _SHOWN = 5
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file; tensors may live anywhere and share memory."""
+    """The bytes of a safetensors file, the same for the same content; tensors may live anywhere and share memory."""
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(plain, dict(metadata or {}))
+    return _in_order(safetensors.torch.save(plain, dict(metadata) if metadata else None))
 
 
 def weights_metadata(model_node: str | None, meta: Mapping[str, object] | None = None) -> dict[str, str]:
@@ -114,6 +114,17 @@ def weights_file(path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} is not a .safetensors file; {_advice(path)}")
     return path
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with sorted metadata: the library draws their order anew, and a hash tells files apart."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _advice(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ import lgrnet
 from lgrnet.checkpoint import ALLOWED, input_facts
 from lgrnet.checkpoint import described as room
 from lgrnet.checkpoint.checkpointer import CheckpointError, save_weights
+from lgrnet.checkpoint.weights import pack, read_weights, weights_metadata
 from lgrnet.config import ConfigError, build, load_config, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +43,18 @@ def test_a_plain_head_comes_back(tmp_path):
     again = lgrnet.load(tmp_path / "w.safetensors")
     assert type(again) is type(model) and not again.training
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_files_of_the_same_weights_are_the_same_bytes(tmp_path):
+    """The hash of a file stands beside every number."""
+    weights, facts = nn.Linear(3, 5).state_dict(), {name: name * 3 for name in ("é", "b\n", "c", "d", "e", "f")}
+    for i in range(12):
+        save_weights(tmp_path / f"{i}.safetensors", weights, "{}", facts)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    tensors, metadata = read_weights(tmp_path / "0.safetensors")
+    assert all(torch.equal(tensors[name], values) for name, values in weights.items())
+    assert metadata == weights_metadata("{}", facts)
+    assert safetensors.torch.load(pack(weights)).keys() == weights.keys() and safetensors.torch.load(pack({})) == {}
 
 
 def test_load_builds_from_the_file_and_leaves_the_global_generator_alone(tmp_path, monkeypatch):
