@@ -23,7 +23,7 @@ class ResidualBlock(LibraryBlock):
         if layers.keys() - paths != {"norm1", "attn", "norm2", "mlp"}:
             return False
         parts = type(layers["attn"]) is SpatialReductionAttention and type(layers["mlp"]) is DepthwiseMlp
-        return parts and layers["attn"].is_ours() and layers["mlp"].is_ours()
+        return parts and all(type(layers[name]).fits(layers[name]) for name in ("attn", "mlp"))
 
     def forward(self, x: Tensor, *size: tuple[int, int]) -> Tensor:
         """Tokens [B, H * W, C] and (H, W), or a map [B, C, H, W] -> the same shape"""
