@@ -11,9 +11,7 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import TextIO
 from lgrnet.evaluation import html_tables
 from lgrnet.evaluation.html_pictures import Album, Picture, Pictures, Wanted
 from lgrnet.evaluation.protocols import FrameRow
-from lgrnet.evaluation.report import plain_json
+from lgrnet.evaluation.report import drafted, plain_json
 
 BUDGET = 30_000_000
 """Bytes of pictures in one file."""
@@ -77,15 +75,8 @@ def write_html(
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}.html")
-    try:
-        # Names that are no text in any encoding come as lone surrogates, which UTF-8 refuses.
-        with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            _write_page(file, sets, facts or {}, budget, side)
-        os.replace(draft, path)
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with drafted(path) as file:
+        _write_page(file, sets, facts or {}, budget, side)
     return path
 
 

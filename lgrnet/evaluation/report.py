@@ -66,8 +66,8 @@ def write_json(path: Path, results: Sequence[Mapping], extra: Mapping[str, objec
 
 
 def write_whole(path: str | Path, parts: Iterable[str]) -> None:
-    """Writes a text: the file is there whole, or as it was. Names that are no text become escapes."""
-    with _drafted(Path(path)) as file:
+    """Writes a text as `drafted` does."""
+    with drafted(Path(path)) as file:
         file.writelines(parts)
 
 
@@ -179,7 +179,9 @@ def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) 
 
 
 @contextmanager
-def _drafted(path: Path) -> Iterator[TextIO]:
+def drafted(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which is then at `path` whole, or there as it was. Names that are no text (lone surrogates,
+    which UTF-8 refuses) become escapes."""
     draft = path.with_name(f".{os.getpid()}{path.suffix}")
     try:
         with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -191,7 +193,7 @@ def _drafted(path: Path) -> Iterator[TextIO]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    with _drafted(path) as file:
+    with drafted(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
