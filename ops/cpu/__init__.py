@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-VERSION = 5
+VERSION = 6
 LEVELS = ("portable", "avx2", "avx512")
 """From the plainest to the widest; the index is what `lgrnet_level` answers."""
 

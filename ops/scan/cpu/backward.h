@@ -24,27 +24,28 @@ struct Backward {
   const Gradients &grad;
   const float *checkpoints;
   int64_t clip = 0, g = 0, states;
-  int64_t ranks, fours;  // rank, and states by fours, up to whole vectors
+  int64_t ranks, padded;  // rank and states up to whole vectors
   std::vector<Block> weights;
   std::vector<Lanes> dh, dweight, dbias, dskip, drate;  // [blocks, ...]
   std::vector<Lanes> kept, decay;                       // [interval, N]: exp(delta A), alone and times the state before
   std::vector<Lanes> delta, slope;                      // [interval]: time step, and the derivative of softplus
   std::vector<Lanes> ddrive, ddelta;                    // [interval]
-  std::vector<Lanes> ddt, db, dc;                       // [interval, ranks or fours]: sums over the blocks so far
-  std::vector<const float *> b_rows, c_rows;            // [interval]: where the tokens' B and C are
+  std::vector<Lanes> ddt, db, dc;                       // [interval, ranks or padded]: sums over the blocks so far
+  std::vector<const float *> dt_rows, b_rows, c_rows;   // [interval]: where the tokens' dt, B and C are
   Tile x, dy, dx;
 
   Backward(const Problem &problem, const Gradients &gradients, const float *from)
       : p(problem), grad(gradients), checkpoints(from), states(FIXED ? FIXED : problem.states),
-        ranks((problem.rank + LANES - 1) / LANES * LANES), fours((states + LANES - 1) / LANES * (LANES / 4)),
+        ranks((problem.rank + LANES - 1) / LANES * LANES), padded((states + LANES - 1) / LANES * LANES),
         x(0, p.blocks(), p.interval), dy(x), dx(x) {
     kept.resize(p.interval * states);
     decay.resize(p.interval * states);
     for (auto *of_tokens : {&delta, &slope, &ddrive, &ddelta})
       of_tokens->resize((p.interval + STEPS - 1) / STEPS * STEPS);
     ddt.resize(p.interval * ranks);
-    db.resize(p.interval * fours);
-    dc.resize(p.interval * fours);
+    db.resize(p.interval * padded);
+    dc.resize(p.interval * padded);
+    dt_rows.resize(p.interval);
     b_rows.resize(p.interval);
     c_rows.resize(p.interval);
   }
@@ -81,6 +82,7 @@ struct Backward {
     x.gather(p, p.x, clip, order, count);
     dy.gather(p, grad.dy, clip, order, count);
     for (int64_t i = 0; i < count; ++i) {
+      dt_rows[i] = p.dt.of(clip * p.tokens + order[i], g);
       b_rows[i] = p.b.of(clip * p.tokens + order[i], g);
       c_rows[i] = p.c.of(clip * p.tokens + order[i], g);
     }
@@ -88,12 +90,8 @@ struct Backward {
     for (int64_t block = 0; block < p.blocks(); ++block) {
       weights[block].template find_steps<true>(p, clip, g, order, count, delta.data(), slope.data());
       recompute(chunk, block, count);
-      std::fill_n(ddrive.data(), count, Lanes{});
-      std::fill_n(ddelta.data(), count, Lanes{});
-      int64_t n = 0;
-      for (; n + 4 <= states; n += 4) states_back<4>(block, n, count);
-      if (n < states) rest_back(states - n, block, n, count);
-      steps_back(order, block, count);
+      tokens_back(block, count);
+      steps_back(block, count);
     }
     for (int64_t i = 0; i < count; ++i) write_sums(clip * p.tokens + order[i], i);
     // Directions add up in their order, so that the sum is the same however they are divided among threads.
@@ -134,77 +132,76 @@ struct Backward {
     }
   }
 
-  void rest_back(int64_t count, int64_t block, int64_t n, int64_t tokens) {
-    if (count == 1) states_back<1>(block, n, tokens);
-    if (count == 2) states_back<2>(block, n, tokens);
-    if (count == 3) states_back<3>(block, n, tokens);
-  }
-
-  // Up to four states, from number n on, of all tokens of the chunk: what they carry stays in registers.
-  template <int COUNT>
-  void states_back(int64_t block, int64_t n, int64_t tokens) {
-    const Lanes *rate = weights[block].rate.data() + n, *xs = x.of(block), *dys = dy.of(block);
-    Lanes dh_now[COUNT], of_rate[COUNT];
-    // One by one: an array that is copied as a whole stays in memory.
-    for (int k = 0; k < COUNT; ++k) dh_now[k] = dh[block * states + n + k];
-    for (int k = 0; k < COUNT; ++k) of_rate[k] = drate[block * states + n + k];
+  // One block of channels of a chunk, from the last token to the first.
+  void tokens_back(int64_t block, int64_t tokens) {
+    const int64_t states = FIXED ? FIXED : this->states;
+    const Lanes *rate = weights[block].rate.data(), *xs = x.of(block), *dys = dy.of(block);
+    Lanes *dh_now = &dh[block * states], *of_rate = &drate[block * states];
     for (int64_t i = tokens - 1; i >= 0; --i) {
-      const float *b = b_rows[i] + n, *c = c_rows[i] + n;
-      const Lanes *keep = &kept[i * states + n], *a = &decay[i * states + n];
+      const float *b = b_rows[i], *c = c_rows[i];
+      const Lanes *keep = &kept[i * states], *a = &decay[i * states];
       const Lanes step = delta[i], drive = step * xs[i], dyi = dys[i];
-      Lanes of_b[4] = {}, of_c[4] = {}, drives[2] = {}, deltas[2] = {};
+      Lanes *of_b = &db[i * padded], *of_c = &dc[i * padded], drives[4] = {}, deltas[4] = {};
+      const auto back = [&](int64_t n, int part) LGRNET_MEMBER {
+        const Lanes bn = all(b[n]), dhn = dh_now[n] + dyi * all(c[n]);
+        of_c[n] += dyi * (keep[n] + drive * bn);
+        of_b[n] += dhn * drive;
+        drives[part] += dhn * bn;
+        const Lanes through = dhn * keep[n];
+        deltas[part] += through * rate[n];
+        of_rate[n] += through * step;
+        dh_now[n] = dhn * a[n];
+      };
+      int64_t n = 0;
 #pragma GCC unroll 4
-      for (int k = 0; k < COUNT; ++k) {
-        const Lanes bk = all(b[k]), dhk = dh_now[k] + dyi * all(c[k]);
-        of_c[k] = dyi * (keep[k] + drive * bk);
-        of_b[k] = dhk * drive;
-        drives[k % 2] += dhk * bk;
-        const Lanes through = dhk * keep[k];
-        deltas[k % 2] += through * rate[k];
-        of_rate[k] += through * step;
-        dh_now[k] = dhk * a[k];
-      }
-      ddrive[i] += drives[0] + drives[1];
-      ddelta[i] += deltas[0] + deltas[1];
-      db[i * fours + n / 4] += sums_of_four(of_b);
-      dc[i * fours + n / 4] += sums_of_four(of_c);
+      for (; n + 4 <= states; n += 4)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) back(n + k, k);
+      for (; n < states; ++n) back(n, n % 4);
+      ddrive[i] = (drives[0] + drives[1]) + (drives[2] + drives[3]);
+      ddelta[i] = (deltas[0] + deltas[1]) + (deltas[2] + deltas[3]);
     }
-    for (int k = 0; k < COUNT; ++k) dh[block * states + n + k] = dh_now[k];
-    for (int k = 0; k < COUNT; ++k) drate[block * states + n + k] = of_rate[k];
   }
 
   // From the gradients of time steps and inputs to those of what they were made from.
-  void steps_back(const int32_t *order, int64_t block, int64_t tokens) {
+  void steps_back(int64_t block, int64_t tokens) {
     const Block &w = weights[block];
     const Lanes *xs = x.of(block), *dys = dy.of(block);
-    Lanes *dxs = dx.of(block), *of_weight = &dweight[block * p.rank];
+    Lanes *dxs = dx.of(block), of_bias = dbias[block], of_skip = dskip[block];
     for (int64_t i = tokens - 1; i >= 0; --i) {
       // rate carries log2(e) for exp2; the derivative of exp(delta A) by delta is A exp(delta A).
       const Lanes dz = (ddelta[i] * all(1.0f / LOG2_E) + ddrive[i] * xs[i]) * slope[i];
-      dskip[block] += dys[i] * xs[i];
-      dbias[block] += dz;
-      const float *dt = p.dt.of(clip * p.tokens + order[i], g);
-      for (int64_t r = 0; r < p.rank; ++r) {
-        of_weight[r] += dz * all(dt[r]);
-        ddt[i * ranks + r] += dz * w.weight[r];
-      }
+      of_bias += dz;
+      of_skip += dys[i] * xs[i];
       dxs[i] = ddrive[i] * delta[i] + dys[i] * w.skip;
+      ddelta[i] = dz;
+    }
+    dbias[block] = of_bias;
+    dskip[block] = of_skip;
+    for (int64_t r = 0; r < p.rank; ++r) {
+      const Lanes weight = w.weight[r];
+      Lanes of_weight = dweight[block * p.rank + r];
+      for (int64_t i = tokens - 1; i >= 0; --i) {
+        of_weight += ddelta[i] * all(dt_rows[i][r]);
+        ddt[i * ranks + r] += ddelta[i] * weight;
+      }
+      dweight[block * p.rank + r] = of_weight;
     }
   }
 
   // The sums over the channels of a token, when all blocks have added theirs.
   void write_sums(int64_t token, int64_t i) const {
     const int64_t row = token * p.directions + g;
-    for (int64_t r = 0; r < p.rank; r += LANES) {
-      Lanes of_four[LANES / 4];
-      for (int k = 0; k < LANES / 4; ++k) of_four[k] = sums_of_four(&ddt[i * ranks + r + 4 * k]);
-      const int count = static_cast<int>(std::min<int64_t>(LANES, p.rank - r));
-      store_part(grad.ddt + row * p.rank + r, sums_of_fours(of_four), count);
-    }
-    for (int64_t n = 0; n < states; n += LANES) {
-      const int count = static_cast<int>(std::min<int64_t>(LANES, states - n));
-      store_part(grad.db + row * states + n, sums_of_fours(&db[i * fours + n / 4]), count);
-      store_part(grad.dc + row * states + n, sums_of_fours(&dc[i * fours + n / 4]), count);
+    write_sum(&ddt[i * ranks], p.rank, grad.ddt + row * p.rank);
+    write_sum(&db[i * padded], states, grad.db + row * states);
+    write_sum(&dc[i * padded], states, grad.dc + row * states);
+  }
+
+  static void write_sum(const Lanes *sums, int64_t count, float *to) {
+    for (int64_t n = 0; n < count; n += LANES) {
+      Lanes fours[LANES / 4];
+      for (int k = 0; k < LANES / 4; ++k) fours[k] = sums_of_four(sums + n + 4 * k);
+      store_part(to + n, sums_of_fours(fours), static_cast<int>(std::min<int64_t>(LANES, count - n)));
     }
   }
 };

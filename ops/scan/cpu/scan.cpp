@@ -54,7 +54,7 @@ struct Forward {
         x.gather(p, p.x, clip, order, count);
         for (int64_t block = first; block < end; ++block)
           tile(g, block, weights[block - first], &h[(block - first) * states], start, count);
-        out.scatter<true>(p, y, clip, order, count);
+        g ? out.scatter<true>(p, y, clip, order, count) : out.scatter<false>(p, y, clip, order, count);
       }
       for (int64_t block = first; last && block < end; ++block)
         store_state(last + row + block * LANES * states, &h[(block - first) * states], p.width(block), states);
@@ -130,7 +130,7 @@ int lgrnet_scan_is_order(const int32_t *order, int64_t rows, int64_t tokens) {
 }
 
 // `strides` are those of dt, b and c: from one token to the next, and from one direction to the next.
-// y [B, L, D] is added to. initial and last [B, G, D, N] may be null, and so may checkpoints, which else has
+// initial and last [B, G, D, N] may be null, and so may checkpoints, which else has
 // [B, G, chunks, blocks, N, LANES] floats (see lgrnet_lanes). Returns 0, or 1 for more states or rank than it can do.
 int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const float *c, const float *dt_weight,
                         const float *dt_bias, const float *a, const float *skip, const int32_t *order,
@@ -141,6 +141,7 @@ int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const f
   const Rows of_dt{dt, strides[0], strides[1]}, of_b{b, strides[2], strides[3]}, of_c{c, strides[4], strides[5]};
   const Problem p{x,     of_dt, of_b,   of_c,     dt_weight,  dt_bias, a,      skip,
                   order, clips, tokens, channels, directions, rank,    states, interval};
+  if (!directions) std::fill_n(y, clips * tokens * channels, 0.0f);  // nobody else writes it
   const int64_t groups = std::min<int64_t>(p.blocks(), std::max(threads, 1));
   parallel_for(clips * groups, threads, [&](int64_t task) {
     const int64_t clip = task / groups, group = task % groups;
@@ -177,7 +178,7 @@ int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const 
   else
     all_back<0>(p, gradients, checkpoints, threads);
   if (apart) add_up(dxs.data(), directions, size, dx);
-  if (!directions) std::fill_n(dx, size, 0.0f);  // nobody else has written it
+  if (!directions) std::fill_n(dx, size, 0.0f);  // nobody else writes it
   add_up(of_weight, clips, rows * rank, dweight);
   add_up(of_a, clips, rows * states, da);
   add_up(of_bias, clips, rows, dbias);
