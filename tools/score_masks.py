@@ -168,7 +168,7 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
     label_map, indexed = _label_map(options), options.classes is not None
     pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
-    if any(protocol.id == "vps" for protocol in protocols):
+    if any(isinstance(protocol, VPSProtocol) for protocol in protocols):
         _tell_of_short(pairs)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
@@ -199,7 +199,8 @@ def _compare(options: argparse.Namespace) -> list[str]:
         result = plain_json(evaluator.result())
         results.append({result["set"]: {**result, "missing": pairs.missing}})
     protocols = {protocol.id: protocol for protocol in choose_protocols("all", options.fps)}
-    protocols["vps-all-frames"] = VPSProtocol(drop_ends=False)
+    whole = (VPSProtocol(drop_ends=False, resize=rule) for rule in ("bilinear", "imresize"))
+    protocols |= {protocol.id: protocol for protocol in whole}
     names = " and ".join(map(str, options.compare))
     found = compare_sets(*results, protocols, options.common, names)
     if options.json is not None:
