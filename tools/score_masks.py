@@ -13,6 +13,10 @@ README.md; numbers of two protocols are different quantities, even under the sam
 A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
 needed for the first and last mask of a clip, which it drops.
 
+Frames that show no lesion, such as SUN-SEG's negatives, need no masks: --no_lesion in place of --gt takes every frame
+as annotated and empty, at the size of its image in --frames, which then also says what is missing, else at that of
+its map. Numbers that such frames do not define have no value.
+
 A mask whose largest value is 1 is read as one of 0 and 255, under every protocol; to the programs of vps, pranet,
 ssformer-test and study it would be empty. Masks of class values: --foreground 1,2 makes one class of these; --classes
 1,2 makes a class of each, and maps then hold the same values in place of grey. With either, pixels of --ignore 255
@@ -73,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pred", type=Path, help="folder with the predicted maps")
     parser.add_argument("--gt", type=Path, help="folder with the annotated masks")
+    parser.add_argument("--no_lesion", action="store_true", help="no frame shows a lesion; in place of --gt")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two JSON files, or two of --pred")
     parser.add_argument("--common", action="store_true", help="compare the videos that are in both of A and B")
     parser.add_argument("--protocol", default="all", help=f"all, or some of {','.join(PROTOCOLS)} (default: all)")
@@ -134,17 +139,18 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
 
     ends_dropped  whether the ends of clips count for nothing; then predictions may be missing there
     """
-    pairs = pair_trees(predictions, options.gt)
+    truth = (options.frames or predictions) if options.no_lesion else options.gt
+    pairs = pair_trees(predictions, truth, options.no_lesion)
     if pairs.extra:
         told = count_and_name(pairs.extra, "prediction", _NAMED)
-        _tell(f"note: {told} without a mask in {options.gt}; not scored")
+        _tell(f"note: {told} without a {'frame' if options.no_lesion else 'mask'} in {truth}; not scored")
     if ends_dropped and pairs.missing_ends:
         told = count_and_name(pairs.missing_ends, "frame", _NAMED)
         _tell(f"note: {told} at the ends of their clips without a prediction in {predictions}; none is needed there")
         pairs = replace(pairs, missing=[name for name in pairs.missing if name not in set(pairs.missing_ends)])
     if not pairs.missing:
         return pairs
-    told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {options.gt} without a prediction in {predictions}"
+    told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {truth} without a prediction in {predictions}"
     if not options.allow_missing:
         raise DataError(f"{told}; add them, or leave them out with --allow_missing")
     _tell(f"note: {told}; the numbers are of the other {pairs.frames}")
@@ -162,17 +168,22 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     protocols = choose_protocols(options.protocol, options.fps, flow=options.frames is not None)
     label_map, indexed = _label_map(options), options.classes is not None
     pairs = _found(options, predictions, drop_ends(protocols) and options.instances is None)
-    if any(protocol.id == "vps" for protocol in protocols):
+    if any(isinstance(protocol, VPSProtocol) for protocol in protocols):
         _tell_of_short(pairs)
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
     known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
-    named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
-    set_name = options.set or next(named, "masks")
     told = {"attributes": known, "images": images, "instances": options.instances, "indexed": indexed}
-    scored = score_pairs(pairs, protocols, set_name, weights_hash, label_map, options.workers, _tell, **told)
+    scored = score_pairs(pairs, protocols, _set_name(options), weights_hash, label_map, options.workers, _tell, **told)
     return scored, pair_pictures(pairs, label_map, images, indexed), pairs
+
+
+def _set_name(options: argparse.Namespace) -> str:
+    folder = options.frames if options.no_lesion else options.gt
+    parts = () if folder is None else folder.resolve().parts
+    named = (name for name in reversed(parts) if name.lower() not in GENERIC)
+    return options.set or next(named, "no lesion" if options.no_lesion else "masks")
 
 
 def _compare(options: argparse.Namespace) -> list[str]:
@@ -182,13 +193,14 @@ def _compare(options: argparse.Namespace) -> list[str]:
         if not path.is_dir():
             results.append(read_results(path))
             continue
-        if options.gt is None:
+        if options.gt is None and not options.no_lesion:
             raise ValueError(f"{path} is a folder of maps; give the masks with --gt, or two JSON files")
         evaluator, _, pairs = _evaluator(options, path)
         result = plain_json(evaluator.result())
         results.append({result["set"]: {**result, "missing": pairs.missing}})
     protocols = {protocol.id: protocol for protocol in choose_protocols("all", options.fps)}
-    protocols["vps-all-frames"] = VPSProtocol(drop_ends=False)
+    whole = (VPSProtocol(drop_ends=False, resize=rule) for rule in ("bilinear", "imresize"))
+    protocols |= {protocol.id: protocol for protocol in whole}
     names = " and ".join(map(str, options.compare))
     found = compare_sets(*results, protocols, options.common, names)
     if options.json is not None:
@@ -213,17 +225,20 @@ def _score(options: argparse.Namespace) -> list[str]:
         raise ValueError(f"--json {options.json} is a folder; expected a file to write")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; expected a folder to write")
+    if options.gt is not None and options.no_lesion:
+        raise ValueError("give --gt or --no_lesion, not both: frames without a lesion need no masks")
     if options.compare is not None:
         return _compare(options)
-    if options.pred is None or options.gt is None:
-        raise ValueError("expected --pred and --gt, two folders, or --compare with two results")
+    if options.pred is None or (options.gt is None and not options.no_lesion):
+        raise ValueError("expected --pred and --gt (or --no_lesion), two folders, or --compare with two results")
     for folder in (options.out, None if options.json is None else options.json.parent):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     evaluator, pictures, pairs = _evaluator(options, options.pred)
     method = options.method or options.pred.resolve().name
     result = evaluator.result()
-    facts = {"method": method, "predictions": str(options.pred), "annotations": str(options.gt)}
+    truth = "none: no frame shows a lesion" if options.no_lesion else str(options.gt)
+    facts = {"method": method, "predictions": str(options.pred), "annotations": truth}
     facts |= {"mask": "map above half of its range", "missing": pairs.missing, "extra": pairs.extra}
     facts |= {"mean_over_folders": _folder_means(evaluator, result)}
     if options.json is not None:

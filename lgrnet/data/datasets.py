@@ -43,7 +43,8 @@ MANY = 64
 def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[VideoRecord]:
     """A split of SUN-SEG; "easy" and "hard" pool seen and unseen without moving a file.
 
-    root   the folder that holds TrainDataset, TestEasyDataset and TestHardDataset (or its parent)
+    root   the folder that holds TrainDataset, TestEasyDataset and TestHardDataset, or one that holds it as SUN-SEG,
+           SUN-SEG-Annotation or SUN-SEG/SUN-SEG-Annotation (the published DATASET_PATH)
     split  a key of `SUNSEG_SPLITS`
     order  of frames, see `list_videos`
 
@@ -51,10 +52,9 @@ def sunseg(root: str | Path, split: str, order: str = "benchmark") -> list[Video
     told apart by the definition: a clip is seen when its case also gives training clips. Warns when the number of
     clips is not the published one. Raises DataError for a split that does not exist, naming those that do.
     """
-    base = next(
-        (p for p in (Path(root), *map(Path(root).joinpath, ("SUN-SEG", "SUN-SEG-Annotation"))) if _tests(p)), None
-    )
-    base = base or Path(root)
+    root = Path(root)
+    below = (root / name for name in ("", "SUN-SEG", "SUN-SEG-Annotation", "SUN-SEG/SUN-SEG-Annotation"))
+    base = next(filter(_tests, below), root)
     present = [name for name, (parts, _) in SUNSEG_SPLITS.items() if all(_part_folder(base, part) for part in parts)]
     check_split("SUN-SEG", split, SUNSEG_SPLITS, present, base)
     parts, published = SUNSEG_SPLITS[split]

@@ -13,10 +13,14 @@ from lgrnet.data.transforms import Arrays, affine_matrix, shift_hue, warp
 class StillToClip:
     """One picture and num_frames - 1 distorted versions of it, in random order (LGRNet's clips from Kvasir stills).
 
-    Each version is made from the original: one or two of a brightness change (-40..40) and a hue and saturation shift
-    (-5..5); a change of perspective (corners move inwards by |N(0, 0.08)| of the sides); a shift by up to 10 % and a
-    rotation by up to 20 degrees; with probability 0.25 a motion blur of 9 or 11 pixels. The published one is seeded
-    from the clock, so it can be followed in distribution only; perspective and rotation are one interpolation here.
+    Each version is made from the original: one or both of a brightness change (-40..40) and then a shift of saturation
+    (-5..5) and of hue by the same value (-5..5 of 255, so -3..3 of 180 steps); a change of perspective (corners move
+    inwards by |N(0, 0.08)| of the sides); a shift by up to 10 % and a rotation by up to 20 degrees; with probability
+    0.25 a motion blur of 9 or 11 pixels, whose weights rise or fall along its line.
+
+    The published one is imgaug's SomeOf, Add, AddToHueAndSaturation, PerspectiveTransform, Affine and MotionBlur, with
+    the defaults of imgaug 0.4 for what is not said above. It is seeded from the clock, so it can be followed in
+    distribution only. Perspective and rotation are one interpolation here.
     """
 
     def __init__(self, num_frames: int = 6, perspective: float = 0.08, degrees: float = 20.0, translate: float = 0.1):
@@ -43,7 +47,7 @@ class StillToClip:
         matrix = affine_matrix(height, width, angle, 1.0, right, down) @ self._perspective(height, width, rng)
         frames, masks = warp(frames, masks, matrix)
         if rng.random() < 0.25:
-            kernel = _motion_kernel(rng.choice((9, 11)), rng.uniform(0, 360))
+            kernel = _motion_kernel(rng.choice((9, 11)), rng.uniform(0, 360), rng.random())
             frames = cv2.filter2D(frames[0], -1, kernel)[None]
         return frames, masks
 
@@ -57,18 +61,18 @@ class StillToClip:
 
 def _recolour(frame: np.ndarray, rng: random.Random) -> np.ndarray:
     changes = rng.sample(("brightness", "hue"), rng.randint(1, 2))
-    for change in changes:
-        if change == "brightness":
-            frame = np.clip(frame.astype(np.int16) + rng.randint(-40, 40), 0, 255).astype(np.uint8)
-        else:
-            frame = shift_hue(frame, rng.randint(-5, 5), rng.randint(-5, 5))
+    if "brightness" in changes:
+        frame = np.clip(frame.astype(np.int16) + rng.randint(-40, 40), 0, 255).astype(np.uint8)
+    if "hue" in changes:
+        step = rng.randint(-5, 5)
+        frame = shift_hue(frame, int(step / 255 * 180), step)
     return frame
 
 
-def _motion_kernel(size: int, angle: float) -> np.ndarray:
-    """[size, size] of sum 1: a line through the centre at `angle` degrees."""
+def _motion_kernel(size: int, angle: float, start: float) -> np.ndarray:
+    """[size, size] of sum 1: a line through the centre at `angle` degrees, with weights from `start` to 1 - `start`."""
     line = np.zeros((size, size), np.float32)
-    line[size // 2] = 1
+    line[size // 2] = np.linspace(start, 1 - start, size)
     turn = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), angle, 1.0)
     line = cv2.warpAffine(line, turn, (size, size))
     return line / line.sum()

@@ -96,6 +96,7 @@ def clip_dicts(names: str | Iterable[str]) -> list[dict]:
 
     dataset, video_name, num_frames, meta
     file_names, mask_file_names  one path per frame as text; None: the frame is not annotated
+    no_lesion                    no frame has a mask, and all are annotated as empty
     label_map                    how mask values become classes, see `lgrnet.records.LabelMap`
     height, width                of the first frame on disk
     image_id, video_id           the place in its data set
@@ -116,7 +117,7 @@ def record_of(video: Mapping) -> VideoRecord:
     """The record of one dict of `clip_dicts`."""
     masks = tuple(None if path is None else Path(path) for path in video["mask_file_names"])
     frames = tuple(Path(path) for path in video["file_names"])
-    return VideoRecord(video["video_name"], frames, masks, video["label_map"], video["meta"])
+    return VideoRecord(video["video_name"], frames, masks, video["label_map"], video["meta"], video["no_lesion"])
 
 
 def anchors(dicts: Sequence[dict], anchor_step: int = 1) -> list[dict]:
@@ -161,6 +162,7 @@ def _dicts(name: str, records: Callable[[], Sequence[VideoRecord]], classes: tup
                 "width": width,
                 "file_names": [str(path) for path in record.frames],
                 "mask_file_names": [None if path is None else str(path) for path in record.masks],
+                "no_lesion": record.no_lesion,
                 "label_map": record.label_map,
                 "meta": dict(record.meta),
             }

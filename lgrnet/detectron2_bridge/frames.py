@@ -67,10 +67,9 @@ class FrameEvaluator(DatasetEvaluator):
         self._images, first = {}, 0
         for video in clip_dicts(self.videos):
             ids = range(first, first + video["num_frames"])
-            masks = video["mask_file_names"]
             self._images[video["video_name"]] = [
-                None if mask is None else {"image_id": i, "file_name": file}
-                for i, file, mask in zip(ids, video["file_names"], masks, strict=True)
+                {"image_id": i, "file_name": file} if annotated else None
+                for i, file, annotated in zip(ids, video["file_names"], record_of(video).annotated, strict=True)
             ]
             first = ids.stop
         self.evaluator.reset()

@@ -97,11 +97,12 @@ def check_set(name: str, records: Sequence[VideoRecord]) -> None:
     twice = sorted(video for video, times in Counter(record.name for record in records).items() if times > 1)
     if twice:
         raise DataError(f"evaluation set {name!r} holds videos twice: {', '.join(twice[:5])}; list every video once")
-    if all(path is None for record in records for path in record.masks):
+    if not any(annotated for record in records for annotated in record.annotated):
         frames = sum(record.num_frames for record in records)
         raise DataError(
             f"evaluation set {name!r}: none of its {frames} frames in {len(records)} videos is annotated (the first is "
-            f"{records[0].frames[0]}); evaluation needs masks, tools/predict_video.py does without"
+            f'{records[0].frames[0]}); evaluation needs masks, or masks="empty" where no frame shows a lesion; '
+            "tools/predict_video.py does without"
         )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from lgrnet.records import VideoRecord, check_sizes, check_values, frame_size, read_mask, warn_of_grey
+from lgrnet.records import VideoRecord, check_sizes, check_values, frame_size, raw_mask, warn_of_grey
 
 
 def read_annotation(record: VideoRecord) -> list[np.ndarray | None]:
-    """The raw masks of a video, one uint8 [H, W] per frame, None where a frame is not annotated.
+    """The raw masks of a video, one uint8 [H, W] per frame, None where a frame is not annotated, see `raw_mask`.
 
     Of the frames only the headers are read. Warns of grey pixels that a binary label map makes foreground. Raises
     DataError, naming the files, for a mask that cannot be read or holds values that do not fit the label map, and
     for frames or masks of different sizes.
     """
-    raw_masks = [None if path is None else read_mask(path, label_map=record.label_map) for path in record.masks]
+    raw_masks = [raw_mask(record, index) for index in range(record.num_frames)]
     shapes = [None if raw is None else raw.shape for raw in raw_masks]
     check_sizes(record, {i: (frame_size(record.frames[i]), shape) for i, shape in enumerate(shapes)})
     for path, raw in zip(record.masks, raw_masks, strict=True):

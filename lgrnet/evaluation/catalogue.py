@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from lgrnet.evaluation.over_time import OverTimeProtocol
 from lgrnet.evaluation.plain_protocol import PlainProtocol
 from lgrnet.evaluation.protocols import LGRNetProtocol
@@ -10,11 +13,12 @@ from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProt
 from lgrnet.evaluation.video_scorer import AnyProtocol
 from lgrnet.evaluation.vps_protocol import PraNetProtocol, VPSProtocol
 
-PROTOCOLS: dict[str, type[AnyProtocol]] = {
+PROTOCOLS: dict[str, Callable[[], AnyProtocol]] = {
     protocol().id: protocol
     for protocol in (
         LGRNetProtocol,
         VPSProtocol,
+        partial(VPSProtocol, resize="imresize"),
         PraNetProtocol,
         SSFormerTestProtocol,
         StudyProtocol,
@@ -23,7 +27,7 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {
         OverTimeProtocol,
     )
 }
-"""Id -> class; each can be made without arguments and is then the published one."""
+"""Id -> what makes it without arguments: the published one."""
 
 
 def choose_protocols(names: str, fps: float | None = None, flow: bool = False) -> list[AnyProtocol]:

@@ -28,12 +28,14 @@ class MaskPairs:
     annotated  of the same videos: video -> frame -> annotation, with or without a prediction
     missing    annotations without a prediction, `<video>/<frame>`
     extra      predictions without an annotation, likewise
+    no_lesion  the annotations are no masks but images of the masks' sizes: no frame shows a lesion
     """
 
     pairs: dict[str, dict[str, tuple[Path, Path]]]
     annotated: dict[str, Frames]
     missing: list[str]
     extra: list[str]
+    no_lesion: bool = False
 
     @property
     def frames(self) -> int:
@@ -47,7 +49,7 @@ class MaskPairs:
         return [name for name in self.missing if name in ends]
 
 
-def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
+def pair_trees(predictions: str | Path, annotations: str | Path, no_lesion: bool = False) -> MaskPairs:
     """Matches the images of two folders by (video, stem of the file), however deep they lie.
 
     A file's video is the nearest folder above it whose name is not GENERIC; what is above that (model, data set, split)
@@ -55,10 +57,13 @@ def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
     annotations. Where the annotations have folders named GT, only these count: Frame, Edge and others beside them hold
     no masks. Hidden files are passed over.
 
+    no_lesion  no frame shows a lesion; annotations is the folder of the frames (of which those named Frame count), or
+               that of the predictions
+
     Raises DataError for a folder that is missing or without images, the same frame twice, and where nothing matches.
     """
     predictions, annotations = Path(predictions), Path(annotations)
-    found, true = _tree(predictions), _tree(annotations, marker="gt")
+    found, true = _tree(predictions), _tree(annotations, marker="frame" if no_lesion else "gt")
     if len(found) == len(true) == 1 and _flat(predictions, found) and _flat(annotations, true):
         found = dict(zip(true, found.values(), strict=True))
     pairs, missing = {}, []
@@ -72,7 +77,7 @@ def pair_trees(predictions: str | Path, annotations: str | Path) -> MaskPairs:
     if not pairs:
         shown = f"{count_and_name(extra, 'prediction')} and {count_and_name(missing, 'annotation')}"
         raise DataError(f"no frame of {predictions} is one of {annotations}: {shown}; both need <video>/<frame>.png")
-    return MaskPairs(pairs, {video: true[video] for video in pairs}, missing, extra)
+    return MaskPairs(pairs, {video: true[video] for video in pairs}, missing, extra, no_lesion)
 
 
 def find_frames(folder: str | Path, pairs: MaskPairs) -> dict[str, Frames]:

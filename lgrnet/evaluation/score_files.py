@@ -18,7 +18,17 @@ from lgrnet.evaluation.maps import eight_bits
 from lgrnet.evaluation.mask_trees import Frames, MaskPairs, read_map
 from lgrnet.evaluation.metrics import resize_nearest
 from lgrnet.evaluation.video_scorer import AnyProtocol, needs_images
-from lgrnet.records import IGNORE, DataError, LabelMap, Prediction, check_values, class_masks, read_frame, read_mask
+from lgrnet.records import (
+    IGNORE,
+    DataError,
+    LabelMap,
+    Prediction,
+    check_values,
+    class_masks,
+    frame_size,
+    read_frame,
+    read_mask,
+)
 
 Paths = Mapping[str, tuple[Path, Path]]
 
@@ -53,7 +63,7 @@ def score_pairs(
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
     """
     shown = images if needs_images(protocols) else None
-    job = _Job(tuple(protocols), set_name, label_map, shown, instances, indexed)
+    job = _Job(tuple(protocols), set_name, label_map, shown, instances, indexed, pairs.no_lesion)
     evaluator = job.evaluator(weights_hash, attributes)
     highest = 0
     for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
@@ -80,7 +90,7 @@ def pair_pictures(
 
     def picture(video: str, frame: str) -> Picture:
         prediction, annotation = pairs.pairs[video][frame]
-        truth = class_masks(read_mask(annotation, label_map=label_map), label_map, annotation) > 0
+        truth = class_masks(_raw_mask(annotation, label_map, pairs.no_lesion), label_map, annotation) > 0
         image = None if images is None else read_frame(images[video][frame])
         found = _read_prediction(prediction, label_map, indexed) > 127
         return Picture(image, truth, found if indexed else found[None])
@@ -98,6 +108,7 @@ class _Job:
     images: Mapping[str, Frames] | None
     instances: str | None
     indexed: bool
+    no_lesion: bool
 
     def evaluator(self, weights_hash: str | None = None, attributes: Mapping | None = None) -> Evaluator:
         """One without videos."""
@@ -112,7 +123,7 @@ class _Job:
         evaluator, highest, maps = self.evaluator(), 0, []
         scorer = evaluator.begin(video, self.label_map)
         for frame, annotation in annotated.items():
-            raw = read_mask(annotation, label_map=self.label_map)
+            raw = _raw_mask(annotation, self.label_map, self.no_lesion)
             check_values(raw, self.label_map, annotation)
             if frame not in paths:
                 scorer.miss(frame, raw)
@@ -129,6 +140,11 @@ class _Job:
             found, raws = (list(part) for part in zip(*maps, strict=True))
             evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
         return evaluator.state(), highest
+
+
+def _raw_mask(annotation: Path, label_map: LabelMap, no_lesion: bool) -> np.ndarray:
+    """The raw mask uint8 [H, W]; of zeros, at the size of the image that stands for it, where there is no lesion."""
+    return np.zeros(frame_size(annotation), np.uint8) if no_lesion else read_mask(annotation, label_map=label_map)
 
 
 def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> np.ndarray:

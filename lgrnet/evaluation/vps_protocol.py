@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import cv2
 import numpy as np
 
 from lgrnet.evaluation import metrics
 from lgrnet.evaluation.additive import divide
+from lgrnet.evaluation.imresize import imresize
 from lgrnet.evaluation.maps import at_size
 from lgrnet.evaluation.threshold_curves import (
     THRESHOLDS,
@@ -24,6 +26,11 @@ from lgrnet.evaluation.weighted_f import weighted_f
 
 _LEVELS = np.arange(256) / 255
 _BYTES = np.arange(255, -1, -1)
+_RESIZE = {
+    "bilinear": ("vps", "VPS toolbox (SUN-SEG)"),
+    "imresize": ("miccai-vps", "MATLAB program of MICCAI-VPS, maps resized by imresize"),
+}
+"""How maps come to the size of the truth -> id of the protocol, and whose it is."""
 
 
 class VPSProtocol(CurveMeans):
@@ -39,7 +46,16 @@ class VPSProtocol(CurveMeans):
     Where a number degenerates it is the published one: Smeasure 0 for an object of one pixel, wFmeasure 0 for an empty
     truth, Sen, Spe, Dice and IoU 0 at thresholds without a true positive, Spe NaN for a full truth.
 
+    The MATLAB program of MICCAI-VPS (Ji et al., Progressively Normalized Self-Attention Network, MICCAI 2021) prints
+    the same Smeasure, wFmeasure, MAE, Em, Sen, Spe, Dice and IoU, but for `imresize`; each of the three test sets is
+    averaged by itself. Where MATLAB differs in degenerate cases (the spread of one pixel, a map of one value) and in
+    rounding (a value that meets a threshold), this is the toolbox.
+
     drop_ends  False: the first and last frames count, too, which no published table does
+    resize     how a prediction comes to the truth's size: "bilinear" as OpenCV does it, or "imresize" as MATLAB does
+               (bicubic), which is the protocol miccai-vps
+
+    Raises ValueError for another `resize`.
     """
 
     metrics = (
@@ -51,18 +67,21 @@ class VPSProtocol(CurveMeans):
     curves = ("Em", "Fm", "Sen", "Spe", "Dice", "IoU")
     weigh = False
 
-    def __init__(self, drop_ends: bool = True):
-        self.drop_ends = drop_ends
-        self.id = "vps" if drop_ends else "vps-all-frames"
+    def __init__(self, drop_ends: bool = True, resize: str = "bilinear"):
+        if resize not in _RESIZE:
+            raise ValueError(f'resize is "{resize}"; expected "bilinear" or "imresize"')
+        self.drop_ends, self.resize = drop_ends, resize
+        name, toolbox = _RESIZE[resize]
+        self.id = name if drop_ends else f"{name}-all-frames"
         ends = "first and last frame of each clip dropped" if drop_ends else "all frames (published: without the ends)"
         self.meaning = (
-            f"VPS toolbox (SUN-SEG): grey maps stretched to 0..1 per frame, truth > 128, 256 thresholds, {ends}; "
+            f"{toolbox}: grey maps stretched to 0..1 per frame, truth > 128, 256 thresholds, {ends}; "
             "curves averaged over frames, then clips, then mean or max over the thresholds. Papers print maxDice."
         )
 
     def begin(self) -> CurveFold:
         """See `ClipProtocol.begin`."""
-        return CurveFold(_stretched, self.summary, self.drop_ends)
+        return CurveFold(partial(_stretched, resize=self.resize), self.summary, self.drop_ends)
 
     @staticmethod
     def summary(scalars: Mapping[str, np.ndarray], curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -122,8 +141,9 @@ def stretched_levels(grey: np.ndarray) -> np.ndarray:
     return (_LEVELS - _LEVELS[low]) / (_LEVELS[high] - _LEVELS[low])
 
 
-def _stretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
-    grey, there = at_size(probability, truth.shape), truth > 128
+def _stretched(probability: np.ndarray, truth: np.ndarray, resize: str = "bilinear") -> FrameCurves:
+    brought = imresize if resize == "imresize" else at_size
+    grey, there = brought(probability, truth.shape), truth > 128
     levels = stretched_levels(grey)
     pixels, values = GreyPixels.of(grey, there, levels), levels[grey]
     sizes = pixels.positive, pixels.total

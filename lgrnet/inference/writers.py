@@ -14,7 +14,16 @@ from PIL import Image
 
 from lgrnet.evaluation import FrameRow, Picture, Pictures
 from lgrnet.evaluation.protocols import ALL_CLASSES
-from lgrnet.records import Prediction, VideoRecord, class_masks, read_frame, read_mask, write_frame, write_image
+from lgrnet.records import (
+    Prediction,
+    VideoRecord,
+    class_masks,
+    raw_mask,
+    read_frame,
+    read_mask,
+    write_frame,
+    write_image,
+)
 from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_sheet, overlay, with_legend
 
 SHEET_SIDE = 320
@@ -97,7 +106,7 @@ def save_frames_sheet(
 
     Writes <folder>/<set_name>/frames.png and returns its path, None when no frame is annotated or `count` is 0.
     """
-    frames = [(record, i) for record in records for i, path in enumerate(record.masks) if path is not None]
+    frames = [(record, i) for record in records for i, annotated in enumerate(record.annotated) if annotated]
     pictures, captions = [], []
     for number in sorted({round(x) for x in np.linspace(0, len(frames) - 1, min(count, len(frames)))}):
         record, index = frames[number]
@@ -120,7 +129,7 @@ def report_pictures(records: Iterable[VideoRecord], masks_folder: str | Path) ->
         index = record.frame_names.index(frame)
         found = read_mask(inside(masks_folder, video) / f"{_file_name(frame)}.png")
         classes = [found > 0] if record.num_classes == 1 else [found == k + 1 for k in range(record.num_classes)]
-        truth = None if record.masks[index] is None else _truth_of(record, index)
+        truth = _truth_of(record, index) if record.annotated[index] else None
         return Picture(read_frame(record.frames[index]), truth, np.stack(classes))
 
     return picture
@@ -196,8 +205,7 @@ def _masks_of(row: FrameRow, record: VideoRecord, folder: Path) -> np.ndarray:
 
 def _truth_of(record: VideoRecord, index: int) -> np.ndarray:
     """The annotation of a frame, bool [K, H, W]."""
-    path = record.masks[index]
-    return class_masks(read_mask(path, label_map=record.label_map), record.label_map, path) > 0
+    return class_masks(raw_mask(record, index), record.label_map, record.masks[index] or "mask") > 0
 
 
 def _frame_of(row: FrameRow, record: VideoRecord) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ __all__ = [
     "IGNORE",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "NO_LESION",
     "Candidates",
     "DataError",
     "LabelMap",
@@ -63,6 +64,7 @@ __all__ = [
     "num_classes",
     "only_ignored",
     "pair_videos",
+    "raw_mask",
     "read_clip",
     "read_frame",
     "read_mask",
@@ -71,6 +73,9 @@ __all__ = [
     "write_image",
     "write_mask",
 ]
+
+NO_LESION = "empty"
+"""In place of a folder of masks: no frame shows a lesion, and all are annotated so."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class VideoRecord:
     masks      one path per frame, None: the frame is not annotated
     label_map  how raw mask values become classes, see `LabelMap`
     meta       what else is known: data set, split, patient, attributes
+    no_lesion  all masks are None, and every frame is annotated nevertheless: as empty, at its own size
     """
 
     name: str
@@ -89,6 +95,7 @@ class VideoRecord:
     masks: tuple[Path | None, ...]
     label_map: LabelMap = "binary"
     meta: Mapping[str, object] = field(default_factory=dict)
+    no_lesion: bool = False
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -96,6 +103,8 @@ class VideoRecord:
         if len(self.masks) != len(self.frames):
             given = f"{len(self.frames)} frames but {len(self.masks)} masks"
             raise DataError(f"video {self.name!r} has {given}; give one mask path (or None) per frame")
+        if self.no_lesion and (given := sum(path is not None for path in self.masks)):
+            raise DataError(f"video {self.name!r} shows no lesion but has {given} masks; give None per frame")
         object.__setattr__(self, "label_map", check_label_map(self.label_map))
 
     @property
@@ -107,6 +116,11 @@ class VideoRecord:
     def frame_names(self) -> tuple[str, ...]:
         """The stems of the frames' files."""
         return tuple(path.stem for path in self.frames)
+
+    @property
+    def annotated(self) -> tuple[bool, ...]:
+        """One per frame."""
+        return tuple(self.no_lesion or path is not None for path in self.masks)
 
     @property
     def num_classes(self) -> int:
@@ -152,11 +166,21 @@ def read_clip(
     """
     indices = list(range(record.num_frames) if indices is None else indices)
     frames = {i: read_frame(record.frames[i]) for i in dict.fromkeys(indices)}
-    paths = {i: record.masks[i] for i in frames}
-    masks = {i: None if path is None else read_mask(path, label_map=record.label_map) for i, path in paths.items()}
+    masks = {i: raw_mask(record, i) for i in frames}
     check_sizes(record, {i: (x.shape[:2], None if masks[i] is None else masks[i].shape) for i, x in frames.items()})
     warn_of_grey(record, list(masks.values()), warned)
     return np.stack([frames[i] for i in indices]), [masks[i] for i in indices]
+
+
+def raw_mask(record: VideoRecord, index: int) -> np.ndarray | None:
+    """The raw mask of a frame, uint8 [H, W], of zeros where the video shows no lesion; None: not annotated.
+
+    Raises DataError for files that cannot be read.
+    """
+    if record.no_lesion:
+        return np.zeros(frame_size(record.frames[index]), np.uint8)
+    path = record.masks[index]
+    return None if path is None else read_mask(path, label_map=record.label_map)
 
 
 def check_sizes(record: VideoRecord, sizes: Mapping[int, tuple[tuple[int, int], tuple[int, int] | None]]) -> None:
@@ -225,7 +249,8 @@ def list_videos(
 ) -> list[VideoRecord]:
     """The videos of a folder in the one layout: `<root>/<frames>/<video>/*` and `<root>/<masks>/<video>/*`.
 
-    masks          folder of the masks; None: nothing is annotated
+    masks          folder of the masks; None: nothing is annotated; "empty" (NO_LESION): every frame is annotated, and
+                   none shows a lesion
     order          of frames and videos: "natural" compares numbers as numbers, "name" compares strings (published),
                    "benchmark" is that of SUN-SEG's benchmark
     videos         names to take, in this order; None: all
@@ -233,9 +258,13 @@ def list_videos(
     require_masks  False: frames without a mask are not annotated (their mask is None) instead of an error
 
     Raises DataError for a missing folder, no videos, a video without frames, unknown names in `videos`, frames
-    without a mask, masks without a frame; at most five are named.
+    without a mask, masks without a frame (at most five are named), and for "empty" where a folder has that name.
     """
     root, key = Path(root), _order_key(order)
+    no_lesion = masks == NO_LESION
+    if no_lesion and (root / masks).exists():
+        raise DataError(f'{root / masks} is there, but masks="empty" means that no frame shows a lesion; rename it')
+    masks = None if no_lesion else masks
     found = sorted(_folders(root / frames), key=key)
     if not found:
         raise DataError(f"{root / frames} holds no videos; expected {root / frames}/<video>/<frame>.jpg")
@@ -246,7 +275,8 @@ def list_videos(
         raise DataError(f"{strays} of masks in {root / masks} without frames in {root / frames}")
     names = _chosen(found, videos, root / frames)
     folders = {name: (root / frames / name, None if masks is None else root / masks / name) for name in names}
-    return pair_videos(folders, label_map, order, meta, require_masks)
+    records = pair_videos(folders, label_map, order, meta, require_masks)
+    return [replace(record, no_lesion=True) for record in records] if no_lesion else records
 
 
 def pair_videos(

@@ -66,9 +66,11 @@ def test_sunseg_splits_and_pools(sun):
     assert record.meta == {"dataset": "sunseg", "split": "hard", "patient": "case2", "seen": "seen"}
 
 
-def test_sunseg_below_its_parent(sun, tmp_path_factory):
+@pytest.mark.parametrize("below", ["SUN-SEG", "SUN-SEG-Annotation", "SUN-SEG/SUN-SEG-Annotation"])
+def test_sunseg_below_its_parents(sun, below, tmp_path_factory):
     parent = tmp_path_factory.mktemp("parent")
-    (parent / "SUN-SEG-Annotation").symlink_to(sun)
+    (parent / below).parent.mkdir(exist_ok=True)
+    (parent / below).symlink_to(sun)
     assert names(sunseg(parent, "easy")) == ["case1_2", "case7_1", "case7_2"]
 
 

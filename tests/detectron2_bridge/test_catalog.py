@@ -56,6 +56,7 @@ def test_dicts_are_plain_and_lead_back_to_the_records(folder):
         "width": 8,
         "file_names": [str(folder / "Frame" / "a" / f"{t}.png") for t in range(3)],
         "mask_file_names": [str(folder / "GT" / "a" / f"{t}.png") for t in range(3)],
+        "no_lesion": False,
         "label_map": "binary",
         "meta": {"dataset": folder.name},
     }
@@ -69,6 +70,13 @@ def test_frames_without_annotation_and_label_maps_come_back(folder):
     (found,) = clip_dicts("catalog_indexed")
     assert found["mask_file_names"][0] is None
     assert record_of(found) == record
+
+
+def test_frames_without_a_lesion_come_back(folder):
+    register_folder("catalog_no_lesion", folder, masks="empty")
+    dicts = clip_dicts("catalog_no_lesion")
+    assert all(d["no_lesion"] and set(d["mask_file_names"]) == {None} for d in dicts)
+    assert [record_of(d) for d in dicts] == video_folder(folder, masks="empty")
 
 
 def test_classes_that_do_not_fit_the_label_map_are_refused(folder):

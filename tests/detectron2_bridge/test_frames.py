@@ -108,3 +108,16 @@ def test_average_precision_is_that_of_detectron2(videos, tmp_path):
     for name, own in pairs.items():
         assert found[name] == pytest.approx(100 * expected[own], abs=1e-9, nan_ok=True), name
     assert found["AP-polyp"] == pytest.approx(100 * expected["classes"][1]["ap"], abs=1e-9)
+
+
+def test_frames_without_a_lesion_are_images_without_objects(tmp_path):
+    for t in range(2):
+        write_frame(tmp_path / "Frame" / "a" / f"{t}.png", np.zeros((40, 50, 3), np.uint8))
+    register_folder("frames_no_lesion", tmp_path, masks="empty")
+    register_frames("frames_no_lesion_images", "frames_no_lesion")
+    images = DatasetCatalog.get("frames_no_lesion_images")
+    assert [(d["image_id"], d["height"], d["annotations"]) for d in images] == [(0, 40, []), (1, 40, [])]
+    seen = FrameEvaluator(Seen(), "frames_no_lesion")
+    shown = frame_instances(guess(record_of(clip_dicts("frames_no_lesion")[0])))
+    seen.process(clip_dicts("frames_no_lesion"), [{"instances": shown}])
+    assert [image["image_id"] for image, _ in seen.evaluator.pairs] == [0, 1]

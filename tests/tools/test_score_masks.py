@@ -223,7 +223,7 @@ def test_nothing_that_matches(tmp_path, capsys):
     assert score_masks.main(["--pred", str(tmp_path / "none"), "--gt", str(tmp_path / "gt")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert _run(tmp_path, "--protocol", "vps,nope") == 2
-    assert "some of lgrnet, vps, pranet" in capsys.readouterr().err
+    assert "some of lgrnet, vps, miccai-vps, pranet" in capsys.readouterr().err
 
 
 def _other(trees, name, shift):
