@@ -70,4 +70,4 @@ def _last_line(report: Report, options: argparse.Namespace) -> str:
     what = "nothing written, would make" if options.dry_run else "done,"
     missing = "" if report.complete else "; INCOMPLETE, see above"
     listed = "" if report.complete or options.dry_run else f" and {options.dst / 'prepared.json'} for every name"
-    return f"{what} {frames} frames with masks in {options.dst}{missing}{listed}"
+    return f"{what} {frames} frames in {options.dst}{missing}{listed}"
