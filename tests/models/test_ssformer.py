@@ -123,6 +123,18 @@ def test_logits_come_at_the_size_of_the_input(decoder, enlarge):
         assert model(torch.rand(1, 3, *size)).shape[-2:] == size
 
 
+def test_progressive_upsampling_keeps_the_shape_of_the_frame_or_is_square_as_published():
+    """Both are the same for square frames, of which the published settings are."""
+    own, square = (
+        small(partial(ProgressiveUpsamplingDecoder, dim=16, square=s), enlarge="none") for s in (False, True)
+    )
+    square.load_state_dict(own.state_dict())
+    frames = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert own.eval()(frames).shape == (1, 1, 32, 48) and square.eval()(frames).shape == (1, 1, 48, 48)
+        assert torch.equal(own(frames[..., :64]), square(frames[..., :64]))
+
+
 def test_published_logits_of_odd_frames_are_larger_than_the_frames():
     with torch.no_grad():
         assert small().eval()(torch.rand(1, 3, 75, 101)).shape == (1, 1, 76, 104)
