@@ -31,7 +31,7 @@ from lgrnet.models.still_decoders import (
     ProgressiveUpsamplingDecoder,
     SegFormerDecoder,
 )
-from lgrnet.structures import Targets
+from lgrnet.structures import ClipInfo, Targets
 from tests.models.golden_stills import build, study_backbone, study_model
 
 DEAD = 262_656
@@ -153,6 +153,26 @@ def test_odd_frames_are_predicted_as_published(disk):
     assert logits.shape == (2, 1, 76, 104)
     probability = F.interpolate(logits.sigmoid(), size=disk, mode="bilinear", align_corners=False)[:, 0].numpy()
     assert probability.min() < 0.3 and probability.max() > 0.7
+    assert np.abs(prediction.probability[0] / 255 - probability).max() < 0.5 / 255 + 1e-5
+    certain = np.abs(probability - 0.5) > 1e-5
+    assert np.array_equal(prediction.mask[0][certain], (probability > 0.5)[certain])
+
+
+@pytest.mark.parametrize("disk", [(96, 96), (110, 111)])
+@pytest.mark.parametrize("size, square", [((96, 96), False), ((64, 96), False), ((64, 96), True)])
+def test_half_sized_logits_are_predicted_as_published(size, square, disk):
+    """The sigmoid comes first and the way to disk size is one resize, however small the logits are."""
+    net = small(partial(ProgressiveUpsamplingDecoder, dim=64, square=square), enlarge="none").eval()
+    model, frames = PerFrame(net, decision="sigmoid").eval(), torch.rand(1, 2, 3, *size)
+    net.decoder.classes.weight.data.mul_(1000)
+    with torch.no_grad():
+        net.decoder.classes.bias.data.sub_(model(frames).mask_logits.median())
+        output = model(frames)
+    assert output.mask_logits.shape[-2:] == (48 if square else size[0] // 2, 48)
+    prediction = model.predict(output, ClipInfo("v", ("a", "b"), disk, (2, *size)))
+    logits = output.mask_logits[0].transpose(0, 1)
+    probability = F.interpolate(logits.sigmoid(), size=disk, mode="bilinear", align_corners=False)[:, 0].numpy()
+    assert probability.min() < 0.1 and probability.max() > 0.9
     assert np.abs(prediction.probability[0] / 255 - probability).max() < 0.5 / 255 + 1e-5
     certain = np.abs(probability - 0.5) > 1e-5
     assert np.array_equal(prediction.mask[0][certain], (probability > 0.5)[certain])
