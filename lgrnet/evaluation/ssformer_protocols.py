@@ -62,7 +62,8 @@ class StudyProtocol:
 
     The study compares at the resized resolution (short side 352, both sides multiples of 32) and on the split that
     chose the weights; here it is the size on disk. A prediction of another size is brought to the truth's by nearest
-    neighbour. Ignored pixels take no part.
+    neighbour. Ignored pixels take no part. The study's option to average predictions over scales and flips is left
+    out; it was off.
     """
 
     id = "study"
