@@ -29,8 +29,11 @@ PARAMETERS = {
     "sunseg/lgrnet_res2net50": 30_742_602,
 }
 STILL_PARAMETERS = {
-    "polyp_images/ssformer_s": 29_572_545 - 262_656,  # the release's files hold a layer that is never used
+    "polyp_images/ssformer_s": 29_572_545 - 262_656,  # the release's files hold layers that are never used
     "polyp_images/ssformer_l": 66_218_945 - 262_656,
+    "polyp_images/decoder_sed": 30_890_945 - 3 * (2 * 768 * 768 + 2 * 768),
+    "polyp_images/decoder_mla": 25_972_417,
+    "polyp_images/decoder_pup": 27_153_346 - (512 * 9 + 1),
     "ssformer_study/mit_b0_kvasir_pld": 3_846_770,
     "ssformer_study/mit_b0_kvasir_sed": 3_714_658,
     "svanet/svanet_r50": 202_434_290,

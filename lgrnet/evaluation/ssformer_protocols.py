@@ -16,22 +16,25 @@ _POLYP = 255
 
 
 class SSFormerTestProtocol(RatioOfSums):
-    """Mean Dice of SSFormer's test program: over 256 thresholds of a map that is binary already.
+    """Mean Dice of SSFormer's test program, mean_dice: over 256 thresholds of a map that is binary already.
 
     A pixel is found where its probability is above 0.5 and true where its grey value is 255. A binary map has one
     Dice d at 255 thresholds, and at threshold 0 everything is found: (255 d + 2 n / (n + N)) / 256 for n true of N
     pixels. So a perfect mask scores a little below 1. As published, a map that is found everywhere counts as found
     nowhere, and an image without truth scores 0. A prediction of another size is resized bilinearly. The published
     score of several sets is the plain mean of theirs.
+
+    dice_at_half is d, and iou_at_half the IoU of the same mask; the program does not print them.
     """
 
     id = "ssformer-test"
     of_sets = True
     meaning = (
         "SSFormer's test program: Dice of probability > 0.5 at the size on disk, truth = 255, mean over 256 thresholds "
-        "with 0 among them, where everything is found; mean over images; images without truth score 0."
+        "with 0 among them, where everything is found; mean over images; images without truth score 0. dice_at_half, "
+        "iou_at_half: of the mask itself, without thresholds."
     )
-    metrics = ("mean_dice",)
+    metrics = ("mean_dice", "dice_at_half", "iou_at_half")
 
     def per_frame(self, probability: np.ndarray, mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         """See `Protocol.per_frame`."""
@@ -39,13 +42,15 @@ class SSFormerTestProtocol(RatioOfSums):
         if found.all():
             found = np.zeros_like(found)
         number, both = np.count_nonzero(true), np.count_nonzero(found & true)
-        dice = 2 * both / (number + np.count_nonzero(found)) if both else 0.0
+        total = number + np.count_nonzero(found)
+        dice, iou = (2 * both / total, both / (total - both)) if both else (0.0, 0.0)
         everywhere = 2 * number / (number + true.size)
-        return {"mean_dice": ((_THRESHOLDS - 1) * dice + everywhere) / _THRESHOLDS}
+        mean_dice = ((_THRESHOLDS - 1) * dice + everywhere) / _THRESHOLDS
+        return {"mean_dice": mean_dice, "dice_at_half": dice, "iou_at_half": iou}
 
     def aggregate(self, rows: Sequence[FrameRow]) -> dict[str, Score]:
-        """Mean over images."""
-        return {"mean_dice": mean_score(row.values["mean_dice"] for row in rows)}
+        """Means over images."""
+        return {name: mean_score(row.values[name] for row in rows) for name in self.metrics}
 
 
 class StudyProtocol:
@@ -57,7 +62,8 @@ class StudyProtocol:
 
     The study compares at the resized resolution (short side 352, both sides multiples of 32) and on the split that
     chose the weights; here it is the size on disk. A prediction of another size is brought to the truth's by nearest
-    neighbour. Ignored pixels take no part.
+    neighbour. Ignored pixels take no part. The study's option to average predictions over scales and flips is left
+    out; it was off.
     """
 
     id = "study"

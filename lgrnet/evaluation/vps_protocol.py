@@ -101,6 +101,9 @@ class PraNetProtocol(CurveMeans):
 
     The published tables were made from masks that were binary already: then maxDice is the Dice of the mask, and mDice
     nearly so. PraNet's own MATLAB program stretches maps to 0..1; this one does not.
+
+    extended  adds mPre and maxPre, the precision (0 where nothing is found), which the program has and no table shows;
+              its F has beta 1 and is Dice
     """
 
     id = "pranet"
@@ -117,9 +120,14 @@ class PraNetProtocol(CurveMeans):
         "E-measure, Sen and Spe at 256 thresholds, mean over all images, then mean (m) or max over the thresholds."
     )
 
+    def __init__(self, extended: bool = False):
+        self.extended = extended
+        if extended:
+            self.curves, self.metrics = (*self.curves, "Pre"), (*self.metrics, "mPre", "maxPre")
+
     def begin(self) -> CurveFold:
         """See `ClipProtocol.begin`."""
-        return CurveFold(_unstretched, self.summary, drop_ends=False)
+        return CurveFold(partial(_unstretched, precision=self.extended), self.summary, drop_ends=False)
 
     @staticmethod
     def summary(scalars: Mapping[str, np.ndarray], curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,7 +172,7 @@ def _stretched(probability: np.ndarray, truth: np.ndarray, resize: str = "biline
     return FrameCurves(scalars, curves)
 
 
-def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
+def _unstretched(probability: np.ndarray, truth: np.ndarray, precision: bool) -> FrameCurves:
     grey, there = at_size(probability, truth.shape), truth > 127
     pixels, values = GreyPixels.of(grey, there, _LEVELS), _LEVELS[grey]
     sizes, at_thresholds = (pixels.positive, pixels.total), pixels.found(THRESHOLDS)
@@ -175,4 +183,6 @@ def _unstretched(probability: np.ndarray, truth: np.ndarray) -> FrameCurves:
         "mae": pixels.mae(),
     }
     curves = {"E": alignment(*at_thresholds, *sizes), **overlap_curves(*at_thresholds, *sizes)}
+    if precision:
+        curves["Pre"] = at_thresholds[0] / np.maximum(at_thresholds[1], 1)
     return FrameCurves(scalars, curves)

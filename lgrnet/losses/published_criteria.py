@@ -3,6 +3,8 @@
 All terms are means over the annotated frames of all clips and ranks and over classes, and pixels that are not valid
 take no part. (The published losses know neither; where everything is annotated and valid, the numbers are theirs.)
 Arguments of every call, and errors, are those of `DenseCriterion`; truth is brought to the size of the logits.
+
+Left out: the focal and the unified focal losses that SSFormer's code offers and its training does not use.
 """
 
 from __future__ import annotations

@@ -145,6 +145,9 @@ def study_criterion(loss: str = "dice") -> SoftmaxCriterion:
     loss  "dice": the one it trained with: Dice alone, squared denominator, 1e-5, every pixel counted; its other choices
           are "ce": cross-entropy; "raw_dice": Dice of the logits without softmax; "raw_dice_ce": the sum of both
 
+    Left out, since the study's configs do not use them: the cross-entropy of hard pixels alone (OHEM, threshold 0.7)
+    and class weights of one's own choice (those of `balance_classes` are found in the data).
+
     Raises ValueError for another name.
     """
     raw = {"mask_dice": 1.0, "dice_of": "logits", "dice_smooth": 2e-6}  # (tp + 1e-6) / (tp + fn / 2 + fp / 2 + 1e-6)

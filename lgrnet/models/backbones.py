@@ -1,4 +1,7 @@
-"""Image backbones, as maps from frames to four feature maps."""
+"""Image backbones, as maps from frames to four feature maps (CvT: three).
+
+Left out: the first PVT, SSA and SimViT, which SSFormer's code offers and its two released models do not have.
+"""
 
 from __future__ import annotations
 

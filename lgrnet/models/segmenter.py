@@ -82,8 +82,9 @@ class PerFrame(Segmenter):
     chunk     frames that go through the network at once outside training; None: see `frames_at_once`
     decision  how a prediction is made of the logits:
               "logit"    channel k is class k; logits enlarged, above 0, nearest to disk size
-              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer);
-                         logits of another size than the frames go to disk size at once where nothing is padded
+              "sigmoid"  channel k is class k; sigmoid, probabilities resized to disk size, above 0.5 (SSFormer). They
+                         go there at once, whatever the logits' size; where frames are padded, logits are first brought
+                         to the frames' size and cut
               "softmax"  channel 0 is background, channel k + 1 is class k; softmax over the channels, probabilities
                          resized to disk size, the largest
     pixel_mean, pixel_std  what frames in 0..1 are normalised with; (0, 0, 0) and (1, 1, 1) leave them (SvANet)
@@ -152,10 +153,10 @@ class PerFrame(Segmenter):
     def _place(self, output: SegOutput, valid_size: tuple[int, int]) -> tuple[tuple[int, int], int | tuple[int, int]]:
         """What the masks cover: `valid_size` and `scale` of `decided_by_logit`."""
         stride, frames, own = self.net.mask_stride, output.frame_size, tuple(output.mask_logits.shape[-2:])
-        if frames is None or own == tuple(-(-side // stride) for side in frames):
-            return valid_size, stride
         if self.decision == "sigmoid" and frames == valid_size:
             return own, 1
+        if frames is None or own == tuple(-(-side // stride) for side in frames):
+            return valid_size, stride
         return valid_size, frames
 
 

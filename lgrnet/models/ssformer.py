@@ -22,7 +22,8 @@ class SSFormer(nn.Module):
     decoder       makes the decoder from these channels: `partial(ProgressiveLocalityDecoder, dim=256)`
     enlarge       the last step: "corners": the decoder's logits times its stride, corners aligned, which for sides
                   that are no multiples of it is larger than the input (SSFormer); "input": to the input's size, corners
-                  not aligned (MLA, and the reproduction study); "none". `PerFrame` brings masks to the frames' size
+                  not aligned (MLA, and the reproduction study); "none" (PUP). `PerFrame` brings masks to the size on
+                  disk
     reinitialise  True: the study's initial values in the whole model (see `initialise_as_study`)
 
     Raises ValueError for another `enlarge`.

@@ -126,26 +126,38 @@ class MultiLevelAggregationDecoder(nn.Module):
 class ProgressiveUpsamplingDecoder(nn.Module):
     """The deepest level alone, enlarged in four steps of two (PUP of Zheng et al., CVPR 2021).
 
-    Ends at half the input's size, as in the release. Raises ValueError for a backbone without res5.
+    Ends at half the input's size, as in the release.
+
+    square  True: every step makes its map a square with sides of twice the width, as published, so that logits of a
+            frame that is not square are [W / 2, W / 2] and cover it squeezed; False: both sides are doubled. Square
+            frames, as the published ones, have the same logits with both
+
+    Raises ValueError for a backbone without res5.
     """
 
     stride, mask_stride = 32, 2
 
-    def __init__(self, channels: Channels, dim: int = 256, outputs: int = 1):
+    def __init__(self, channels: Channels, dim: int = 256, outputs: int = 1, square: bool = False):
         super().__init__()
         _need_res5(channels, type(self).__name__)
+        self.square = square
         widths = (channels["res5"], dim, dim, dim)
         self.convs = nn.ModuleList(nn.Conv2d(width, dim, 3, padding=1) for width in widths)
         self.norms = nn.ModuleList(nn.BatchNorm2d(dim) for _ in widths)
         self.classes = nn.Conv2d(dim, outputs, 1)
 
     def forward(self, maps: Maps) -> Tensor:
-        """maps, of which res5 [batch, C, h, w] is used -> logits [batch, outputs, H / 2, W / 2]"""
+        """maps, of which res5 [batch, C, h, w] is used -> logits [batch, outputs, H / 2 (square: W / 2), W / 2]"""
         x = maps["res5"]
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = _double(x) if i else x
+            x = self._enlarged(x) if i else x
             x = F.relu(norm(conv(x)))
-        return _double(self.classes(x))
+        return self._enlarged(self.classes(x))
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        size = (2 * (width if self.square else height), 2 * width)
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 class ParallelFusionHead(nn.Module):
@@ -207,10 +219,6 @@ def _at_finest(maps: Maps, align_corners: bool = False) -> dict[str, Tensor]:
 
 def _deep_first(maps: Maps) -> list[Tensor]:
     return list(maps.values())[::-1]
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _need_res5(channels: Channels, name: str) -> None:

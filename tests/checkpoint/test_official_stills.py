@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 import lgrnet
+from lgrnet.checkpoint import ALLOWED
 from lgrnet.checkpoint.official import OfficialWeightsError, load_backbone
 from lgrnet.checkpoint.official_stills import is_still, to_official, to_ours
+from lgrnet.config import build_json, load_config, to_json
 from lgrnet.models.backbones import MixTransformer, TimmBackbone
 from lgrnet.models.plain_head import PlainHead
 from lgrnet.models.segmenter import PerFrame
@@ -117,6 +120,49 @@ def test_other_models_are_refused():
     strange = small().state_dict() | {"net.surprise": torch.zeros(1)}
     with pytest.raises(OfficialWeightsError, match="1 tensors have no published name, first net.surprise"):
         to_official(strange)
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WIDE = ["model.net.backbone.name=mit_b2", "model.net.decoder.dim=768"]
+PVT = "model.net.backbone={_target_: lgrnet.models.backbones.TimmBackbone, name: pvt_v2_b2, norm_eps: 1e-5, "
+PVT_WIDE = [PVT + "mlp_ratios: [8, 8, 4, 4]}", "model.net.decoder.dim=768"]
+SHIPPED = {  # the config, and what is changed in it, that INSTALL.md names for a published model
+    "ssformer_S": ("polyp_images/ssformer_s", []),
+    "ssformer_L": ("polyp_images/ssformer_l", []),
+    "ssformer_add_b2": ("polyp_images/ssformer_s", ["model.net.decoder.fusion=add"]),
+    "official_sed_b2": ("polyp_images/decoder_sed", []),
+    "official_mla_b2": ("polyp_images/decoder_mla", []),
+    "official_pup_b2": ("polyp_images/decoder_pup", ["model.net.decoder.square=true"]),
+    "repro_PLD_MiT-B0": ("ssformer_study/mit_b0_kvasir_pld", []),
+    "repro_SeD_MiT-B0": ("ssformer_study/mit_b0_kvasir_sed", []),
+    "repro_PLD_MiT-B2": ("ssformer_study/mit_b0_kvasir_pld", WIDE),
+    "repro_SeD_MiT-B2": ("ssformer_study/mit_b0_kvasir_sed", WIDE),
+    "repro_PLD_PVTv2-B2": ("ssformer_study/mit_b0_kvasir_pld", PVT_WIDE),
+    "repro_SeD_PVTv2-B2": ("ssformer_study/mit_b0_kvasir_sed", PVT_WIDE),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_config_has_the_model_of_every_published_file(name):
+    """All names fit, and what no shape tells (epsilons, the last step, the decision) is the published one, too."""
+    config, overrides = SHIPPED[name]
+    described = to_json(load_config(CONFIGS / f"{config}.py", overrides).model)
+    published, ours = build(name).eval(), build_json(described, ALLOWED).eval()
+    result = to_ours(to_official(published.state_dict()), ours.state_dict())
+    assert result.complete
+    ours.load_state_dict(result.state)
+    frames = torch.rand(1, 1, 3, 64, 96)
+    assert torch.equal(ours(frames).mask_logits, published(frames).mask_logits)
+    assert ours.decision == published.decision and torch.equal(ours.pixel_std, published.pixel_std)
+    epsilons = [[getattr(m, "eps", None) for m in model.modules()] for model in (ours, published)]
+    assert epsilons[0] == epsilons[1]
+
+
+def test_the_guide_names_the_config_of_every_published_file():
+    guide = " ".join((CONFIGS.parent / "INSTALL.md").read_text(encoding="utf-8").split())
+    for config, overrides in SHIPPED.values():
+        assert f"configs/{config}.py" in guide and all(override in guide for override in overrides)
 
 
 CONFIG = """

@@ -21,17 +21,21 @@ def expected(golden):
     return json.loads((golden / "ssformer" / "metrics.json").read_text())
 
 
-def test_mean_dice_of_every_pair(pairs, expected):
+NAMES = {"mean_dice": "test_py_meanDice", "dice_at_half": "dice_at_0.5", "iou_at_half": "iou_at_0.5"}
+
+
+@pytest.mark.parametrize("ours, theirs", NAMES.items())
+def test_numbers_of_every_pair(pairs, expected, ours, theirs):
     protocol, rows = SSFormerTestProtocol(), []
     for published in expected["per_image"]:
         name = f"{published['i']:02d}_{published['name']}"
         grey, truth = pairs[name]
         values = protocol.per_frame(grey, grey > 127, truth)
-        assert values["mean_dice"] == pytest.approx(published["test_py_meanDice"], abs=1e-9), name
+        assert values[ours] == pytest.approx(published[theirs], abs=1e-9), name
         rows.append(FrameRow(protocol.id, name, "0", 1, values))
-    mean = protocol.aggregate(rows)["mean_dice"]
+    mean = protocol.aggregate(rows)[ours]
     assert len(rows) == mean.frames == 40
-    assert mean.value == pytest.approx(expected["means"]["test_py_meanDice"], abs=1e-9)
+    assert mean.value == pytest.approx(expected["means"][theirs], abs=1e-9)
 
 
 def test_mean_dice_over_thresholds_by_its_definition(pairs):

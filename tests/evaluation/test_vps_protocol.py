@@ -209,6 +209,27 @@ def test_pranet_of_the_set(table, kind):
     assert without["mSpe"] <= without["maxSpe"] <= 1
 
 
+@pytest.mark.parametrize("kind", ["soft", "binary"])
+def test_pranet_has_the_precision_on_request(table, kind):
+    """The published program has it, and F with beta 1, which is Dice; its table has neither."""
+    pairs, expected = table
+    published = expected[f"uaca_{kind}_dataset"]
+    evaluators = [Evaluator([PraNetProtocol(extended=extended)]) for extended in (True, False)]
+    for name, (map_, truth) in pairs[kind].items():
+        for evaluator in evaluators:
+            scorer = evaluator.begin(name)
+            scorer.add("0", map_, raw=truth)
+            evaluator.end(scorer)
+    scores, plain = (evaluator.result()["scores"]["pranet"] for evaluator in evaluators)
+    for ours, theirs in {"mPre": "meanPre", "maxPre": "maxPre"}.items():
+        assert scores.pop(ours) == pytest.approx(published[theirs], abs=1e-9)
+    assert list(scores) == list(plain) and all(_same(scores[name], plain[name], 0) for name in plain)
+    for ours, theirs in {"mDice": "meanF", "maxDice": "maxF"}.items():
+        assert scores[ours] == pytest.approx(published[theirs], abs=1e-9)
+    kept = {name for clip in evaluators[1].clips for name in clip.values}
+    assert kept == {*PraNetProtocol.scalars, *PraNetProtocol.curves}
+
+
 def test_pranet_is_the_mean_over_images_of_256_passes():
     generator, evaluator, curves = np.random.default_rng(3), Evaluator([PraNetProtocol()]), []
     for number, size in enumerate((3, 1)):

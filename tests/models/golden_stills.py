@@ -34,7 +34,7 @@ OFFICIAL = {
     "ssformer_add_b2": ("mit_b2", partial(ProgressiveLocalityDecoder, fusion="add"), "corners"),
     "official_sed_b2": ("mit_b2", partial(SegFormerDecoder), "corners"),
     "official_mla_b2": ("mit_b2", partial(MultiLevelAggregationDecoder), "input"),
-    "official_pup_b2": ("mit_b2", partial(ProgressiveUpsamplingDecoder), "none"),
+    "official_pup_b2": ("mit_b2", partial(ProgressiveUpsamplingDecoder, square=True), "none"),
 }
 STUDY_BACKBONES = {f"MiT-B{i}": f"mit_b{i}" for i in range(6)} | {f"PVTv2-B{i}": f"pvt_v2_b{i}" for i in range(1, 6)}
 

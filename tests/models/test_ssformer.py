@@ -31,7 +31,7 @@ from lgrnet.models.still_decoders import (
     ProgressiveUpsamplingDecoder,
     SegFormerDecoder,
 )
-from lgrnet.structures import Targets
+from lgrnet.structures import ClipInfo, Targets
 from tests.models.golden_stills import build, study_backbone, study_model
 
 DEAD = 262_656
@@ -123,6 +123,18 @@ def test_logits_come_at_the_size_of_the_input(decoder, enlarge):
         assert model(torch.rand(1, 3, *size)).shape[-2:] == size
 
 
+def test_progressive_upsampling_keeps_the_shape_of_the_frame_or_is_square_as_published():
+    """Both are the same for square frames, of which the published settings are."""
+    own, square = (
+        small(partial(ProgressiveUpsamplingDecoder, dim=16, square=s), enlarge="none") for s in (False, True)
+    )
+    square.load_state_dict(own.state_dict())
+    frames = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert own.eval()(frames).shape == (1, 1, 32, 48) and square.eval()(frames).shape == (1, 1, 48, 48)
+        assert torch.equal(own(frames[..., :64]), square(frames[..., :64]))
+
+
 def test_published_logits_of_odd_frames_are_larger_than_the_frames():
     with torch.no_grad():
         assert small().eval()(torch.rand(1, 3, 75, 101)).shape == (1, 1, 76, 104)
@@ -141,6 +153,26 @@ def test_odd_frames_are_predicted_as_published(disk):
     assert logits.shape == (2, 1, 76, 104)
     probability = F.interpolate(logits.sigmoid(), size=disk, mode="bilinear", align_corners=False)[:, 0].numpy()
     assert probability.min() < 0.3 and probability.max() > 0.7
+    assert np.abs(prediction.probability[0] / 255 - probability).max() < 0.5 / 255 + 1e-5
+    certain = np.abs(probability - 0.5) > 1e-5
+    assert np.array_equal(prediction.mask[0][certain], (probability > 0.5)[certain])
+
+
+@pytest.mark.parametrize("disk", [(96, 96), (110, 111)])
+@pytest.mark.parametrize("size, square", [((96, 96), False), ((64, 96), False), ((64, 96), True)])
+def test_half_sized_logits_are_predicted_as_published(size, square, disk):
+    """The sigmoid comes first and the way to disk size is one resize, however small the logits are."""
+    net = small(partial(ProgressiveUpsamplingDecoder, dim=64, square=square), enlarge="none").eval()
+    model, frames = PerFrame(net, decision="sigmoid").eval(), torch.rand(1, 2, 3, *size)
+    net.decoder.classes.weight.data.mul_(1000)
+    with torch.no_grad():
+        net.decoder.classes.bias.data.sub_(model(frames).mask_logits.median())
+        output = model(frames)
+    assert output.mask_logits.shape[-2:] == (48 if square else size[0] // 2, 48)
+    prediction = model.predict(output, ClipInfo("v", ("a", "b"), disk, (2, *size)))
+    logits = output.mask_logits[0].transpose(0, 1)
+    probability = F.interpolate(logits.sigmoid(), size=disk, mode="bilinear", align_corners=False)[:, 0].numpy()
+    assert probability.min() < 0.1 and probability.max() > 0.9
     assert np.abs(prediction.probability[0] / 255 - probability).max() < 0.5 / 255 + 1e-5
     certain = np.abs(probability - 0.5) > 1e-5
     assert np.array_equal(prediction.mask[0][certain], (probability > 0.5)[certain])
