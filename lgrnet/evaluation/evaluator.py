@@ -18,7 +18,7 @@ from lgrnet.evaluation.packed_rows import PackedRows
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced, overall
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
 from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, needs_images
-from lgrnet.records import BINARY, DataError, LabelMap, Prediction, num_classes
+from lgrnet.records import BINARY, DataError, LabelMap, Prediction, benchmark_order, num_classes
 
 
 class Evaluator:
@@ -65,7 +65,8 @@ class Evaluator:
         meta: Mapping[str, object] | None = None,
         images: Callable[[int], np.ndarray] | None = None,
     ) -> list[FrameRow]:
-        """Scores one video and returns its rows.
+        """Scores one video and returns its rows, frames in the benchmark's order (`benchmark_key`) whatever order the
+        model had them in: which frames are the ends of a clip, or neighbours, follows their names.
 
         raw_masks  one uint8 [H, W] per frame, None: not annotated (only protocols of videos see the frame)
         meta       see `end`
@@ -77,8 +78,9 @@ class Evaluator:
         _check_prediction(prediction, raw_masks, label_map)
         scorer = self.begin(prediction.video, label_map)
         shown = images if images is not None and needs_images(self.protocols.values()) else lambda index: None
-        for index, (frame, raw) in enumerate(zip(prediction.frame_names, raw_masks, strict=True)):
-            scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw, shown(index))
+        for index in benchmark_order(prediction.frame_names):
+            maps = prediction.probability[:, index], prediction.mask[:, index]
+            scorer.add(prediction.frame_names[index], *maps, raw_masks[index], shown(index))
         if self.instances is not None:
             self.instances.process(prediction, raw_masks, label_map)
         return self.end(scorer, meta)
