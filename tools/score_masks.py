@@ -13,10 +13,11 @@ README.md; numbers of two protocols are different quantities, even under the sam
 A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
 needed for the first and last mask of a clip, which it drops.
 
-A mask whose largest value is 1 is read as one of 0 and 255, under every protocol; to the programs of vps, pranet,
-ssformer-test and study it would be empty. Masks of class values: --foreground 1,2 makes one class of these; --classes
-1,2 makes a class of each, and maps then hold the same values in place of grey. With either, pixels of --ignore 255
-take no part in the overlaps of svanet-size and study; for other protocols they are background.
+Masks of a video of which none has a value above 1 are read as 0 and 255, under every protocol; to the programs of vps,
+pranet, ssformer-test and study they would be empty. Not so JPEGs, whose noise has such values. Masks of class values:
+--foreground 1,2 makes one class of these; --classes 1,2 makes a class of each, and maps then hold the same values in
+place of grey. With either, pixels of --ignore 255 take no part in the overlaps of svanet-size and study; for other
+protocols they are background.
 
 Sets of still images may be the folders of one run. The tables are of all images together; the mean over the folders,
 as SSFormer's test program prints it, stands below those of ssformer-test and pranet.

@@ -17,6 +17,7 @@ from lgrnet.evaluation import (
     Evaluator,
     Protocol,
     ScoredSet,
+    holds_ones,
     read_annotation,
     write_html,
     write_report,
@@ -116,7 +117,8 @@ def _process(predictor: Predictor, evaluator: Evaluator, record: VideoRecord, ma
     # Models of still images have one mask per class, and no others to offer.
     offered = "candidates" in inspect.signature(predictor.model.predict).parameters
     prediction = predictor.predict(record, candidates=offered and evaluator.instances is not None)
-    evaluator.process(prediction, raw, record.label_map, record.meta, lambda index: read_frame(record.frames[index]))
+    told = {"images": lambda index: read_frame(record.frames[index]), "ones": holds_ones(raw, record.masks)}
+    evaluator.process(prediction, raw, record.label_map, record.meta, **told)
     save_masks(prediction, masks)
 
 

@@ -1,6 +1,6 @@
 """From predicted and annotated masks to numbers, each with the protocol that defines it. No torch."""
 
-from lgrnet.evaluation.annotation import read_annotation
+from lgrnet.evaluation.annotation import holds_ones, read_annotation
 from lgrnet.evaluation.attributes import read_attributes
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols
@@ -46,6 +46,7 @@ __all__ = [
     "VPSProtocol",
     "VideoScorer",
     "choose_protocols",
+    "holds_ones",
     "plain_json",
     "read_annotation",
     "write_html",

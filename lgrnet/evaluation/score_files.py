@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lgrnet.evaluation.annotation import holds_ones
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.html_pictures import Picture, Pictures
@@ -109,19 +110,22 @@ class _Job:
 
         annotated  frame -> annotation of all frames, also of those without a map
         """
-        evaluator, highest, maps = self.evaluator(), 0, []
-        scorer = evaluator.begin(video, self.label_map)
+        evaluator, highest, maps, ones = self.evaluator(), 0, [], None
+        scorer, masks = evaluator.begin(video, self.label_map), list(annotated.values())
         for frame, annotation in annotated.items():
             raw = read_mask(annotation, label_map=self.label_map)
             check_values(raw, self.label_map, annotation)
+            if ones is None and isinstance(self.label_map, str) and raw.max(initial=0) == 1:
+                # Hardly ever so. Only then the other masks are read once more.
+                ones = holds_ones((read_mask(path, label_map=self.label_map) for path in masks), masks)
             if frame not in paths:
-                scorer.miss(frame, raw)
+                scorer.miss(frame, raw, bool(ones))
                 continue
             prediction = paths[frame][0]
             probability = _read_prediction(prediction, self.label_map, self.indexed)
             highest = max(highest, int(probability.max()))
             image = None if self.images is None else read_frame(self.images[video][frame])
-            scorer.add(frame, probability, raw=raw, image=image)
+            scorer.add(frame, probability, raw=raw, image=image, ones=bool(ones))
             if evaluator.instances is not None:
                 maps.append((resize_nearest(probability, raw.shape), raw))
         evaluator.end(scorer)
