@@ -52,18 +52,22 @@ def score_pairs(
 
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
+    Likewise where no map of 16 bits has a value above 255, although some are above 0.
     """
     shown = images if needs_images(protocols) else None
     job = _Job(tuple(protocols), set_name, label_map, shown, instances, indexed)
     evaluator = job.evaluator(weights_hash, attributes)
-    highest = 0
-    for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
+    highest = highest_of_16 = 0
+    for number, (state, level, level_of_16) in enumerate(_scored(job, pairs, workers), start=1):
         evaluator.merge(state)
-        highest = max(highest, level)
+        highest, highest_of_16 = max(highest, level), max(highest_of_16, level_of_16)
         if number % max(1, len(pairs.pairs) // 8) == 0:
             say(f"{set_name}: {number} of {len(pairs.pairs)} videos")
     if highest == 1:
         raise DataError("no predicted map has a value above 1, they are masks of 0 and 1; save them as 0 and 255")
+    if 0 < highest_of_16 < 256:
+        hint = "they hold values of 8 bits; save them with 8 bits, or times 257"
+        raise DataError(f"no predicted map of 16 bits has a value above 255, {hint}")
     return evaluator
 
 
@@ -83,7 +87,7 @@ def pair_pictures(
         prediction, annotation = pairs.pairs[video][frame]
         truth = class_masks(read_mask(annotation, label_map=label_map), label_map, annotation) > 0
         image = None if images is None else read_frame(images[video][frame])
-        found = _read_prediction(prediction, label_map, indexed) > 127
+        found = _read_prediction(prediction, label_map, indexed)[1] > 127
         return Picture(image, truth, found if indexed else found[None])
 
     return picture
@@ -105,12 +109,13 @@ class _Job:
         average = None if self.instances is None else AveragePrecision(self.instances, set_name=self.set_name)
         return Evaluator(self.protocols, self.set_name, weights_hash, True, attributes, average)
 
-    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int]:
-        """The state of an evaluator with this one video, and the highest value of its maps.
+    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int, int]:
+        """The state of an evaluator with this one video, the highest value of its maps as bytes, and of its maps of 16
+        bits as they are.
 
         annotated  frame -> annotation of all frames, also of those without a map
         """
-        evaluator, highest, maps, ones = self.evaluator(), 0, [], None
+        evaluator, highest, highest_of_16, maps, ones = self.evaluator(), 0, 0, [], None
         scorer, masks = evaluator.begin(video, self.label_map), list(annotated.values())
         for frame, annotation in annotated.items():
             raw = read_mask(annotation, label_map=self.label_map)
@@ -121,9 +126,10 @@ class _Job:
             if frame not in paths:
                 scorer.miss(frame, raw, bool(ones))
                 continue
-            prediction = paths[frame][0]
-            probability = _read_prediction(prediction, self.label_map, self.indexed)
+            values, probability = _read_prediction(paths[frame][0], self.label_map, self.indexed)
             highest = max(highest, int(probability.max()))
+            if values.dtype == np.uint16:
+                highest_of_16 = max(highest_of_16, int(values.max()))
             image = None if self.images is None else read_frame(self.images[video][frame])
             scorer.add(frame, probability, raw=raw, image=image, ones=bool(ones))
             if evaluator.instances is not None:
@@ -132,15 +138,18 @@ class _Job:
         if maps:
             found, raws = (list(part) for part in zip(*maps, strict=True))
             evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
-        return evaluator.state(), highest
+        return evaluator.state(), highest, highest_of_16
 
 
-def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> np.ndarray:
-    """A map as uint8 [H, W]; one of raw values, among which none is to be ignored, as uint8 [K, H, W] of 0 and 255."""
+def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A map as it is on disk, and as uint8 [H, W]; one of raw values, among which none is to be ignored, as uint8
+    [K, H, W] of 0 and 255."""
     if indexed:
         known = {value: klass for value, klass in label_map.items() if klass != IGNORE}
-        return class_masks(read_mask(path, label_map=known), known, path).astype(np.uint8) * np.uint8(255)
-    return eight_bits(read_map(path), f"map {path}")
+        raw = read_mask(path, label_map=known)
+        return raw, class_masks(raw, known, path).astype(np.uint8) * np.uint8(255)
+    values = read_map(path)
+    return values, eight_bits(values, f"map {path}")
 
 
 def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Prediction:
@@ -150,7 +159,7 @@ def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Predict
     return Prediction(video, frames, np.array([score], np.float32), maps[None], mask[None])
 
 
-def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int]]:
+def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int, int]]:
     if workers == 1:
         yield from (job(video, paths, pairs.annotated[video]) for video, paths in pairs.pairs.items())
         return

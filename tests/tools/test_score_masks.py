@@ -162,6 +162,19 @@ def test_masks_of_zero_and_one_are_not_taken_for_empty_maps(trees, capsys):
     assert "no predicted map has a value above 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_eight_bits_in_files_of_sixteen_are_not_taken_for_empty_maps(workers, trees, capsys):
+    for path in (trees / "pred").rglob("*.png"):
+        _save(path, np.array(Image.open(path)).astype(np.uint16))
+    assert _run(trees, "--workers", workers) == 2
+    assert "no predicted map of 16 bits has a value above 255" in capsys.readouterr().err
+    _save(_prediction(trees, 9), np.full((20, 24), 512, np.uint16))
+    assert _run(trees, "--protocol", "plain") == 0, "one that has is of 16 bits"
+    for path in (trees / "pred").rglob("*.png"):
+        _save(path, np.zeros((20, 24), np.uint16))
+    assert _run(trees, "--protocol", "plain") == 0, "empty maps are empty"
+
+
 def test_masks_of_class_indices_need_to_be_told(trees, capsys):
     for path in (trees / "gt").rglob("*.png"):
         _save(path, np.array(Image.open(path)) // 255 * np.uint8(3) + np.uint8(2) * (np.array(Image.open(path)) == 0))
