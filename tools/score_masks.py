@@ -11,7 +11,7 @@ certain; a map of another size than its mask is resized by each protocol's own r
 README.md; numbers of two protocols are different quantities, even under the same name.
 
 A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
-needed for the first and last mask of a clip, which it drops.
+needed for the first and last mask of a clip, which it drops, and so none of a clip of two frames.
 
 Masks of a video of which none has a value above 1 are read as 0 and 255, under every protocol; to the programs of vps,
 pranet, ssformer-test and study they would be empty. Not so JPEGs, whose noise has such values. Masks of class values:
@@ -41,7 +41,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -142,7 +141,7 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
     if ends_dropped and pairs.missing_ends:
         told = count_and_name(pairs.missing_ends, "frame", _NAMED)
         _tell(f"note: {told} at the ends of their clips without a prediction in {predictions}; none is needed there")
-        pairs = replace(pairs, missing=[name for name in pairs.missing if name not in set(pairs.missing_ends)])
+        pairs = pairs.without_ends()
     if not pairs.missing:
         return pairs
     told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {options.gt} without a prediction in {predictions}"
@@ -153,7 +152,7 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
 
 
 def _tell_of_short(pairs: MaskPairs) -> None:
-    if short := [video for video, frames in pairs.annotated.items() if len(frames) < 3]:
+    if short := [video for video in pairs.pairs if len(pairs.annotated[video]) < 3]:
         told = f"{count_and_name(short, 'video')} {'has' if len(short) == 1 else 'have'} two annotated frames or fewer"
         _tell(f"note: {told}, and vps drops the first and the last: they count for nothing there")
 
@@ -168,7 +167,7 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
-    known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
+    known = gather_attributes({video: list(pairs.annotated[video]) for video in pairs.pairs}, *files)
     named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
     set_name = options.set or next(named, "masks")
     told = {"attributes": known, "images": images, "instances": options.instances, "indexed": indexed}

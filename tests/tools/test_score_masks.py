@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,6 +282,35 @@ def test_clips_of_which_vps_drops_every_frame_are_told(tmp_path, capsys):
     assert words in capsys.readouterr().err
     assert score_masks.main([*told, "lgrnet"]) == 0
     assert "note" not in capsys.readouterr().err
+
+
+def test_a_clip_of_two_frames_needs_no_map_where_vps_drops_both(tmp_path, capsys):
+    for video, frames in (("a", 1), ("b", 2), ("c", 5)):
+        for frame in range(frames):
+            _save(tmp_path / "gt" / video / f"{frame}.png", _disc())
+            _save(tmp_path / "pred" / video / f"{frame}.png", _disc(1))
+    results = []
+    for gone in ("", "ab"):
+        for video in gone:
+            shutil.rmtree(tmp_path / "pred" / video)
+        assert _run(tmp_path, "--protocol", "vps", "--json", tmp_path / "o.json", "--out", tmp_path / "out") == 0
+        error = capsys.readouterr().err
+        assert "2 videos (a, b) have two annotated frames or fewer" in error
+        results.append(json.loads((tmp_path / "o.json").read_text()))
+    assert "3 frames (a/0, b/0, b/1) at the ends of their clips" in error
+    assert results[0] == results[1]
+    assert _run(tmp_path, "--protocol", "vps", "--allow_missing", "--json", tmp_path / "o.json") == 0
+    assert json.loads((tmp_path / "o.json").read_text()) == results[0]
+    capsys.readouterr()
+    assert _run(tmp_path, "--protocol", "vps,plain") == 2
+    assert "3 frames (a/0, b/0, b/1) of" in capsys.readouterr().err
+    assert _run(tmp_path, "--protocol", "vps,plain", "--allow_missing", "--json", tmp_path / "o.json") == 0
+    assert json.loads((tmp_path / "o.json").read_text())["sets"][0]["videos"] == 1
+    assert "two annotated frames" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "pred/c")
+    _save(tmp_path / "pred/b/0.png", _disc())
+    assert _run(tmp_path, "--protocol", "vps") == 2
+    assert "3 frames (c/1, c/2, c/3)" not in (error := capsys.readouterr().err) and "5 frames (c/0, c/1" in error
 
 
 def test_a_folder_in_place_of_a_file_is_told_before_the_work(trees, capsys):
