@@ -20,7 +20,9 @@ place of grey. With either, pixels of --ignore 255 take no part in the overlaps 
 protocols they are background.
 
 Sets of still images may be the folders of one run. The tables are of all images together; the mean over the folders,
-as SSFormer's test program prints it, stands below those of ssformer-test and pranet.
+as SSFormer's test program prints it, stands below those of ssformer-test and pranet. Videos that lie in several folders
+below --gt, as in Seen and Unseen of SUN-SEG's TestEasyDataset, make a slice of each folder, and the plain mean of
+these, which papers print as the number of SUN-SEG-Easy, stands below every table.
 
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
@@ -52,7 +54,7 @@ from lgrnet.evaluation.comparison import compare_sets, comparison_table, read_re
 from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
-from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
+from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, folders_of, pair_trees  # noqa: E402
 from lgrnet.evaluation.report import (  # noqa: E402
     mean_over_videos,
     plain_json,
@@ -62,6 +64,7 @@ from lgrnet.evaluation.report import (  # noqa: E402
     write_whole,
 )
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
+from lgrnet.evaluation.set_means import means_over_sets  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
 from lgrnet.records import IGNORE, DataError, LabelMap, count_and_name, file_hash  # noqa: E402
@@ -168,6 +171,7 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
     known = gather_attributes({video: list(pairs.annotated[video]) for video in pairs.pairs}, *files)
+    known = {v: {"folder": folder, **known[v]} for v, folder in folders_of(pairs, options.gt).items()} or known
     named = (name for name in reversed(options.gt.resolve().parts) if name.lower() not in GENERIC)
     set_name = options.set or next(named, "masks")
     told = {"attributes": known, "images": images, "instances": options.instances, "indexed": indexed}
@@ -225,7 +229,7 @@ def _score(options: argparse.Namespace) -> list[str]:
     result = evaluator.result()
     facts = {"method": method, "predictions": str(options.pred), "annotations": str(options.gt)}
     facts |= {"mask": "map above half of its range", "missing": pairs.missing, "extra": pairs.extra}
-    facts |= {"mean_over_folders": _folder_means(evaluator, result)}
+    facts |= {"mean_over_folders": _folder_means(evaluator, result), "mean_over_sets": means_over_sets([result])}
     if options.json is not None:
         write_json(options.json, [result], facts)
     if options.out is not None:
@@ -246,9 +250,12 @@ def _told(result: dict, facts: dict) -> list[str]:
         lines += ["", f"average precision, one image a {result['instances']['form']}: {told}"]
     for name, meaning in result["meaning"].items():
         lines += ["", f"{name}: {meaning}", published_table(result, name, facts["method"])]
-        if means := facts["mean_over_folders"].get(name):
-            told = "  ".join(f"{metric} {value:.4f}" for metric, value in means.items())
-            lines.append(f"mean over the {result['videos']} folders, each of the same weight: {told}")
+        means = {f"mean over the {result['videos']} folders": facts["mean_over_folders"].get(name)}
+        means |= {label: of.get(name) for label, of in facts["mean_over_sets"].items()}
+        for label, values in means.items():
+            if values:
+                told = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+                lines.append(f"{label}, each of the same weight: {told}")
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from lgrnet.evaluation import (
     Protocol,
     ScoredSet,
     holds_ones,
+    means_over_sets,
     read_annotation,
     write_html,
     write_report,
@@ -138,6 +139,8 @@ def _write(
     origin: Mapping[str, object],
 ) -> dict[str, dict[str, float]]:
     """The reports of all sets; returns the scores of the first protocol."""
+    means = means_over_sets([evaluator.result() for evaluator in evaluators], _apart(sets.values()))
+    facts = {**facts, "mean_over_sets": means}
     write_report(evaluators, folder, facts)
     pages = []
     for evaluator in evaluators:
@@ -147,3 +150,9 @@ def _write(
     write_html(folder / "report.html", pages, {**facts, **origin})
     first = evaluators[0].first.id
     return {page.result["set"]: dict(page.result["scores"][first]) for page in pages}
+
+
+def _apart(sets: Iterable[Sequence[VideoRecord]]) -> bool:
+    """Whether no frame is in two sets."""
+    frames = [{path for record in records for path in record.frames} for records in sets]
+    return len(set().union(*frames)) == sum(map(len, frames))

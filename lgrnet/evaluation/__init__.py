@@ -18,6 +18,7 @@ from lgrnet.evaluation.protocols import (
     Score,
 )
 from lgrnet.evaluation.report import plain_json, write_report
+from lgrnet.evaluation.set_means import means_over_sets
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
 from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
 from lgrnet.evaluation.video_scorer import VideoScorer
@@ -47,6 +48,7 @@ __all__ = [
     "VideoScorer",
     "choose_protocols",
     "holds_ones",
+    "means_over_sets",
     "plain_json",
     "read_annotation",
     "write_html",

@@ -101,6 +101,18 @@ def find_frames(folder: str | Path, pairs: MaskPairs) -> dict[str, Frames]:
     return {video: {frame: found[video][frame] for frame in frames} for video, frames in pairs.pairs.items()}
 
 
+def folders_of(pairs: MaskPairs, annotations: str | Path) -> dict[str, str]:
+    """Video -> what its folder lies in below `annotations`, GENERIC folders left out: of SUN-SEG such as "Seen";
+    {} where that is the same for all.
+    """
+    folders = {}
+    for video in pairs.pairs:
+        path = next(iter(pairs.annotated[video].values()))
+        names = [name for name in path.relative_to(annotations).parts[:-1] if name.lower() not in GENERIC]
+        folders[video] = "/".join(names[:-1]) or "."
+    return folders if len(set(folders.values())) > 1 else {}
+
+
 def read_map(path: str | Path) -> np.ndarray:
     """A predicted map [H, W], uint8, or uint16 of a file with 16 bits; 1-bit images give 0 and 255.
 
