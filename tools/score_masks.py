@@ -11,19 +11,22 @@ certain; a map of another size than its mask is resized by each protocol's own r
 README.md; numbers of two protocols are different quantities, even under the same name.
 
 A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
-needed for the first and last mask of a clip, which it drops.
+needed for the first and last mask of a clip, which it drops, and so none of a clip of two frames.
 
 Frames that show no lesion, such as SUN-SEG's negatives, need no masks: --no_lesion in place of --gt takes every frame
 as annotated and empty, at the size of its image in --frames, which then also says what is missing, else at that of
 its map. Numbers that such frames do not define have no value.
 
-A mask whose largest value is 1 is read as one of 0 and 255, under every protocol; to the programs of vps, pranet,
-ssformer-test and study it would be empty. Masks of class values: --foreground 1,2 makes one class of these; --classes
-1,2 makes a class of each, and maps then hold the same values in place of grey. With either, pixels of --ignore 255
-take no part in the overlaps of svanet-size and study; for other protocols they are background.
+Masks of a video of which none has a value above 1 are read as 0 and 255, under every protocol; to the programs of vps,
+pranet, ssformer-test and study they would be empty. Not so JPEGs, whose noise has such values. Masks of class values:
+--foreground 1,2 makes one class of these; --classes 1,2 makes a class of each, and maps then hold the same values in
+place of grey. With either, pixels of --ignore 255 take no part in the overlaps of svanet-size and study; for other
+protocols they are background.
 
 Sets of still images may be the folders of one run. The tables are of all images together; the mean over the folders,
-as SSFormer's test program prints it, stands below those of ssformer-test and pranet.
+as SSFormer's test program prints it, stands below those of ssformer-test and pranet. Videos that lie in several folders
+below --gt, as in Seen and Unseen of SUN-SEG's TestEasyDataset, make a slice of each folder, and the plain mean of
+these, which papers print as the number of SUN-SEG-Easy, stands below every table.
 
 Brackets hold 95 % intervals, from drawing videos again. --compare prints the paired differences of two results, or of
 two folders of maps, with their intervals, over draws of the same videos for both.
@@ -44,7 +47,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -56,7 +58,7 @@ from lgrnet.evaluation.comparison import compare_sets, comparison_table, read_re
 from lgrnet.evaluation.evaluator import Evaluator  # noqa: E402
 from lgrnet.evaluation.html_pictures import Pictures  # noqa: E402
 from lgrnet.evaluation.html_report import ScoredSet, write_html  # noqa: E402
-from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, pair_trees  # noqa: E402
+from lgrnet.evaluation.mask_trees import GENERIC, MaskPairs, find_frames, folders_of, pair_trees  # noqa: E402
 from lgrnet.evaluation.report import (  # noqa: E402
     mean_over_videos,
     plain_json,
@@ -66,6 +68,7 @@ from lgrnet.evaluation.report import (  # noqa: E402
     write_whole,
 )
 from lgrnet.evaluation.score_files import pair_pictures, score_pairs  # noqa: E402
+from lgrnet.evaluation.set_means import means_over_sets  # noqa: E402
 from lgrnet.evaluation.video_scorer import drop_ends  # noqa: E402
 from lgrnet.evaluation.vps_protocol import VPSProtocol  # noqa: E402
 from lgrnet.records import IGNORE, DataError, LabelMap, count_and_name, file_hash  # noqa: E402
@@ -134,12 +137,17 @@ def _label_map(options: argparse.Namespace) -> LabelMap:
     return rest | chosen | dict.fromkeys(ignored, IGNORE)
 
 
+def _annotations(options: argparse.Namespace, predictions: Path) -> Path:
+    """The folder that says which frames there are."""
+    return (options.frames or predictions) if options.no_lesion else options.gt
+
+
 def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -> MaskPairs:
     """The pairs. Raises DataError for missing predictions, unless they are allowed; tells of what is left out.
 
     ends_dropped  whether the ends of clips count for nothing; then predictions may be missing there
     """
-    truth = (options.frames or predictions) if options.no_lesion else options.gt
+    truth = _annotations(options, predictions)
     pairs = pair_trees(predictions, truth, options.no_lesion)
     if pairs.extra:
         told = count_and_name(pairs.extra, "prediction", _NAMED)
@@ -147,7 +155,7 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
     if ends_dropped and pairs.missing_ends:
         told = count_and_name(pairs.missing_ends, "frame", _NAMED)
         _tell(f"note: {told} at the ends of their clips without a prediction in {predictions}; none is needed there")
-        pairs = replace(pairs, missing=[name for name in pairs.missing if name not in set(pairs.missing_ends)])
+        pairs = pairs.without_ends()
     if not pairs.missing:
         return pairs
     told = f"{count_and_name(pairs.missing, 'frame', _NAMED)} of {truth} without a prediction in {predictions}"
@@ -158,7 +166,7 @@ def _found(options: argparse.Namespace, predictions: Path, ends_dropped: bool) -
 
 
 def _tell_of_short(pairs: MaskPairs) -> None:
-    if short := [video for video, frames in pairs.annotated.items() if len(frames) < 3]:
+    if short := [video for video in pairs.pairs if len(pairs.annotated[video]) < 3]:
         told = f"{count_and_name(short, 'video')} {'has' if len(short) == 1 else 'have'} two annotated frames or fewer"
         _tell(f"note: {told}, and vps drops the first and the last: they count for nothing there")
 
@@ -173,7 +181,9 @@ def _evaluator(options: argparse.Namespace, predictions: Path) -> tuple[Evaluato
     images = None if options.frames is None else find_frames(options.frames, pairs)
     weights_hash = None if options.weights is None else file_hash(options.weights)
     files = options.attributes, options.classification, options.training
-    known = gather_attributes({video: list(frames) for video, frames in pairs.pairs.items()}, *files)
+    known = gather_attributes({video: list(pairs.annotated[video]) for video in pairs.pairs}, *files)
+    folders = folders_of(pairs, _annotations(options, predictions))
+    known = {video: {"folder": folder, **known[video]} for video, folder in folders.items()} or known
     told = {"attributes": known, "images": images, "instances": options.instances, "indexed": indexed}
     scored = score_pairs(pairs, protocols, _set_name(options), weights_hash, label_map, options.workers, _tell, **told)
     return scored, pair_pictures(pairs, label_map, images, indexed), pairs
@@ -240,7 +250,7 @@ def _score(options: argparse.Namespace) -> list[str]:
     truth = "none: no frame shows a lesion" if options.no_lesion else str(options.gt)
     facts = {"method": method, "predictions": str(options.pred), "annotations": truth}
     facts |= {"mask": "map above half of its range", "missing": pairs.missing, "extra": pairs.extra}
-    facts |= {"mean_over_folders": _folder_means(evaluator, result)}
+    facts |= {"mean_over_folders": _folder_means(evaluator, result), "mean_over_sets": means_over_sets([result])}
     if options.json is not None:
         write_json(options.json, [result], facts)
     if options.out is not None:
@@ -261,9 +271,12 @@ def _told(result: dict, facts: dict) -> list[str]:
         lines += ["", f"average precision, one image a {result['instances']['form']}: {told}"]
     for name, meaning in result["meaning"].items():
         lines += ["", f"{name}: {meaning}", published_table(result, name, facts["method"])]
-        if means := facts["mean_over_folders"].get(name):
-            told = "  ".join(f"{metric} {value:.4f}" for metric, value in means.items())
-            lines.append(f"mean over the {result['videos']} folders, each of the same weight: {told}")
+        means = {f"mean over the {result['videos']} folders": facts["mean_over_folders"].get(name)}
+        means |= {label: of.get(name) for label, of in facts["mean_over_sets"].items()}
+        for label, values in means.items():
+            if values:
+                told = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+                lines.append(f"{label}, each of the same weight: {told}")
     return lines
 
 

@@ -9,7 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from lgrnet import distributed
 from lgrnet.detectron2_bridge.catalog import clip_dicts, record_of
-from lgrnet.evaluation import Evaluator, Protocol, read_annotation, write_report
+from lgrnet.evaluation import Evaluator, Protocol, holds_ones, read_annotation, write_report
 from lgrnet.records import DataError
 
 
@@ -60,7 +60,9 @@ class ClipEvaluator(DatasetEvaluator):
                     f'the output for video {video["video_name"]!r} has {", ".join(output)} but no "prediction"; '
                     "expected a model of lgrnet, others need an evaluator of detectron2"
                 )
-            self._evaluator.process(output["prediction"], read_annotation(record), record.label_map)
+            raw = read_annotation(record)
+            told = {"label_map": record.label_map, "ones": holds_ones(raw, record.masks)}
+            self._evaluator.process(output["prediction"], raw, **told)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Protocol -> metric -> mean over the set, in percent as detectron2's own metrics; None but on rank 0.

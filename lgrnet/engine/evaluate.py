@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from lgrnet.evaluation import (
     Evaluator,
     Protocol,
     ScoredSet,
+    holds_ones,
+    means_over_sets,
     read_annotation,
     write_html,
     write_report,
@@ -117,7 +119,8 @@ def _process(predictor: Predictor, evaluator: Evaluator, record: VideoRecord, ma
     # Models of still images have one mask per class, and no others to offer.
     offered = "candidates" in inspect.signature(predictor.model.predict).parameters
     prediction = predictor.predict(record, candidates=offered and evaluator.instances is not None)
-    evaluator.process(prediction, raw, record.label_map, record.meta, lambda index: read_frame(record.frames[index]))
+    told = {"images": lambda index: read_frame(record.frames[index]), "ones": holds_ones(raw, record.masks)}
+    evaluator.process(prediction, raw, record.label_map, record.meta, **told)
     save_masks(prediction, masks)
 
 
@@ -137,6 +140,8 @@ def _write(
     origin: Mapping[str, object],
 ) -> dict[str, dict[str, float]]:
     """The reports of all sets; returns the scores of the first protocol."""
+    means = means_over_sets([evaluator.result() for evaluator in evaluators], _apart(sets.values()))
+    facts = {**facts, "mean_over_sets": means}
     write_report(evaluators, folder, facts)
     pages = []
     for evaluator in evaluators:
@@ -146,3 +151,9 @@ def _write(
     write_html(folder / "report.html", pages, {**facts, **origin})
     first = evaluators[0].first.id
     return {page.result["set"]: dict(page.result["scores"][first]) for page in pages}
+
+
+def _apart(sets: Iterable[Sequence[VideoRecord]]) -> bool:
+    """Whether no frame is in two sets."""
+    frames = [{path for record in records for path in record.frames} for records in sets]
+    return len(set().union(*frames)) == sum(map(len, frames))

@@ -1,6 +1,6 @@
 """From predicted and annotated masks to numbers, each with the protocol that defines it. No torch."""
 
-from lgrnet.evaluation.annotation import read_annotation
+from lgrnet.evaluation.annotation import holds_ones, read_annotation
 from lgrnet.evaluation.attributes import read_attributes
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.catalogue import PROTOCOLS, choose_protocols
@@ -18,6 +18,7 @@ from lgrnet.evaluation.protocols import (
     Score,
 )
 from lgrnet.evaluation.report import plain_json, write_report
+from lgrnet.evaluation.set_means import means_over_sets
 from lgrnet.evaluation.size_protocol import SvANetSizeProtocol
 from lgrnet.evaluation.ssformer_protocols import SSFormerTestProtocol, StudyProtocol
 from lgrnet.evaluation.video_scorer import VideoScorer
@@ -46,6 +47,8 @@ __all__ = [
     "VPSProtocol",
     "VideoScorer",
     "choose_protocols",
+    "holds_ones",
+    "means_over_sets",
     "plain_json",
     "read_annotation",
     "write_html",

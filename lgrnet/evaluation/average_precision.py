@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
 import lgrnet
-from lgrnet.records import DataError, LabelMap, Prediction, class_masks, num_classes
+from lgrnet.records import DataError, LabelMap, Prediction, benchmark_order, class_masks, num_classes
 
 FORMS = ("frame", "video")
 OBJECTS = ("class", "component")
@@ -66,7 +66,8 @@ class AveragePrecision:
         """
         masks, scores = detected(prediction)
         self._check(prediction, masks, scores, raw_masks, label_map)
-        annotated = [index for index, raw in enumerate(raw_masks) if raw is not None]
+        # Detections of one score rank by the order of their frames.
+        annotated = [index for index in benchmark_order(prediction.frame_names) if raw_masks[index] is not None]
         groups = [[index] for index in annotated] if self.form == "frame" else [annotated] * bool(annotated)
         there = masks.any(axis=(2, 3))  # [Q, T]
         images = []

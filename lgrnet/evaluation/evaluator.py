@@ -11,14 +11,15 @@ from dataclasses import asdict, replace
 import numpy as np
 
 import lgrnet
+from lgrnet.evaluation.annotation import holds_ones
 from lgrnet.evaluation.attributes import FrameShape
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
 from lgrnet.evaluation.packed_rows import PackedRows
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced, overall
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
-from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, needs_images
-from lgrnet.records import BINARY, DataError, LabelMap, Prediction, num_classes
+from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, check_prediction, needs_images
+from lgrnet.records import BINARY, DataError, LabelMap, Prediction, benchmark_order
 
 
 class Evaluator:
@@ -64,21 +65,27 @@ class Evaluator:
         label_map: LabelMap = "binary",
         meta: Mapping[str, object] | None = None,
         images: Callable[[int], np.ndarray] | None = None,
+        ones: bool | None = None,
     ) -> list[FrameRow]:
-        """Scores one video and returns its rows.
+        """Scores one video and returns its rows, frames in the benchmark's order (`benchmark_key`) whatever order the
+        model had them in: which frames are the ends of a clip, or neighbours, follows their names.
 
         raw_masks  one uint8 [H, W] per frame, None: not annotated (only protocols of videos see the frame)
         meta       see `end`
         images     gives the image of a frame by its index, uint8 [H1, W1, 3]; only asked where a protocol needs it
+        ones       whether masks of 0 and 1 stand for 0 and 255; None: where `holds_ones` says so of the arrays alone,
+                   which cannot tell them from JPEGs of empty masks
 
         Raises DataError naming video and frame when a size, the number of masks or classes does not fit, or when
         the video was scored before.
         """
-        _check_prediction(prediction, raw_masks, label_map)
+        check_prediction(prediction, raw_masks, label_map)
         scorer = self.begin(prediction.video, label_map)
         shown = images if images is not None and needs_images(self.protocols.values()) else lambda index: None
-        for index, (frame, raw) in enumerate(zip(prediction.frame_names, raw_masks, strict=True)):
-            scorer.add(frame, prediction.probability[:, index], prediction.mask[:, index], raw, shown(index))
+        ones = holds_ones(raw_masks) if ones is None else ones
+        for index in benchmark_order(prediction.frame_names):
+            maps = prediction.probability[:, index], prediction.mask[:, index]
+            scorer.add(prediction.frame_names[index], *maps, raw_masks[index], shown(index), ones)
         if self.instances is not None:
             self.instances.process(prediction, raw_masks, label_map)
         return self.end(scorer, meta)
@@ -338,20 +345,6 @@ def _plain_intervals(by_class: Mapping[int | str, Mapping[str, Interval]]) -> di
     if not by_class:
         return None
     return {metric: [bounds.lower, bounds.upper] for metric, bounds in overall(by_class).items()}
-
-
-def _check_prediction(prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:
-    video, frames = prediction.video, len(prediction.frame_names)
-    if len(raw_masks) != frames:
-        raise DataError(f"video {video!r} has {frames} predicted frames but {len(raw_masks)} masks; give one each")
-    expected = (num_classes(label_map), frames)
-    for name in ("mask", "probability"):
-        shape = getattr(prediction, name).shape
-        if len(shape) != 4 or shape[:2] != expected:
-            raise DataError(
-                f"video {video!r}: {name} has shape {shape}, expected [{expected[0]}, {frames}, H, W] "
-                "(classes of the label map, frames)"
-            )
 
 
 def _frames(rows: Sequence[FrameRow | ClipRow]) -> int:

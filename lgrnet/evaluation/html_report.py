@@ -60,7 +60,8 @@ def write_html(
 
     sets    tables and videos appear in this order; the first metric of a set's first protocol says which frames are
             its worst and best
-    facts   where the numbers come from: command, config, versions; any names, texts and JSON-like values
+    facts   where the numbers come from: command, config, versions; any names, texts and JSON-like values;
+            `mean_over_sets`, of `means_over_sets`, stands in the tables of numbers, too
     budget  bytes of all pictures together. The worst and best frames come first, then the worst of every video, then
             frames spread evenly over every video, as many as fit; the page says which frames have none
     side    longer side of a picture in pixels
@@ -89,7 +90,7 @@ def _write_page(file: TextIO, sets: Sequence[ScoredSet], facts: Mapping[str, obj
         "style": style,
         "title": escape(html_tables.title(results)),
         "summary": html_tables.summary(results),
-        "numbers": html_tables.numbers(results),
+        "numbers": html_tables.numbers(results, facts.get("mean_over_sets")),
         "slices": html_tables.slices(results),
         "origin": html_tables.origin(results, facts),
     }

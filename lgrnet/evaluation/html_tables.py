@@ -9,6 +9,7 @@ from html import escape
 from lgrnet.evaluation.average_precision import precisions
 from lgrnet.evaluation.protocols import overall
 from lgrnet.evaluation.report import plain_json
+from lgrnet.evaluation.set_means import SetMeans
 
 
 def title(results: Sequence[Mapping]) -> str:
@@ -29,8 +30,8 @@ def summary(results: Sequence[Mapping]) -> str:
     return f'<p class="quiet">{" · ".join(parts)}</p>'
 
 
-def numbers(results: Sequence[Mapping]) -> str:
-    """One table per protocol, one line per set, and per class where there are several."""
+def numbers(results: Sequence[Mapping], means: SetMeans | None = None) -> str:
+    """One table per protocol, one line per set, and per class where there are several, and one per mean over sets."""
     blocks = []
     for protocol, meaning in _meanings(results).items():
         lines, metrics, intervals = [], {}, False
@@ -47,6 +48,14 @@ def numbers(results: Sequence[Mapping]) -> str:
                 [str(result["videos"]), str(result["frames"]), *(_number(cells.get(m)) for m in metrics)],
             )
             for result, class_id, cells in lines
+        ]
+        rows += [
+            _row(
+                [_name(label), *["mean"] * several],
+                ["", "", *(_number({"value": of[protocol].get(metric)}) for metric in metrics)],
+            )
+            for label, of in (means or {}).items()
+            if protocol in of
         ]
         note = '<p class="quiet">Below each number: its 95 % interval over videos.</p>' if intervals else ""
         blocks.append(_protocol(protocol, meaning) + _table(head, "".join(rows), 1 + several) + note)

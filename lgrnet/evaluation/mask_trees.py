@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ class MaskPairs:
     """Videos and their frames, in order.
 
     pairs      video -> frame -> (prediction, annotation); frames that have both
-    annotated  of the same videos: video -> frame -> annotation, with or without a prediction
+    annotated  video -> frame -> annotation, of all videos, with or without a prediction
     missing    annotations without a prediction, `<video>/<frame>`
     extra      predictions without an annotation, likewise
     no_lesion  the annotations are no masks but images of the masks' sizes: no frame shows a lesion
@@ -44,9 +44,18 @@ class MaskPairs:
 
     @property
     def missing_ends(self) -> list[str]:
-        """Those of `missing` that are the first or last annotated frame of a video that has predictions."""
-        ends = {f"{video}/{name}" for video, of in self.annotated.items() for name in (*of,)[:1] + (*of,)[-1:]}
+        """Those of `missing` that are the first or last annotated frame of a video that has predictions, or no other
+        frames."""
+        videos = {video: list(of) for video, of in self.annotated.items() if video in self.pairs or len(of) < 3}
+        ends = {f"{video}/{name}" for video, names in videos.items() for name in names[:1] + names[-1:]}
         return [name for name in self.missing if name in ends]
+
+    def without_ends(self) -> MaskPairs:
+        """The same where the ends of videos count for nothing: none is missing there, and a video that has no other
+        frames is among the pairs even without a prediction."""
+        pairs = {v: self.pairs.get(v, {}) for v, of in self.annotated.items() if v in self.pairs or len(of) < 3}
+        ends = set(self.missing_ends)
+        return replace(self, pairs=pairs, missing=[name for name in self.missing if name not in ends])
 
 
 def pair_trees(predictions: str | Path, annotations: str | Path, no_lesion: bool = False) -> MaskPairs:
@@ -67,7 +76,8 @@ def pair_trees(predictions: str | Path, annotations: str | Path, no_lesion: bool
     if len(found) == len(true) == 1 and _flat(predictions, found) and _flat(annotations, true):
         found = dict(zip(true, found.values(), strict=True))
     pairs, missing = {}, []
-    for video in sorted(true, key=natural_key):
+    true = {video: true[video] for video in sorted(true, key=natural_key)}
+    for video in true:
         of_video = found.get(video, {})
         missing += [f"{video}/{frame}" for frame in true[video] if frame not in of_video]
         both = {frame: (of_video[frame], path) for frame, path in true[video].items() if frame in of_video}
@@ -77,7 +87,7 @@ def pair_trees(predictions: str | Path, annotations: str | Path, no_lesion: bool
     if not pairs:
         shown = f"{count_and_name(extra, 'prediction')} and {count_and_name(missing, 'annotation')}"
         raise DataError(f"no frame of {predictions} is one of {annotations}: {shown}; both need <video>/<frame>.png")
-    return MaskPairs(pairs, {video: true[video] for video in pairs}, missing, extra, no_lesion)
+    return MaskPairs(pairs, true, missing, extra, no_lesion)
 
 
 def find_frames(folder: str | Path, pairs: MaskPairs) -> dict[str, Frames]:
@@ -94,6 +104,18 @@ def find_frames(folder: str | Path, pairs: MaskPairs) -> dict[str, Frames]:
     if missing:
         raise DataError(f"{folder} lacks the images of {count_and_name(missing, 'frame')}; give the folder of all")
     return {video: {frame: found[video][frame] for frame in frames} for video, frames in pairs.pairs.items()}
+
+
+def folders_of(pairs: MaskPairs, annotations: str | Path) -> dict[str, str]:
+    """Video -> what its folder lies in below `annotations`, GENERIC folders left out: of SUN-SEG such as "Seen";
+    {} where that is the same for all.
+    """
+    folders = {}
+    for video in pairs.pairs:
+        path = next(iter(pairs.annotated[video].values()))
+        names = [name for name in path.relative_to(annotations).parts[:-1] if name.lower() not in GENERIC]
+        folders[video] = "/".join(names[:-1]) or "."
+    return folders if len(set(folders.values())) > 1 else {}
 
 
 def read_map(path: str | Path) -> np.ndarray:

@@ -15,6 +15,7 @@ from lgrnet.evaluation.average_precision import precisions
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.intervals import RESAMPLES
 from lgrnet.evaluation.protocols import mean_scores, overall
+from lgrnet.evaluation.set_means import SetMeans
 
 NUMBER_COLUMNS = (
     "protocol",
@@ -43,7 +44,8 @@ def write_report(
 
     folder  is made where needed: report.json (sets, slices and videos), scores.csv (the same, one number a line),
             frames.csv (one number a line, of frames), report.md (a table per protocol)
-    extra   more to keep in report.json: config file, step, command
+    extra   more to keep in report.json: config file, step, command; `mean_over_sets`, of `means_over_sets`, stands in
+            the tables, too
 
     A number that is not defined is null in JSON and empty in CSV. Raises DataError when a set has no scored frame.
     """
@@ -55,7 +57,7 @@ def write_report(
     write_json(paths["report.json"], results, extra)
     _write_csv(paths["scores.csv"], NUMBER_COLUMNS, (number for result in results for number in result["numbers"]))
     _write_csv(paths["frames.csv"], FRAME_COLUMNS, _frame_numbers(evaluators, results))
-    write_whole(paths["report.md"], [markdown(results)])
+    write_whole(paths["report.md"], [markdown(results, (extra or {}).get("mean_over_sets"))])
     return paths
 
 
@@ -103,8 +105,9 @@ def _centred(text: str, width: int) -> str:
     return " " * left + text + " " * (blanks - left)
 
 
-def markdown(results: Sequence[Mapping]) -> str:
-    """One table per protocol, one line per set, and per set its slices and its videos from the worst to the best."""
+def markdown(results: Sequence[Mapping], means: SetMeans | None = None) -> str:
+    """One table per protocol, one line per set and mean over sets, and per set its slices and its videos from the worst
+    to the best."""
     lines = ["# Evaluation", ""]
     if any(bounds for result in results for bounds in result["intervals"].values()):
         lines += [f"In brackets: 95 % intervals, from {RESAMPLES} draws of as many videos as there are.", ""]
@@ -117,6 +120,9 @@ def markdown(results: Sequence[Mapping]) -> str:
             bounds = result["intervals"].get(name)
             values = [_with_interval(result["scores"][name], bounds, metric) for metric in metrics]
             lines.append(table_line([result["set"], *counts, *values]))
+        for label, of in (means or {}).items():
+            if name in of:
+                lines.append(table_line([label, "", "", "", *(_digits(of[name].get(metric)) for metric in metrics)]))
         for result in results:
             if result["slices"].get(name):
                 lines += ["", f"### {_cell(result['set'])}, per slice", ""]

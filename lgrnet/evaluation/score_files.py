@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lgrnet.evaluation.annotation import holds_ones
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.html_pictures import Picture, Pictures
@@ -61,18 +62,22 @@ def score_pairs(
 
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
+    Likewise where no map of 16 bits has a value above 255, although some are above 0.
     """
     shown = images if needs_images(protocols) else None
     job = _Job(tuple(protocols), set_name, label_map, shown, instances, indexed, pairs.no_lesion)
     evaluator = job.evaluator(weights_hash, attributes)
-    highest = 0
-    for number, (state, level) in enumerate(_scored(job, pairs, workers), start=1):
+    highest = highest_of_16 = 0
+    for number, (state, level, level_of_16) in enumerate(_scored(job, pairs, workers), start=1):
         evaluator.merge(state)
-        highest = max(highest, level)
+        highest, highest_of_16 = max(highest, level), max(highest_of_16, level_of_16)
         if number % max(1, len(pairs.pairs) // 8) == 0:
             say(f"{set_name}: {number} of {len(pairs.pairs)} videos")
     if highest == 1:
         raise DataError("no predicted map has a value above 1, they are masks of 0 and 1; save them as 0 and 255")
+    if 0 < highest_of_16 < 256:
+        hint = "they hold values of 8 bits; save them with 8 bits, or times 257"
+        raise DataError(f"no predicted map of 16 bits has a value above 255, {hint}")
     return evaluator
 
 
@@ -92,7 +97,7 @@ def pair_pictures(
         prediction, annotation = pairs.pairs[video][frame]
         truth = class_masks(_raw_mask(annotation, label_map, pairs.no_lesion), label_map, annotation) > 0
         image = None if images is None else read_frame(images[video][frame])
-        found = _read_prediction(prediction, label_map, indexed) > 127
+        found = _read_prediction(prediction, label_map, indexed)[1] > 127
         return Picture(image, truth, found if indexed else found[None])
 
     return picture
@@ -115,31 +120,36 @@ class _Job:
         average = None if self.instances is None else AveragePrecision(self.instances, set_name=self.set_name)
         return Evaluator(self.protocols, self.set_name, weights_hash, True, attributes, average)
 
-    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int]:
-        """The state of an evaluator with this one video, and the highest value of its maps.
+    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int, int]:
+        """The state of an evaluator with this one video, the highest value of its maps as bytes, and of its maps of 16
+        bits as they are.
 
         annotated  frame -> annotation of all frames, also of those without a map
         """
-        evaluator, highest, maps = self.evaluator(), 0, []
-        scorer = evaluator.begin(video, self.label_map)
+        evaluator, highest, highest_of_16, maps, ones = self.evaluator(), 0, 0, [], None
+        scorer, masks = evaluator.begin(video, self.label_map), list(annotated.values())
         for frame, annotation in annotated.items():
             raw = _raw_mask(annotation, self.label_map, self.no_lesion)
             check_values(raw, self.label_map, annotation)
+            if ones is None and isinstance(self.label_map, str) and raw.max(initial=0) == 1:
+                # Hardly ever so. Only then the other masks are read once more.
+                ones = holds_ones((read_mask(path, label_map=self.label_map) for path in masks), masks)
             if frame not in paths:
-                scorer.miss(frame, raw)
+                scorer.miss(frame, raw, bool(ones))
                 continue
-            prediction = paths[frame][0]
-            probability = _read_prediction(prediction, self.label_map, self.indexed)
+            values, probability = _read_prediction(paths[frame][0], self.label_map, self.indexed)
             highest = max(highest, int(probability.max()))
+            if values.dtype == np.uint16:
+                highest_of_16 = max(highest_of_16, int(values.max()))
             image = None if self.images is None else read_frame(self.images[video][frame])
-            scorer.add(frame, probability, raw=raw, image=image)
+            scorer.add(frame, probability, raw=raw, image=image, ones=bool(ones))
             if evaluator.instances is not None:
                 maps.append((resize_nearest(probability, raw.shape), raw))
         evaluator.end(scorer)
         if maps:
             found, raws = (list(part) for part in zip(*maps, strict=True))
             evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
-        return evaluator.state(), highest
+        return evaluator.state(), highest, highest_of_16
 
 
 def _raw_mask(annotation: Path, label_map: LabelMap, no_lesion: bool) -> np.ndarray:
@@ -147,12 +157,15 @@ def _raw_mask(annotation: Path, label_map: LabelMap, no_lesion: bool) -> np.ndar
     return np.zeros(frame_size(annotation), np.uint8) if no_lesion else read_mask(annotation, label_map=label_map)
 
 
-def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> np.ndarray:
-    """A map as uint8 [H, W]; one of raw values, among which none is to be ignored, as uint8 [K, H, W] of 0 and 255."""
+def _read_prediction(path: Path, label_map: LabelMap, indexed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A map as it is on disk, and as uint8 [H, W]; one of raw values, among which none is to be ignored, as uint8
+    [K, H, W] of 0 and 255."""
     if indexed:
         known = {value: klass for value, klass in label_map.items() if klass != IGNORE}
-        return class_masks(read_mask(path, label_map=known), known, path).astype(np.uint8) * np.uint8(255)
-    return eight_bits(read_map(path), f"map {path}")
+        raw = read_mask(path, label_map=known)
+        return raw, class_masks(raw, known, path).astype(np.uint8) * np.uint8(255)
+    values = read_map(path)
+    return values, eight_bits(values, f"map {path}")
 
 
 def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Prediction:
@@ -162,7 +175,7 @@ def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Predict
     return Prediction(video, frames, np.array([score], np.float32), maps[None], mask[None])
 
 
-def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int]]:
+def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int, int]]:
     if workers == 1:
         yield from (job(video, paths, pairs.annotated[video]) for video, paths in pairs.pairs.items())
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from lgrnet.evaluation.protocols import (
     Protocol,
     WholeFrameProtocol,
 )
-from lgrnet.records import DataError, LabelMap, class_masks, ignored_pixels, num_classes, only_ignored
+from lgrnet.records import DataError, LabelMap, Prediction, class_masks, ignored_pixels, num_classes, only_ignored
 
 AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
 
@@ -72,6 +72,7 @@ class VideoScorer:
         mask: np.ndarray | None = None,
         raw: np.ndarray | None = None,
         image: np.ndarray | None = None,
+        ones: bool = True,
     ) -> None:
         """Scores the next frame, in temporal order.
 
@@ -80,6 +81,8 @@ class VideoScorer:
         mask         bool, the same shape, by the model's own rule; None: where the map is above half of its range
         raw          uint8 [H0, W0] of the annotation; None: not annotated
         image        uint8 [H1, W1, 3], the frame itself, for protocols that need it
+        ones         whether a mask of 0 and 1 stands for 0 and 255, see `annotation.holds_ones`; a label map that is a
+                     mapping says so itself
 
         Raises DataError, naming video and frame, when a size or the number of classes does not fit, a value is no
         probability or unknown to the label map, or the frame came before. The frame has then not been scored.
@@ -93,21 +96,21 @@ class VideoScorer:
         mask = probability > 127 if mask is None else np.asarray(mask)
         probability, mask = (array[None] if array.ndim == 2 else array for array in (probability, mask))
         self._check(source, probability, mask, raw)
-        truth = None if raw is None else _truth(raw, self.label_map, f"mask of {self.video}/{frame}")
+        truth = None if raw is None else _truth(raw, self.label_map, f"mask of {self.video}/{frame}", ones)
         ignored = None if raw is None else ignored_pixels(raw, self.label_map)
         for name, class_id, values in self._values(probability, mask, truth, ignored, image):
             if values:
                 self.rows.append(FrameRow(name, self.video, frame, class_id, values))
         self._note(frame, truth, raw)
 
-    def miss(self, frame: str, raw: np.ndarray) -> None:
+    def miss(self, frame: str, raw: np.ndarray, ones: bool = True) -> None:
         """Takes in the next frame where it is annotated but has no prediction: its place in the video counts.
 
-        frame, raw  as in `add`. Raises DataError for a frame that came before, and values unknown to the label map.
+        Arguments as in `add`. Raises DataError for a frame that came before, and values unknown to the label map.
         """
         if frame in self.shapes:
             raise DataError(f"video {self.video!r}, frame {frame!r} was given before; give every frame once")
-        truth = _truth(raw, self.label_map, f"mask of {self.video}/{frame}")
+        truth = _truth(raw, self.label_map, f"mask of {self.video}/{frame}", ones)
         for fold in self._folds.values():
             fold.miss()
         self._missed.add(frame)
@@ -161,11 +164,26 @@ class VideoScorer:
             )
 
 
-def _truth(raw: np.ndarray, label_map: LabelMap, source: str) -> np.ndarray:
+def check_prediction(prediction: Prediction, raw_masks: Sequence, label_map: LabelMap) -> None:
+    """Raises DataError, naming the video, unless a prediction has a frame per mask and the classes of the label map."""
+    video, frames = prediction.video, len(prediction.frame_names)
+    if len(raw_masks) != frames:
+        raise DataError(f"video {video!r} has {frames} predicted frames but {len(raw_masks)} masks; give one each")
+    expected = (num_classes(label_map), frames)
+    for name in ("mask", "probability"):
+        shape = getattr(prediction, name).shape
+        if len(shape) != 4 or shape[:2] != expected:
+            raise DataError(
+                f"video {video!r}: {name} has shape {shape}, expected [{expected[0]}, {frames}, H, W] "
+                "(classes of the label map, frames)"
+            )
+
+
+def _truth(raw: np.ndarray, label_map: LabelMap, source: str, ones: bool) -> np.ndarray:
     """Grey values uint8 [K, H, W] per class, so that each protocol may apply its own threshold.
 
-    A mask of 0 and 1 comes as 0 and 255: it has no grey values, and some thresholds are near 255.
+    A mask of 0 and 1 that stands for 0 and 255 comes as these: some thresholds are near 255.
     """
     if isinstance(label_map, str):
-        return raw[None] * np.uint8(255) if raw.max(initial=0) == 1 else raw[None]
+        return raw[None] * np.uint8(255) if ones and raw.max(initial=0) == 1 else raw[None]
     return (class_masks(raw, label_map, source) * 255).astype(np.uint8)

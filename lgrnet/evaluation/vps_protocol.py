@@ -40,8 +40,8 @@ class VPSProtocol(CurveMeans):
     stretched to 0..1 by its own minimum and maximum. Smeasure, wFmeasure, MAE, adpEm and adpFm are one number a frame.
     Em, Fm, Sen, Spe, Dice and IoU are curves over 256 thresholds. Frames are averaged to clips, clips (all the same
     weight) to the set, and only then mean... and max... are taken of a curve. The first and last annotated frame of
-    every clip, with or without a prediction, have no part in it; nor has a clip of two frames. A mask of 0 and 1 comes
-    as 0 and 255, as to every protocol; to the toolbox it would be an empty truth.
+    every clip, with or without a prediction, have no part in it; nor has a clip of two frames. Masks of 0 and 1 come
+    as 0 and 255, as to every protocol (`annotation.holds_ones`); to the toolbox they would be empty.
 
     Where a number degenerates it is the published one: Smeasure 0 for an object of one pixel, wFmeasure 0 for an empty
     truth, Sen, Spe, Dice and IoU 0 at thresholds without a true positive, Spe NaN for a full truth.

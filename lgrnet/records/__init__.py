@@ -50,6 +50,7 @@ __all__ = [
     "Prediction",
     "VideoRecord",
     "benchmark_key",
+    "benchmark_order",
     "check_label_map",
     "check_sizes",
     "check_values",
@@ -226,6 +227,11 @@ def benchmark_key(name: str) -> tuple:
     after `_a`, and the one after `_image`. Other names come after them, by `natural_key`."""
     numbers = re.match(r"[^-]*_(\d+)-.*?_a(\d+).*?_image(\d+)", name)
     return numbers is None, tuple(map(int, numbers.groups())) if numbers else (), natural_key(name)
+
+
+def benchmark_order(names: Sequence[str]) -> list[int]:
+    """The indices of frames in the order of `benchmark_key`: in which they are scored, however a model reads them."""
+    return sorted(range(len(names)), key=lambda index: benchmark_key(names[index]))
 
 
 def file_hash(path: str | Path) -> str:

@@ -24,6 +24,8 @@ mapping   raw value -> class id, class 0 is background; raw value 0 is backgroun
 IGNORE = "ignore"
 BINARY = 'label_map="binary" (or {255: 1})'
 """What messages tell who has masks of 0 and 255."""
+JPEG = (".jpg", ".jpeg")
+"""Suffixes of files in which small values are noise."""
 _GREY_MAPS = {"binary": 31, "half": 31, "full": 31, "soft": 2}
 """Maps of grey values, and up to which maximum a mask is taken for one of class indices instead."""
 
@@ -125,7 +127,7 @@ def check_values(raw: np.ndarray, label_map: LabelMap, source: str | Path = "mas
     largest = int(raw.max(initial=0))
     if not isinstance(label_map, str):
         _check_mapped(raw, label_map, source)
-    elif 0 < largest <= _GREY_MAPS[check_label_map(label_map)] and not str(source).lower().endswith((".jpg", ".jpeg")):
+    elif 0 < largest <= _GREY_MAPS[check_label_map(label_map)] and not str(source).lower().endswith(JPEG):
         found = np.unique(raw[raw > 0]).tolist()
         if (label_map, found) == ("binary", [1]):
             return

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from lgrnet.engine.evaluate import evaluate_sets
-from lgrnet.evaluation import LGRNetProtocol, read_annotation
+from lgrnet.evaluation import LGRNetProtocol, VPSProtocol, read_annotation
 from lgrnet.evaluation.protocols import mean_score
 from lgrnet.records import DataError, list_videos, write_frame, write_mask
 from tests.data.layout import write_video
@@ -124,3 +124,29 @@ def test_slices_of_what_is_known_and_instances_stand_in_the_report(root, tmp_pat
     assert "## Instances" in text and "| location: C | 1 | 3 |" in text
     lower, upper = found["intervals"]["lgrnet"]["dice"]
     assert lower <= found["scores"]["lgrnet"]["dice"] <= upper
+
+
+def test_several_sets_have_their_plain_mean(root, tmp_path):
+    """Not where one holds frames of another; a set of seen and unseen clips has the mean of these two."""
+    write_video(root, "c", 2, empty=True)
+    records = [
+        replace(r, meta={"seen": part}) for r, part in zip(list_videos(root), ("seen", "unseen", "unseen"), strict=True)
+    ]
+    sets = {"easy": records, "hard": [replace(records[0], name="d")], "more": records[1:]}
+    found = {}
+    for names in (("easy",), ("hard", "more"), tuple(sets)):
+        chosen = {name: sets[name] for name in names}
+        evaluate_sets(ToyModel(), chosen, tmp_path / "out", (16, 16), pictures=1, protocols=[VPSProtocol(), Level()])
+        found[names] = json.loads((tmp_path / "out/report.json").read_text())
+    seen = "easy: mean over 2 sets (seen, unseen)"
+    assert set(found["easy",]["mean_over_sets"]) == set(found[tuple(sets)]["mean_over_sets"]) == {seen}
+    for protocol, metric in (("vps", "MAE"), ("level", "mean")):
+        parts = found["easy",]["sets"][0]["slices"][protocol]
+        values = [parts[f"seen: {part}"]["scores"][metric] for part in ("seen", "unseen")]
+        assert found["easy",]["mean_over_sets"][seen][protocol][metric] == pytest.approx(sum(values) / 2, abs=1e-12)
+    apart = found["hard", "more"]
+    assert set(apart["mean_over_sets"]) == {"mean over 2 sets (hard, more)"}
+    values = [one["scores"]["level"]["mean"] for one in apart["sets"]]
+    assert apart["mean_over_sets"]["mean over 2 sets (hard, more)"]["level"]["mean"] == pytest.approx(sum(values) / 2)
+    for name in ("report.md", "report.html"):
+        assert seen in (tmp_path / "out" / name).read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,19 @@ def test_masks_of_zero_and_one_are_not_taken_for_empty_maps(trees, capsys):
     assert "no predicted map has a value above 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_eight_bits_in_files_of_sixteen_are_not_taken_for_empty_maps(workers, trees, capsys):
+    for path in (trees / "pred").rglob("*.png"):
+        _save(path, np.array(Image.open(path)).astype(np.uint16))
+    assert _run(trees, "--workers", workers) == 2
+    assert "no predicted map of 16 bits has a value above 255" in capsys.readouterr().err
+    _save(_prediction(trees, 9), np.full((20, 24), 512, np.uint16))
+    assert _run(trees, "--protocol", "plain") == 0, "one that has is of 16 bits"
+    for path in (trees / "pred").rglob("*.png"):
+        _save(path, np.zeros((20, 24), np.uint16))
+    assert _run(trees, "--protocol", "plain") == 0, "empty maps are empty"
+
+
 def test_masks_of_class_indices_need_to_be_told(trees, capsys):
     for path in (trees / "gt").rglob("*.png"):
         _save(path, np.array(Image.open(path)) // 255 * np.uint8(3) + np.uint8(2) * (np.array(Image.open(path)) == 0))
@@ -268,6 +282,35 @@ def test_clips_of_which_vps_drops_every_frame_are_told(tmp_path, capsys):
     assert words in capsys.readouterr().err
     assert score_masks.main([*told, "lgrnet"]) == 0
     assert "note" not in capsys.readouterr().err
+
+
+def test_a_clip_of_two_frames_needs_no_map_where_vps_drops_both(tmp_path, capsys):
+    for video, frames in (("a", 1), ("b", 2), ("c", 5)):
+        for frame in range(frames):
+            _save(tmp_path / "gt" / video / f"{frame}.png", _disc())
+            _save(tmp_path / "pred" / video / f"{frame}.png", _disc(1))
+    results = []
+    for gone in ("", "ab"):
+        for video in gone:
+            shutil.rmtree(tmp_path / "pred" / video)
+        assert _run(tmp_path, "--protocol", "vps", "--json", tmp_path / "o.json", "--out", tmp_path / "out") == 0
+        error = capsys.readouterr().err
+        assert "2 videos (a, b) have two annotated frames or fewer" in error
+        results.append(json.loads((tmp_path / "o.json").read_text()))
+    assert "3 frames (a/0, b/0, b/1) at the ends of their clips" in error
+    assert results[0] == results[1]
+    assert _run(tmp_path, "--protocol", "vps", "--allow_missing", "--json", tmp_path / "o.json") == 0
+    assert json.loads((tmp_path / "o.json").read_text()) == results[0]
+    capsys.readouterr()
+    assert _run(tmp_path, "--protocol", "vps,plain") == 2
+    assert "3 frames (a/0, b/0, b/1) of" in capsys.readouterr().err
+    assert _run(tmp_path, "--protocol", "vps,plain", "--allow_missing", "--json", tmp_path / "o.json") == 0
+    assert json.loads((tmp_path / "o.json").read_text())["sets"][0]["videos"] == 1
+    assert "two annotated frames" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "pred/c")
+    _save(tmp_path / "pred/b/0.png", _disc())
+    assert _run(tmp_path, "--protocol", "vps") == 2
+    assert "3 frames (c/1, c/2, c/3)" not in (error := capsys.readouterr().err) and "5 frames (c/0, c/1" in error
 
 
 def test_a_folder_in_place_of_a_file_is_told_before_the_work(trees, capsys):

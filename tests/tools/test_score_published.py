@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -122,3 +123,36 @@ def test_sets_of_still_images_weigh_the_same(shared, tmp_path, capsys):
         assert abs(scores[None, protocol, metric] - mean) > 1e-4, "images together"
     assert set(found["mean_over_folders"]) == {"ssformer-test", "pranet"}
     assert capsys.readouterr().out.count("mean over the 5 folders, each of the same weight: ") == 2 * 2
+
+
+def test_seen_and_unseen_clips_weigh_the_same(golden, tmp_path, capsys):
+    """Papers print the plain mean of the numbers of SUN-SEG's two folders, each scored alone."""
+    expected = _published_set(golden, tmp_path / "all")
+    for number, video in enumerate(expected["frames"]):
+        part = "Seen" if number == 0 else "Unseen"
+        for path in (tmp_path / "all/gt/Unseen/GT" / video).iterdir():
+            save(tmp_path / f"gt/Easy/{part}/GT/{video}/{path.name}", np.array(Image.open(path)))
+    shutil.copytree(tmp_path / "all/pred", tmp_path / "pred")
+    told = ["--protocol", "vps,lgrnet", "--json", tmp_path / "o.json"]
+    alone = []
+    for part in ("Seen", "Unseen"):
+        gt = ["--pred", tmp_path / "pred", "--gt", tmp_path / "gt/Easy" / part, *told]
+        assert score_masks.main(list(map(str, gt))) == 0
+        found = json.loads((tmp_path / "o.json").read_text())
+        assert found["mean_over_sets"] == {} and "mean over 2" not in capsys.readouterr().out
+        alone.append(found["sets"][0]["scores"])
+    assert run(tmp_path, *told, "--set", "easy", "--out", tmp_path / "out") == 0
+    label = "easy: mean over 2 sets (Easy/Seen, Easy/Unseen)"
+    ((name, means),) = json.loads((tmp_path / "o.json").read_text())["mean_over_sets"].items()
+    assert name == label and set(means) == {"vps", "lgrnet"}
+    for protocol, metric in (("vps", "maxDice"), ("vps", "Smeasure"), ("lgrnet", "dice")):
+        mean = (alone[0][protocol][metric] + alone[1][protocol][metric]) / 2
+        assert means[protocol][metric] == pytest.approx(mean, abs=1e-12)
+        pooled = json.loads((tmp_path / "o.json").read_text())["sets"][0]["scores"][protocol][metric]
+        assert abs(pooled - mean) > 1e-4
+    printed = capsys.readouterr().out
+    assert printed.count(f"{label}, each of the same weight: ") == 2
+    assert f"maxDice {means['vps']['maxDice']:.4f}" in printed
+    line = f"| {label} |  |  |  | {means['lgrnet']['dice']:.4f} |"
+    assert line in (tmp_path / "out/report.md").read_text()
+    assert label in (tmp_path / "out/report.html").read_text()
