@@ -38,6 +38,7 @@ cells = {
     "guidance by max pooling": Cell(base, model=model(gate="max")),
     "sums in the link decoder": Cell(base, model=model(link="add")),
     "branches from the second stage on": Cell(base, model=model(first_stage=2)),
+    "a fifth branch in place of the pyramid": Cell(base, model=model(last_stage=5, branch_depths=[2, 2, 2, 2, 2])),
     "AssembleFormers deep only": Cell(base, model=model(branch_depths=[None, None, 2, 3], link_depth=3)),
     "ResNet-18": backbone("resnet18", "resnet18-f37072fd.pth"),
     "ResNeXt-50 32x4d": backbone("resnext50_32x4d", "resnext50_32x4d-1a0047aa.pth"),

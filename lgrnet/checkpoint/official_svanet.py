@@ -15,7 +15,7 @@ from torch import Tensor
 from lgrnet.checkpoint.official import OfficialWeightsError, Translation, renamer
 
 _NET = "net"
-_STAGES = 4
+_STAGES = 5
 Rules = tuple[tuple[str, str], ...]
 
 
@@ -80,7 +80,7 @@ _PATH = (
 _PYRAMID = (
     *(
         rule
-        for n in range(_STAGES)
+        for n in range(4)
         for rule in ((f"Convs.{n}.Conv.*", f"convs.{n}.0.*"), (f"Convs.{n}.Bn.*", f"convs.{n}.1.*"))
     ),
     ("Convs.4.AsppPool.conv_1x1.Conv.*", "convs.4.1.*"),
@@ -110,7 +110,7 @@ _RULES = (
         for target in range(source + 1, _STAGES + 1)
         for rule in _put(f"SegHead.Convr{source}{target}", f"{_NET}.guidance.paths.{source - 1}_to_{target - 1}", _PATH)
     ),
-    *(rule for n in range(1, _STAGES + 1) for rule in _put("SegHead.LinkHead", f"{_NET}.decoder", _link(n))),
+    *(rule for n in range(1, _STAGES) for rule in _put("SegHead.LinkHead", f"{_NET}.decoder", _link(n))),
     *_put("SegHead.Aspp.aspp_layer", f"{_NET}.context", _PYRAMID),
     *_bare("SegHead.Classifier.Classifier", f"{_NET}.classifier"),
 )

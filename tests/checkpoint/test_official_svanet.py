@@ -66,7 +66,7 @@ def test_every_name_that_does_not_fit_is_said(model, config, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "missing    net.branches.1.former.transformer.2.weight" in printed.out
     assert "unexpected SegHead.AuxHead.Conv.weight" in printed.out
-    assert "unexpected SegHead.Convr35.Squeeze1.Conv.weight" in printed.out
+    assert "unexpected net.guidance.paths.2_to_4.gate.squeezes.0.weight" in printed.out
     assert "misshapen  net.classifier.bias: (2,), the model has (3,)" in printed.out
     assert "1 missing, 2 unexpected, 1 misshapen" in printed.err and not target.exists()
 

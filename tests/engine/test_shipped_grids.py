@@ -161,6 +161,7 @@ SVANET = {  # parameters of the release's models with two classes
     "sums in the link decoder": 176_200_178,
     "branches from the second stage on": 197_808_590,
     "AssembleFormers deep only": 205_720_787,
+    "a fifth branch in place of the pyramid": 515_553_780,
     "ResNet-18": 30_028_050,
     "ResNeXt-50 32x4d": 201_906_162,
 }
