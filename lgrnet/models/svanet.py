@@ -53,7 +53,8 @@ class SvANet(nn.Module):
     link_depth            attention blocks in each step of the decoder; None: no AssembleFormer there
     link_attention        channel attention in these, as branch_attention
     pool_sizes, shuffle   of Monte Carlo attention
-    mask_seed             of what the release draws once per run: which cells belong to which scale
+    mask_seed             of what the release draws once per run: which cells belong to which scale. Only training reads
+                          it; repeats of a training have their own (configs/svanet: train.seed)
 
     Raises ValueError for words that are not in these lists, for depths that do not fit, and for a stage out of range.
     """
