@@ -54,6 +54,22 @@ def test_a_published_file_becomes_a_model_that_needs_no_config(model, config, tm
         assert torch.equal(again(frames).mask_logits, model(frames).mask_logits)
 
 
+def test_the_config_may_be_changed_for_the_file(config, tmp_path, capsys):
+    changes = ["model.net.last_stage=5", "model.net.branch_depths=[1,null,0,1,1]", "model.net.num_classes=2"]
+    model = build(load_config(config, changes).model).eval()
+    torch.save(to_official(model.state_dict()), tmp_path / "for_head.pth")
+    target = tmp_path / "ours.safetensors"
+    source = [str(tmp_path / "for_head.pth"), str(target)]
+    assert main([*source, "--config_file", str(config), *changes]) == 0
+    frames = torch.rand(1, 1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(lgrnet.load(target)(frames).mask_logits, model(frames).mask_logits)
+    assert main([*source, *changes[:2], "--config_file", str(config)]) == 2
+    assert "misshapen  net.classifier.bias: (2,), the model has (3,)" in capsys.readouterr().out
+    assert main([*source, "--config_file", str(config), "model.net.last=5"]) == 2
+    assert "last_stage" in capsys.readouterr().err
+
+
 def test_every_name_that_does_not_fit_is_said(model, config, tmp_path, capsys):
     published = to_official(model.state_dict())
     published["SegHead.AuxHead.Conv.weight"] = torch.zeros(1)
