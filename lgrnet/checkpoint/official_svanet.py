@@ -16,6 +16,7 @@ from lgrnet.checkpoint.official import OfficialWeightsError, Translation, rename
 
 _NET = "net"
 _STAGES = 5
+_WRAPPED = "module."
 Rules = tuple[tuple[str, str], ...]
 
 
@@ -128,11 +129,15 @@ def is_svanet(state: Mapping[str, Tensor]) -> bool:
 def to_ours(official: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None) -> Translation:
     """A published state_dict in our names.
 
-    official  of SvANet, with any options of its release that we have, or of its DeepLabV3
+    official  of SvANet, with any options of its release that we have, or of its DeepLabV3; where every name begins with
+              "module.", as DataParallel saves it, that is taken off
     expected  our model's state_dict; where given, names and shapes are compared with it
     """
     result = Translation()
+    wrapped = all(name.startswith(_WRAPPED) for name in official)
     for name, tensor in official.items():
+        if wrapped:
+            name = name.removeprefix(_WRAPPED)
         ours = official_to_ours(name)
         if ours is None:
             result.unexpected.append(name)

@@ -70,6 +70,16 @@ def test_the_config_may_be_changed_for_the_file(config, tmp_path, capsys):
     assert "last_stage" in capsys.readouterr().err
 
 
+def test_names_from_data_parallel_lose_their_prefix(model):
+    state = model.state_dict()
+    wrapped = {f"module.{name}": tensor for name, tensor in to_official(state).items()}
+    result = to_ours(wrapped, state)
+    assert result.complete and all(result.state[name] is state[name] for name in state)
+    mixed = wrapped | {"SegHead.Classifier.Classifier.Conv.bias": torch.zeros(3)}
+    assert to_ours(mixed).unexpected == list(wrapped), "what some names lack is no prefix"
+    assert to_ours({}).complete
+
+
 def test_every_name_that_does_not_fit_is_said(model, config, tmp_path, capsys):
     published = to_official(model.state_dict())
     published["SegHead.AuxHead.Conv.weight"] = torch.zeros(1)
