@@ -132,8 +132,9 @@ def test_svanet_as_it_was_run(name):
     assert config.model.net.num_classes == 1 + CLASSES[name] == 1 + len(SVANET_CLASSES[config.data.name])
     assert config.model.net.image_size == 512 and config.data.resize == "bicubic"
     assert [protocol.id for protocol in evaluation_protocols(config)] == ["svanet-size"]
-    other = load_config(FILES[f"svanet/{name}"], ["train.eval_every=7", "data.size=[256, 256]"])
+    other = load_config(FILES[f"svanet/{name}"], ["train.eval_every=7", "data.size=[256, 256]", "train.seed=3"])
     assert (other.train.save_every, other.schedule.steps_per_epoch, other.model.net.image_size) == (7, 7, 256)
+    assert (config.model.net.mask_seed, other.model.net.mask_seed) == (settings.seed, 3), "a repeat has its own masks"
 
 
 def test_heads_on_polypgen_stills_share_all_but_the_head():

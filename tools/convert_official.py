@@ -4,12 +4,14 @@ r"""Turns a published weights file into ours.
         --config_file configs/sunseg/lgrnet_pvtv2_b2.py
     python tools/convert_official.py pvt_v2_b2.pth weights/pvt_v2_b2.safetensors --backbone \
         --config_file configs/sunseg/lgrnet_pvtv2_b2.py
+    python tools/convert_official.py model_valrpt1.pth weights/svanet.safetensors \
+        --config_file configs/svanet/svanet_r50.py model.net.gate=average
 
 The first takes a checkpoint of the published LGRNet, SSFormer (with its ablation and its reproduction study) or SvANet,
 whichever the config's model is, and writes weights that `lgrnet.load` reads without a config. The second takes ImageNet
-weights of the backbone alone (PVTv2, MiT or Res2Net), for train.backbone_weights. Nothing in the file is run. Every
-name that is missing, unexpected or reshaped is printed; the exit status is 2, and nothing is written, unless all are
-accounted for.
+weights of the backbone alone (PVTv2, MiT or Res2Net), for train.backbone_weights. The third changes the config, as
+main.py does, for a file of another configuration. Nothing in the file is run. Every name that is missing, unexpected or
+reshaped is printed; the exit status is 2, and nothing is written, unless all are accounted for.
 """
 
 from __future__ import annotations
@@ -36,16 +38,19 @@ from lgrnet.checkpoint.weights import save_weights  # noqa: E402
 from lgrnet.config import ConfigError, build, load_config, to_json  # noqa: E402
 
 
-def convert(source: Path, destination: Path, config_file: Path, backbone: bool = False) -> Translation:
+def convert(
+    source: Path, destination: Path, config_file: Path, backbone: bool = False, overrides: Sequence[str] = ()
+) -> Translation:
     """Translates `source` for the config's model and writes `destination`, if everything is accounted for.
 
-    backbone  the file holds ImageNet weights of the backbone, which the written file then holds under its own names
+    backbone   the file holds ImageNet weights of the backbone, which the written file then holds under its own names
+    overrides  `key=value` changes of the config
 
     Raises ConfigError, OfficialWeightsError or CheckpointError for a config, source or destination that is unusable.
     """
     if destination.suffix != ".safetensors":
         raise CheckpointError(f"{destination} is no name for weights; give one that ends in .safetensors")
-    config = load_config(config_file)
+    config = load_config(config_file, overrides)
     model = build(config.model)
     state = read_official(source)
     if backbone:
@@ -75,9 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("destination", type=Path, help="the .safetensors file to write")
     parser.add_argument("--config_file", type=Path, required=True, help="a config with the model that the file is for")
     parser.add_argument("--backbone", action="store_true", help="the file holds ImageNet weights of the backbone only")
-    options = parser.parse_args(arguments)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    options = parser.parse_intermixed_args(arguments)
     try:
-        result = convert(options.source, options.destination, options.config_file, options.backbone)
+        result = convert(options.source, options.destination, options.config_file, options.backbone, options.overrides)
     except (ConfigError, OfficialWeightsError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,8 @@ As run: AdamW with 0.03 of decay on everything, 100 epochs of 4 images a step at
 first 10 while its batch norms follow the data, a cosine with a restart where it joins; frames in 0..1 without mean and
 deviation; crops filled up with white; the best weights by mIoU with background on the very split that is reported.
 Without ImageNet weights: train.backbone_weights=null train.freeze_steps=0 schedule.restart=false. Published runs were
-not seeded, and were repeated three times: train.seed=1, 2, 3. For one fold of a cross-validation: data.fold=1.
+not seeded, and were repeated three times: train.seed=1, 2, 3, which also draws which cells belong to which scale
+(model.net.mask_seed). For one fold of a cross-validation: data.fold=1.
 """
 
 from lgrnet.config import builds
@@ -45,7 +46,8 @@ def still(net):
 
 def svanet(name: str, backbone: str = "resnet50", **settings):
     """SvANet for the classes of a data set; `settings` are other arguments than the published ones."""
-    settings = dict(num_classes=1 + len(SVANET_CLASSES[name]), image_size="${data.size.0}", **settings)
+    run = dict(image_size="${data.size.0}", mask_seed="${train.seed}")
+    settings = dict(num_classes=1 + len(SVANET_CLASSES[name]), **run, **settings)
     return still(builds(SvANet, backbone=builds(ResNetBackbone, name=backbone), **settings))
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from lgrnet.checkpoint.official import OfficialWeightsError, Translation, renamer
 
 _NET = "net"
-_STAGES = 4
+_STAGES = 5
+_WRAPPED = "module."
 Rules = tuple[tuple[str, str], ...]
 
 
@@ -80,7 +81,7 @@ _PATH = (
 _PYRAMID = (
     *(
         rule
-        for n in range(_STAGES)
+        for n in range(4)
         for rule in ((f"Convs.{n}.Conv.*", f"convs.{n}.0.*"), (f"Convs.{n}.Bn.*", f"convs.{n}.1.*"))
     ),
     ("Convs.4.AsppPool.conv_1x1.Conv.*", "convs.4.1.*"),
@@ -110,7 +111,7 @@ _RULES = (
         for target in range(source + 1, _STAGES + 1)
         for rule in _put(f"SegHead.Convr{source}{target}", f"{_NET}.guidance.paths.{source - 1}_to_{target - 1}", _PATH)
     ),
-    *(rule for n in range(1, _STAGES + 1) for rule in _put("SegHead.LinkHead", f"{_NET}.decoder", _link(n))),
+    *(rule for n in range(1, _STAGES) for rule in _put("SegHead.LinkHead", f"{_NET}.decoder", _link(n))),
     *_put("SegHead.Aspp.aspp_layer", f"{_NET}.context", _PYRAMID),
     *_bare("SegHead.Classifier.Classifier", f"{_NET}.classifier"),
 )
@@ -128,11 +129,15 @@ def is_svanet(state: Mapping[str, Tensor]) -> bool:
 def to_ours(official: Mapping[str, Tensor], expected: Mapping[str, Tensor] | None = None) -> Translation:
     """A published state_dict in our names.
 
-    official  of SvANet, with any options of its release that we have, or of its DeepLabV3
+    official  of SvANet, with any options of its release that we have, or of its DeepLabV3; where every name begins with
+              "module.", as DataParallel saves it, that is taken off
     expected  our model's state_dict; where given, names and shapes are compared with it
     """
     result = Translation()
+    wrapped = all(name.startswith(_WRAPPED) for name in official)
     for name, tensor in official.items():
+        if wrapped:
+            name = name.removeprefix(_WRAPPED)
         ours = official_to_ours(name)
         if ours is None:
             result.unexpected.append(name)

@@ -222,13 +222,16 @@ def restarted_cosine(
     warmup_epochs    None: a tenth of the epochs, rounded up
     first, final     shares of the optimizer's learning rate (published: 5e-5 and 1e-6 of 5e-4)
 
-    Raises ValueError when the warm-up is not shorter than the whole, or an epoch has no step.
+    A training of one epoch, which is a warm-up of one epoch, is all at `final`.
+
+    Raises ValueError when the warm-up of more epochs is not shorter than the whole, or an epoch has no step.
     """
+    longest = max(epochs - 1, 1)
     warmup = -(-epochs // 10) if warmup_epochs is None else warmup_epochs
-    if not 0 < warmup < epochs or steps_per_epoch < 1:
+    if not 0 < warmup <= longest or min(epochs, steps_per_epoch) < 1:
         raise ValueError(
-            f"warmup_epochs is {warmup} of {epochs} epochs of {steps_per_epoch} steps; expected 1 to {epochs - 1}, and "
-            "at least one step"
+            f"warmup_epochs is {warmup} of {epochs} epochs of {steps_per_epoch} steps; expected 1 to {longest}, and at "
+            "least one epoch with one step"
         )
     rise = warmup // 2 if restart else warmup
 

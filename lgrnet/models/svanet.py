@@ -17,10 +17,12 @@ from lgrnet.layers.scale_variant import GuidancePath
 from lgrnet.models.deeplabv3 import enlarged
 from lgrnet.models.link_decoder import LinkDecoder
 
-STAGES = 4
+STAGES = 5
+"""Maps of the encoder, at strides 2 .. 32."""
 MIN_GRID = 4
 GRID_DIVISOR = 4
-DROP_GUIDANCE = 0.2
+DROP_GUIDANCE = 0.05
+"""Probability that what the second branch says is dropped; every further branch adds as much."""
 
 
 class SvANet(nn.Module):
@@ -36,10 +38,14 @@ class SvANet(nn.Module):
     output_size           side of the square logits (published: image_size); None: the size of the frames, which is the
                           same for frames of image_size. A prediction resizes the square to the frames
     first_stage           the first stage (1 .. 4) with a branch; the output is fused at its stride
+    last_stage            the last stage (4 or 5) with a branch. With 5 (release: fg_for_head) the decoder starts from
+                          the deepest branch, not from the stage as it is, and that branch takes the place of the
+                          atrous pyramid in what is fused. The pyramid (`context`) then computes nothing. Its weights
+                          are in the model all the same, as in the release's: counted, in the state dict, never trained
     bottleneck            False: branches are the stages as they are, without bottleneck and AssembleFormer
     bottleneck_attention  "monte_carlo", "squeeze" or "none", in each bottleneck
-    branch_depths         attention blocks of the AssembleFormer behind the bottleneck of each stage 1 .. 4; None at a
-                          stage: none there
+    branch_depths         attention blocks of the AssembleFormer behind the bottleneck of each stage from 1 to
+                          last_stage; None at a stage: none there
     branch_attention      channel attention in these: "monte_carlo", "squeeze" or "none"
     guidance              False: no branch speaks to another
     gate                  of the guidance: "scale_variant", "source", "average", "max" or "none"
@@ -47,7 +53,8 @@ class SvANet(nn.Module):
     link_depth            attention blocks in each step of the decoder; None: no AssembleFormer there
     link_attention        channel attention in these, as branch_attention
     pool_sizes, shuffle   of Monte Carlo attention
-    mask_seed             of what the release draws once per run: which cells belong to which scale
+    mask_seed             of what the release draws once per run: which cells belong to which scale. Only training reads
+                          it; repeats of a training have their own (configs/svanet: train.seed)
 
     Raises ValueError for words that are not in these lists, for depths that do not fit, and for a stage out of range.
     """
@@ -62,6 +69,7 @@ class SvANet(nn.Module):
         image_size: int = 512,
         output_size: int | None = None,
         first_stage: int = 1,
+        last_stage: int = STAGES - 1,
         bottleneck: bool = True,
         bottleneck_attention: str = "monte_carlo",
         branch_depths: Sequence[int | None] = (2, 2, 2, 2),
@@ -76,36 +84,42 @@ class SvANet(nn.Module):
         mask_seed: int = 0,
     ):
         super().__init__()
-        if not 1 <= first_stage <= STAGES or len(branch_depths) != STAGES:
-            raise ValueError(
-                f"first_stage is {first_stage} and branch_depths {tuple(branch_depths)}; expected a stage from 1 to "
-                f"{STAGES}, and a depth or None for each of these stages"
-            )
+        _check_stages(first_stage, last_stage, branch_depths)
         channels = list(backbone.channels.values())[first_stage - 1 :]
-        widths, deepest = channels[:-1], channels[-1]
+        widths = channels[: last_stage - first_stage + 1]
         inner, former, linked = (
             channel_attention(kind, pool_sizes, shuffle)
             for kind in (bottleneck_attention, branch_attention, link_attention)
         )
         self.backbone, self.first_stage, self.output_size = backbone, first_stage, output_size
-        self.context = AtrousPyramid(deepest)
+        self.context = AtrousPyramid(channels[-1])
+        self.deepest_branch = last_stage == STAGES
+        self.context.requires_grad_(not self.deepest_branch)
         refined = zip(widths, branch_depths[first_stage - 1 :], strict=True)
         self.branches = nn.ModuleList(Branch(c, inner, d, former) if bottleneck else nn.Identity() for c, d in refined)
-        grids = [attention_grid(image_size, stage) for stage in range(first_stage, STAGES + 1)]
+        grids = [attention_grid(image_size, stage) for stage in range(first_stage, last_stage + 1)]
         self.guidance = CrossScaleGuidance(widths, grids, gate, mask_seed) if guidance else None
         self.decoder = None if link == "none" else LinkDecoder(channels, link, link_depth, linked)
-        self.classifier = nn.Conv2d(sum(widths) + self.context.channels, num_classes, 1)
+        fused = sum(channels) if self.deepest_branch else sum(widths) + self.context.channels
+        self.classifier = nn.Conv2d(fused, num_classes, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Normalised frames [batch, 3, H, W] -> logits [batch, num_classes, H, W], or output_size on both sides"""
         *stages, deepest = list(self.backbone(frames).values())[self.first_stage - 1 :]
-        context = self.context(deepest)
-        maps = [branch(stage) for branch, stage in zip(self.branches, stages, strict=True)]
-        if self.guidance is not None:
-            maps = self.guidance(maps)
+        if self.deepest_branch:
+            *maps, deepest = self._refined([*stages, deepest])
+            head = deepest
+        else:
+            head = self.context(deepest)
+            maps = self._refined(stages)
         if self.decoder is not None:
             maps = self.decoder(maps, deepest)
-        return enlarged(self.classifier(_fused([*maps, context])), frames, self.output_size)
+        return enlarged(self.classifier(_fused([*maps, head])), frames, self.output_size)
+
+    def _refined(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """Stages [batch, C_i, h_i, w_i] -> their branches after guidance, in the same shapes"""
+        maps = [branch(stage) for branch, stage in zip(self.branches, stages, strict=True)]
+        return maps if self.guidance is None else self.guidance(maps)
 
 
 class Branch(nn.Module):
@@ -136,6 +150,8 @@ class CrossScaleGuidance(nn.Module):
 
     The sums are made in order, so what a branch passes on contains what it got from finer ones. In training a path is
     dropped for single frames (stochastic depth): with probability 0, 0.05, 0.1 from the first, second, third branch.
+    From the fourth, which speaks only where there is a fifth, it is 0.15 by the same rule; no published number shows
+    that.
 
     channels  of the branches, finest first, each at half the size of the one before
     grids     of scale-variant attention towards each branch
@@ -151,7 +167,7 @@ class CrossScaleGuidance(nn.Module):
             own_seed = keyed_seed(seed, "scales of cells", source, target)
             ends = channels[source], channels[target], target - source
             self.paths[name] = GuidancePath(*ends, gate, grids[target], own_seed)
-            self.drops[name] = StochasticDepth(DROP_GUIDANCE * source / STAGES, "row")
+            self.drops[name] = StochasticDepth(DROP_GUIDANCE * source, "row")
 
     def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
         """branches, finest first, each [batch, C_i, h_i, w_i] -> the same shapes"""
@@ -163,8 +179,17 @@ class CrossScaleGuidance(nn.Module):
 
 
 def attention_grid(image_size: int, stage: int) -> int:
-    """Cells on a side of the grid towards the branch of a stage (1 .. 4): a quarter of its map, at least 4."""
+    """Cells on a side of the grid towards the branch of a stage (1 .. 5): a quarter of its map, at least 4."""
     return max(image_size // 2**stage // GRID_DIVISOR, MIN_GRID)
+
+
+def _check_stages(first: int, last: int, depths: Sequence[int | None]) -> None:
+    if not 1 <= first < STAGES or last not in (STAGES - 1, STAGES) or len(depths) != last:
+        raise ValueError(
+            f"first_stage is {first}, last_stage is {last} and branch_depths {tuple(depths)}; expected a first stage "
+            f"from 1 to {STAGES - 1}, a last stage of {STAGES - 1} or {STAGES}, and a depth or None for each of the "
+            "stages 1 to last_stage"
+        )
 
 
 def _pairs(count: int) -> Iterator[tuple[int, int]]:

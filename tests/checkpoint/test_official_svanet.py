@@ -54,6 +54,32 @@ def test_a_published_file_becomes_a_model_that_needs_no_config(model, config, tm
         assert torch.equal(again(frames).mask_logits, model(frames).mask_logits)
 
 
+def test_the_config_may_be_changed_for_the_file(config, tmp_path, capsys):
+    changes = ["model.net.last_stage=5", "model.net.branch_depths=[1,null,0,1,1]", "model.net.num_classes=2"]
+    model = build(load_config(config, changes).model).eval()
+    torch.save(to_official(model.state_dict()), tmp_path / "for_head.pth")
+    target = tmp_path / "ours.safetensors"
+    source = [str(tmp_path / "for_head.pth"), str(target)]
+    assert main([*source, "--config_file", str(config), *changes]) == 0
+    frames = torch.rand(1, 1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(lgrnet.load(target)(frames).mask_logits, model(frames).mask_logits)
+    assert main([*source, *changes[:2], "--config_file", str(config)]) == 2
+    assert "misshapen  net.classifier.bias: (2,), the model has (3,)" in capsys.readouterr().out
+    assert main([*source, "--config_file", str(config), "model.net.last=5"]) == 2
+    assert "last_stage" in capsys.readouterr().err
+
+
+def test_names_from_data_parallel_lose_their_prefix(model):
+    state = model.state_dict()
+    wrapped = {f"module.{name}": tensor for name, tensor in to_official(state).items()}
+    result = to_ours(wrapped, state)
+    assert result.complete and all(result.state[name] is state[name] for name in state)
+    mixed = wrapped | {"SegHead.Classifier.Classifier.Conv.bias": torch.zeros(3)}
+    assert to_ours(mixed).unexpected == list(wrapped), "what some names lack is no prefix"
+    assert to_ours({}).complete
+
+
 def test_every_name_that_does_not_fit_is_said(model, config, tmp_path, capsys):
     published = to_official(model.state_dict())
     published["SegHead.AuxHead.Conv.weight"] = torch.zeros(1)
@@ -66,7 +92,7 @@ def test_every_name_that_does_not_fit_is_said(model, config, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "missing    net.branches.1.former.transformer.2.weight" in printed.out
     assert "unexpected SegHead.AuxHead.Conv.weight" in printed.out
-    assert "unexpected SegHead.Convr35.Squeeze1.Conv.weight" in printed.out
+    assert "unexpected net.guidance.paths.2_to_4.gate.squeezes.0.weight" in printed.out
     assert "misshapen  net.classifier.bias: (2,), the model has (3,)" in printed.out
     assert "1 missing, 2 unexpected, 1 misshapen" in printed.err and not target.exists()
 

@@ -199,6 +199,13 @@ def test_restarted_cosine_gives_the_published_rate_of_every_epoch(golden, case):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_restarted_cosine_of_one_epoch_is_its_lowest_rate_as_published(restart):
+    optimizer = optimizer_of(5e-4)
+    values = rates(restarted_cosine(optimizer, 1, 4, restart=restart), optimizer, 4)
+    assert values == pytest.approx([1e-6] * 4, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -242,7 +249,9 @@ def test_clipping_scales_all_gradients_together():
         (lambda: cosine(optimizer_of(), 10, 10), "warmup_steps is 10 of total_steps 10"),
         (lambda: poly(optimizer_of(), 10, -1), "expected 0 to 9"),
         (lambda: restarted_cosine(optimizer_of(), 10, 5, 10), "warmup_epochs is 10 of 10 epochs of 5 steps"),
-        (lambda: restarted_cosine(optimizer_of(), 10, 0), "at least one step"),
+        (lambda: restarted_cosine(optimizer_of(), 1, 4, 2), "warmup_epochs is 2 of 1 epochs.*expected 1 to 1,"),
+        (lambda: restarted_cosine(optimizer_of(), 0, 4), "warmup_epochs is 0 of 0 epochs.*at least one epoch"),
+        (lambda: restarted_cosine(optimizer_of(), 10, 0), "at least one epoch with one step"),
         (lambda: clip_gradients([], 0.0), "max_norm is 0.0"),
     ],
 )

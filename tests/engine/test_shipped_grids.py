@@ -161,6 +161,7 @@ SVANET = {  # parameters of the release's models with two classes
     "sums in the link decoder": 176_200_178,
     "branches from the second stage on": 197_808_590,
     "AssembleFormers deep only": 205_720_787,
+    "a fifth branch in place of the pyramid": 515_553_780,
     "ResNet-18": 30_028_050,
     "ResNeXt-50 32x4d": 201_906_162,
 }
@@ -189,6 +190,8 @@ def test_svanets_grids_find_folds_and_train(tmp_path):
         "SvANet/split2/repeat_1",
         "DeepLabV3/split1/repeat_1",
     ]
+    repeats = [run for run in runs if run.name.startswith("SvANet/split1/")]
+    assert [run.config.model.net.mask_seed for run in repeats] == [run.seed for run in repeats] == [2024, 2025, 2026]
     assert len(runs) == 10 * 2 * 3 and [run.config.data.fold for run in runs[:2]] == [1, 2]
     assert runs[0].config.schedule.steps_per_epoch == runs[0].config.train.save_every == 7
     line = train_first("svanet_ablation", tmp_path / "out", tmp_path, *small, "train.eval_every=2")

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lgrnet
 from lgrnet.data.still_datasets import POLYP_SPLITS
+from lgrnet.layers.scale_variant import ScaleVariantAttention
+from lgrnet.models.resnet import ResNetBackbone
+from lgrnet.models.svanet import SvANet
 from tests.data.still_layout import mask_of, write_still
 from tests.engine.runs import ROOT, run
 
@@ -68,10 +72,21 @@ def test_the_study(tmp_path):
     assert 0 <= found["mean_iou"] <= 1 and found["resize"] == "short_side"
 
 
+def scales_of_cells(model: torch.nn.Module) -> list[list[int]]:
+    """What scale-variant attention drew once, of every path."""
+    return [m.scale_of_cell.tolist() for m in model.modules() if isinstance(m, ScaleVariantAttention)]
+
+
 @pytest.mark.parametrize("name, folder, classes", [("atlas", "ATLAS", 2), ("deeplabv3_r50", "PolypGen", 1)])
 def test_svanet(tmp_path, name, folder, classes):
     write_svanet_set(tmp_path / "data" / folder, classes)
-    found = trained(f"svanet/{name}", tmp_path / "data", tmp_path / "run", *RESNET)
+    found = trained(f"svanet/{name}", tmp_path / "data", tmp_path / "run", *RESNET, "train.seed=7")
     assert 0 <= found["published_iou"] <= 1 and found["resize"] == "bicubic"
     text = (tmp_path / "run" / "config.yaml").read_text()
     assert f"num_classes: {classes + 1}" in text and ("image_size: 64" in text) == (name == "atlas")
+    if name == "atlas":
+        loaded = scales_of_cells(lgrnet.load(tmp_path / "run" / "checkpoints" / "step_00000002"))
+        own, other = (
+            scales_of_cells(SvANet(ResNetBackbone("resnet18"), image_size=64, mask_seed=seed)) for seed in (7, 8)
+        )
+        assert loaded == own and all(a != b for a, b in zip(own, other, strict=True))

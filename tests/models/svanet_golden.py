@@ -40,6 +40,7 @@ VARIANTS = {
     "vit_se2_linkse2": {"branch_attention": "monte_carlo", "link_attention": "monte_carlo"},
     "start_stage2": {"first_stage": 2},
     "vit_all_off": {"branch_depths": (None, None, 2, 3), "link_depth": 3},
+    "fg_for_head": {"last_stage": 5, "branch_depths": (2, 2, 2, 2, 2)},
     "resnet18": {"backbone": "resnet18"},
     "resnext50": {"backbone": "resnext50_32x4d"},
 }

@@ -44,6 +44,7 @@ COUNTS = {
     "vit_se2_linkse2": (203_823_410, 1180),
     "start_stage2": (197_808_590, 898),
     "vit_all_off": (205_720_787, 1130),
+    "fg_for_head": (515_553_780, 1372),
     "resnet18": (30_028_050, 950),
     "resnext50": (201_906_162, 1148),
 }
@@ -135,12 +136,43 @@ def test_no_frame_knows_of_another_in_evaluation():
     torch.testing.assert_close(together[:, :, 1:2], alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": "max", "link": "add"}, {"first_stage": 2, "link_depth": None}])
-def test_every_parameter_gets_a_gradient(options):
+FIVE = {"last_stage": 5, "branch_depths": (1, None, 0, 1, 1)}
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": "max", "link": "add"}, {"first_stage": 2, "link_depth": None}, FIVE])
+def test_every_parameter_that_is_trained_gets_a_gradient(options):
     model = small(**options).train()
     torch.manual_seed(1)
     model(torch.rand(2, 1, 3, 64, 64)).mask_logits.square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert [name for name, p in model.named_parameters() if p.requires_grad != (p.grad is not None)] == []
+    still_there = {name for name, p in model.named_parameters() if not p.requires_grad}
+    context = {f"net.context.{name}" for name, _ in model.net.context.named_parameters()}
+    assert still_there == (context if options is FIVE else set())
+
+
+@pytest.mark.parametrize("more", [{}, {"first_stage": 3}, {"link": "none"}, {"guidance": False, "bottleneck": False}])
+def test_a_branch_of_the_deepest_stage_takes_the_place_of_the_context(more):
+    model = small(**FIVE, **more).eval()
+    first = more.get("first_stage", 1)
+    assert len(model.net.branches) == 6 - first
+    assert model.net.classifier.in_channels == sum((64, 64, 128, 256, 512)[first - 1 :])
+    frames = torch.rand(1, 1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(frames).mask_logits
+        for parameter in model.net.context.parameters():
+            parameter.zero_()
+        assert torch.equal(model(frames).mask_logits, before) and before.shape == (1, 2, 1, 64, 64)
+
+
+def test_the_deepest_branch_hears_all_finer_ones_and_stands_behind_its_paths():
+    model = build(last_stage=5, branch_depths=(2,) * 5)
+    halvings = {name: len(path.steps) for name, path in model.net.guidance.paths.items()}
+    assert halvings == {f"{a}_to_{b}": b - a for a in range(5) for b in range(a + 1, 5)}
+    assert model.net.guidance.drops["3_to_4"].p == pytest.approx(0.15)
+    assert model.net.guidance.paths["0_to_4"].gate.grid == 4
+    places = [name.split(".")[1] for name in to_official(model.state_dict()) if name.startswith("SegHead.")]
+    order = "ConvB1 Convr12 Convr13 Convr14 Convr15 ConvB2 Convr23 Convr24 Convr25 ConvB3 Convr34 Convr35 ConvB4 "
+    assert list(dict.fromkeys(places)) == [*(order + "Convr45 ConvB5 LinkHead Aspp Classifier").split()]
 
 
 def test_training_repeats_under_the_same_seed():
@@ -217,7 +249,9 @@ def test_torchvision_names_are_the_backbone_s_names(tmp_path):
         (lambda: ResNetBackbone("resnet51"), "no ResNet 'resnet51'; the nearest names are resnet"),
         (lambda: ResNetBackbone("pvt_v2_b0"), "no ResNet 'pvt_v2_b0'"),
         (lambda: small(first_stage=5), "first_stage is 5"),
-        (lambda: small(branch_depths=(2, 2)), "a depth or None for each of these stages"),
+        (lambda: small(branch_depths=(2, 2)), r"branch_depths \(2, 2\); expected .* a depth or None for each"),
+        (lambda: small(last_stage=5), r"last_stage is 5 .* for each of the stages 1 to last_stage"),
+        (lambda: small(last_stage=3, branch_depths=(2, 2, 2)), "last_stage is 3"),
         (lambda: small(gate="mean"), "gate is 'mean'"),
         (lambda: small(link="sum"), "link is 'sum', expected one of concatenate, add"),
         (lambda: small(branch_attention="se"), "channel attention is 'se'"),

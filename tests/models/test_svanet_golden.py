@@ -1,6 +1,6 @@
 """SvANet of 202 million parameters against golden logits, intermediate maps, training steps and variants.
 
-The golden numbers come from two threads. With another split of their sums convolutions round otherwise, by up to 4e-6
+The golden numbers come from two threads. With another split of their sums convolutions round otherwise, by up to 5.1e-6
 in the logits of evaluation, and batch norms over 2 x 2 maps make 6e-4 of that in training. So where the golden
 encoder is met bit by bit (OMP_NUM_THREADS=2 on the same kind of CPU) the rest must be met as well, and elsewhere as
 closely as rounding lets it.
@@ -145,13 +145,13 @@ def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "deeplabv3_plain"])
-def test_variants(folder, weights, name):
+def test_variants(folder, weights, exact, name):
     golden = np.load(folder / "variants_logits_64.npz")[name]
     options = {"image_size": 64, **VARIANTS.get(name, {})}
     variant = weights.load(plain() if name == "deeplabv3_plain" else build(**options))
     with torch.no_grad():
         logits = logits_of(variant, seed_weights().input_image(64, 64, 0)[None])
-    assert difference(logits, golden) <= 5e-6
+    assert difference(logits, golden) <= (5e-6 if exact else 1e-5)
     assert np.array_equal(logits.argmax(1).numpy(), golden.argmax(1))
 
 
