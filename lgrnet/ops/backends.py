@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -66,6 +67,12 @@ def choose(
         others = " or ".join(name for name in ("auto", *backends) if name != wanted)
         raise BackendError(f"backend {wanted!r} cannot be used because {reason}; choose {others}")
     return backends[wanted].run
+
+
+@torch.compiler.assume_constant_result  # torch 2.10 takes is_exporting for true wherever torch.compile records
+def exporting() -> bool:
+    """Whether what runs is recorded for a file (torch.export, a trace, ONNX), which can hold no kernel of ours."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 @contextmanager

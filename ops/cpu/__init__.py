@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lgrnet.ops.backends import exporting
+
 VERSION = 6
 LEVELS = ("portable", "avx2", "avx512")
 """From the plainest to the widest; the index is what `lgrnet_level` answers."""
@@ -60,7 +62,7 @@ def cannot_run(like: Tensor) -> str | None:
         return f"it works on CPU tensors, not on {like.device.type}"
     if like.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it computes in float32, not in {like.dtype}"
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if exporting():
         return "an exported graph cannot hold it"
     return _missing_as_constant()
 

@@ -13,6 +13,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lgrnet.ops.backends import exporting
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -25,7 +27,7 @@ def cannot_run(like: Tensor) -> str | None:
         return f"it works on CUDA tensors, not on {like.device.type}"
     if like.dtype not in DTYPES:
         return f"it computes in float32, not in {like.dtype}"
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if exporting():
         return "an exported graph cannot hold it"
     if missing() is not None:
         return missing()

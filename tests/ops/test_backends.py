@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lgrnet.ops import cpu, depthwise_gelu, ms_deform_attn, neighborhood_attention, selective_scan
-from lgrnet.ops.backends import Backend, BackendError, choose
+from lgrnet.ops.backends import Backend, BackendError, choose, exporting
 
 LIKE = torch.zeros(1)
 
@@ -41,6 +41,23 @@ def test_what_the_cpu_kernels_do_not_do(like, reason):
 def test_an_exported_graph_takes_the_reference(monkeypatch):
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     assert "exported graph" in cpu.cannot_run(LIKE)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_torch_compile_records_is_no_exported_graph(strict):
+    class Plus(torch.nn.Module):
+        def forward(self, x):
+            return x + 1 if exporting() else x
+
+    assert not torch.compile(Plus(), backend="eager", fullgraph=True)(LIKE)
+    assert torch.export.export(Plus(), (LIKE,), strict=strict).module()(LIKE)
+
+
+def test_torch_compile_takes_the_cpu_kernels():
+    backend = "cpu" if cpu.missing() is None else "reference"
+    given = torch.randn(1, 6, 8), torch.randn(8, 1, 3, 3), torch.randn(8), (2, 3)
+    found = torch.compile(depthwise_gelu, backend="eager", fullgraph=True)(*given, backend=backend)
+    assert torch.allclose(found, depthwise_gelu(*given, backend="reference"), atol=1e-6)
 
 
 @pytest.fixture

