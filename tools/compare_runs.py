@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.engine.log import EVENTS_FILE, read_log  # noqa: E402
 from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
-from lgrnet.records import IMAGE_SUFFIXES, DataError, list_videos, read_mask, write_frame  # noqa: E402
+from lgrnet.records import IMAGE_SUFFIXES, DataError, file_error, list_videos, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import curves  # noqa: E402
 
 
@@ -83,8 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
-        print(f"error: cannot use {place}; give run folders and a picture", file=sys.stderr)
+        print(f"error: cannot use {file_error(error)}; give run folders and a picture", file=sys.stderr)
         return 2
     for name, points in lines.items():
         print(f"{name}: {options.metric} {points[-1][1]:.4f} after {points[-1][0]:.1f} minutes")

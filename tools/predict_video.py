@@ -24,7 +24,7 @@ from lgrnet.config import ConfigError  # noqa: E402
 from lgrnet.inference.predictor import Predictor  # noqa: E402
 from lgrnet.inference.sources import open_source  # noqa: E402
 from lgrnet.inference.writers import save_masks, save_video_overlays  # noqa: E402
-from lgrnet.records import DataError  # noqa: E402
+from lgrnet.records import DataError, file_error  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -88,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         lines = predict_video(options.input, options.out, *settings)
     except OSError as error:
-        place = f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
-        print(f"error: cannot use {place}; check INPUT and --out", file=sys.stderr)
+        print(f"error: cannot use {file_error(error)}; check INPUT and --out", file=sys.stderr)
         return 2
     except (DataError, CheckpointError, ConfigError, MemoryError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -56,6 +56,7 @@ __all__ = [
     "check_values",
     "class_masks",
     "count_and_name",
+    "file_error",
     "file_hash",
     "frame_size",
     "ignored_pixels",
@@ -336,6 +337,11 @@ def count_and_name(names: Sequence[str], noun: str, limit: int = 5) -> str:
     """`7 videos (a, b, c, d, e, ...)`."""
     plural = "" if len(names) == 1 else "s"
     return f"{len(names)} {noun}{plural} ({', '.join(names[:limit])}{', ...' if len(names) > limit else ''})"
+
+
+def file_error(error: OSError) -> str:
+    """Which file it was, and why: `a/b.png: Permission denied`."""
+    return f"{error.filename}: {error.strerror}" if error.filename else f"a file: {error}"
 
 
 def _order_key(order: str):
