@@ -10,17 +10,14 @@ the best level of the mean truth of the videos of `--fit`: what a method that lo
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lgrnet.engine.log import EVENTS_FILE, read_log  # noqa: E402
+from lgrnet.engine.log import read_events, read_log  # noqa: E402
 from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
 from lgrnet.records import IMAGE_SUFFIXES, DataError, file_error, list_videos, read_mask, write_frame  # noqa: E402
 from lgrnet.visualize import curves  # noqa: E402
@@ -30,7 +27,7 @@ def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
     """(minutes of training, mean score over the sets) of every evaluation of a run."""
     scores = {line["step"]: line["mean"] for line in read_log(run) if line["type"] == "evaluation"}
     begun, paused, points = None, 0.0, []
-    for event in _events(run):
+    for event in read_events(run):
         if event["type"] == "start":
             begun = event["time"]
         elif event["type"] == "resume":
@@ -44,15 +41,6 @@ def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
     if not points:
         raise DataError(f"run {run} has no evaluation yet; train with train.eval_every above 0")
     return points
-
-
-def _events(run: Path) -> Iterator[dict[str, Any]]:
-    """The lines of events.jsonl, up to one that was cut by a kill."""
-    for text in (run / EVENTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield json.loads(text)
-        except json.JSONDecodeError:
-            return
 
 
 def _truths(root: Path, videos: list[str]) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -100,12 +101,21 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     as a last one that was cut by a kill, and all after it are left out."""
     path = Path(path)
     path = path / LOG_FILE if path.is_dir() else path
+    yield from itertools.takewhile(lambda line: "step" in line, _lines(path))
+
+
+def read_events(run: str | Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's events.jsonl, likewise."""
+    return _lines(Path(run) / EVENTS_FILE)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             return
-        if not isinstance(line, dict) or "step" not in line:
+        if not isinstance(line, dict):
             return
         yield line
 
