@@ -43,17 +43,22 @@ class MaskPairs:
         return sum(map(len, self.pairs.values()))
 
     @property
+    def _counting(self) -> list[str]:
+        """The videos that have predictions, or no other frames than ends."""
+        return [video for video, frames in self.annotated.items() if video in self.pairs or len(frames) < 3]
+
+    @property
     def missing_ends(self) -> list[str]:
         """Those of `missing` that are the first or last annotated frame of a video that has predictions, or no other
         frames."""
-        videos = {video: list(of) for video, of in self.annotated.items() if video in self.pairs or len(of) < 3}
+        videos = {video: list(self.annotated[video]) for video in self._counting}
         ends = {f"{video}/{name}" for video, names in videos.items() for name in names[:1] + names[-1:]}
         return [name for name in self.missing if name in ends]
 
     def without_ends(self) -> MaskPairs:
         """The same where the ends of videos count for nothing: none is missing there, and a video that has no other
         frames is among the pairs even without a prediction."""
-        pairs = {v: self.pairs.get(v, {}) for v, of in self.annotated.items() if v in self.pairs or len(of) < 3}
+        pairs = {video: self.pairs.get(video, {}) for video in self._counting}
         ends = set(self.missing_ends)
         return replace(self, pairs=pairs, missing=[name for name in self.missing if name not in ends])
 
