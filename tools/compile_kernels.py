@@ -1,4 +1,6 @@
-"""Compiles every Triton kernel ahead of time, without a GPU, and prints what it takes; a register spill is an error.
+"""Compiles every Triton kernel ahead of time, without a GPU, and prints what it takes.
+
+A register spill is an error, and so is a kernel that does not fit into a multiprocessor.
 
     python tools/compile_kernels.py                        all ops, for sm_80, sm_89 and sm_90
     python tools/compile_kernels.py scan --arch 90 --only backward
@@ -45,18 +47,19 @@ def warps_held(architecture: int, registers: int, shared: int, warps: int) -> in
 
 
 def row(name: str, build, architecture: int, most: int) -> tuple[str, bool]:
-    """One line of the table, and whether the kernel spills more bytes than `most`."""
+    """One line of the table, and whether the kernel spills more bytes than `most` or cannot be launched."""
     takes = importlib.import_module("lgrnet.ops.gpu.triton_kernels").resources(build, architecture)
     held = warps_held(architecture, takes.registers, takes.shared, build.num_warps)
     text = (
         f"{name:<13} {build.name:<44} sm_{architecture}  {takes.registers:>4} {takes.shared:>7} {takes.spilled:>6} "
         f"{build.num_warps:>5} {held:>8}"
     )
-    return text + (" SPILLS" if takes.spilled else ""), takes.spilled > most
+    text += (" SPILLS" if takes.spilled else "") + ("" if held else " DOES NOT FIT")
+    return text, takes.spilled > most or not held
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table; 1 when a kernel spills too much, else 0."""
+    """Prints the table; 1 when a kernel spills too much or does not fit, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*", help=f"of {', '.join(operators())}; all when none is named")
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, help="compute capabilities (80 89 90)")
@@ -66,14 +69,14 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(arguments.ops) - set(operators())):
         parser.error(f"no Triton kernels in {', '.join(unknown)}; expected some of {', '.join(operators())}")
     print(f"{'op':<13} {'kernel':<44} arch    regs  shared spills warps warps/SM")
-    spills = False
+    faulty = False
     for name in arguments.ops or operators():
         for build in builds_of(name):
             for architecture in arguments.arch if arguments.only in build.name else ():
-                line, spilled = row(name, build, architecture, arguments.spills)
+                line, fault = row(name, build, architecture, arguments.spills)
                 print(line, flush=True)
-                spills |= spilled
-    return int(spills)
+                faulty |= fault
+    return int(faulty)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class GraphedModel(nn.Module):
         self.model = model.eval()
         self.shapes = shapes
         self._replays: OrderedDict[tuple, Callable[[Tensor], SegOutput]] = OrderedDict()
-        self._pool = None
+        self._pool = self._stream = None
         self.eval()
 
     @property
@@ -72,8 +72,10 @@ class GraphedModel(nn.Module):
 
     def _record(self, frames: Tensor, half: torch.dtype | None) -> Callable[[Tensor], SegOutput]:
         """Runs the model a few times beside the current stream, records it, and gives what replays it."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        if not self._replays:
+            # Both end with the last graph that they served, and streams that torch shares with other models may be of
+            # another GPU.
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(frames.device)
         with torch.cuda.device(frames.device):
             own = frames.clone(memory_format=torch.contiguous_format)
             side = torch.cuda.Stream()
@@ -86,7 +88,7 @@ class GraphedModel(nn.Module):
                 torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
                 # Loader threads may go on using the GPU meanwhile.
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):
                     output = self.model(own)
         return _replay(graph, own, replace(output, aux=()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,12 @@ from lgrnet.ops import selective_scan
 ORDERS = {"hilbert": hilbert_order, "zigzag": zigzag_order}
 
 
-@lru_cache(maxsize=64)
+@cache
 def _there_and_back(name: str, frames: int, queries: int, device: torch.device) -> Tensor:
-    """The curve and its reverse, [2, frames * queries] int32; kept, so that layers and steps share one copy."""
+    """The curve and its reverse, [2, frames * queries] int32.
+
+    Kept for good, 8 bytes a place: layers and steps share one copy, and a CUDA graph goes on reading where it lay.
+    """
     # A tensor of inference mode could not be kept for a training step.
     with torch.inference_mode(False):
         curve = torch.from_numpy(ORDERS[name](frames, queries).copy())

@@ -41,7 +41,8 @@ WARPS = 4
 VECTOR = 16
 """Bytes that a thread reads at once."""
 UNSPECIALIZED = ["sides", "tiles", "frames", "frame_shift"]
-"""Arguments whose values make no kernel of their own: sizes change from step to step."""
+"""Arguments whose values make no kernel of their own: sizes change from step to step. (Of the sides, which are a tuple,
+Triton makes one for each pattern of multiples of 16 all the same: a few.)"""
 
 
 @triton.jit

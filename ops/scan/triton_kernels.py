@@ -54,6 +54,8 @@ from lgrnet.ops.gpu.triton_kernels import LAUNCH, Build
 
 SHORT = 256
 """Tokens up to which a sequence is one chunk."""
+SIDE_BY_SIDE = 8
+"""Directions up to which a program takes all of a short sequence: more need more shared memory than an sm_89 has."""
 RANKS = 16
 """The largest R that is projected inside the kernels; above it a matrix product comes before them."""
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -613,7 +615,7 @@ def scan_forward(
         return y, state.zero_() if initial is None else state.copy_(initial), kept.zero_()
     x, dt, B, C, dt_weight, dt_bias, A, skip, order = _prepared(x, dt, B, C, dt_weight, dt_bias, A, skip, order)
     initial = None if initial is None else initial.contiguous()
-    merge = length <= SHORT and G <= 16
+    merge = length <= SHORT and G <= SIDE_BY_SIDE
     tile = _short_tile(G, D, N) if merge else _long_tile(D, N)
     chunk = _chunk(x, G, N)
     chunks = triton.cdiv(length, chunk)
@@ -712,11 +714,15 @@ def _remember(ctx, inputs, output) -> None:
     *tensors, initial, _ = inputs
     ctx.has_initial = initial is not None
     ctx.save_for_backward(*tensors, output[2])
+    ctx.set_materialize_grads(False)  # that of `kept` would be as large as it
 
 
 def _gradient(ctx, dy, dstate, dkept):
-    _, dt, B, C, dt_weight, dt_bias, A, skip, *_ = ctx.saved_tensors
-    dx, tokens, projected, weights, dinitial = scan_backward(*ctx.saved_tensors, dy, dstate)
+    tensors = ctx.saved_tensors  # asked for once: activation checkpointing allows no more
+    x, dt, B, C, dt_weight, dt_bias, A, skip, *_ = tensors
+    dy = torch.zeros_like(x) if dy is None else dy
+    dstate = _state(x, A).zero_() if dstate is None else dstate
+    dx, tokens, projected, weights, dinitial = scan_backward(*tensors, dy, dstate)
     N, rank = A.shape[-1], dt_weight.shape[-1]
     dB, dC, ddt = tokens.split((N, N, rank), -1)
     dA, ddt_weight, dbias, dskip = weights.split((N, rank, 1, 1), -1)
@@ -733,9 +739,10 @@ def builds() -> list[Build]:
     """What tools/compile_kernels.py compiles: LGRNet's sizes (D 128, N 16, R 4), and odd ones that need masks."""
     shipped = _builds("bf16", 2, 128, 16, 4)
     wide = _builds("fp32", 4, 128, 16, 4)
+    many = [build for name, build in _builds("fp32", SIDE_BY_SIDE, 64, 16, 16).items() if "forward short" in name]
     odd = _builds("fp32", 2, 100, 20, 0) | _builds("bf16", 3, 72, 64, 9)
     chosen = [build for name, build in wide.items() if "kept" in name or "backward" in name]
-    return [*shipped.values(), *chosen, *(b for name, b in odd.items() if "kept" in name or "backward" in name)]
+    return [*shipped.values(), *chosen, *many, *(b for name, b in odd.items() if "kept" in name or "backward" in name)]
 
 
 def _builds(kind: str, G: int, D: int, N: int, R: int) -> dict[str, Build]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +69,36 @@ def test_moving_and_casting_forget_and_new_weights_do_not(recorded):
         model.float()
         model(frames())
     assert len(shapes) == 2
+
+
+def test_each_model_records_on_its_own_stream_and_a_pool_ends_with_its_last_graph(monkeypatch):
+    """What torch shares between models may be of another GPU, and a pool without graphs is no pool any more."""
+    recordings, nothing = [], contextlib.nullcontext()
+    handles, streams = itertools.count(1), itertools.count(1)
+    fakes = {
+        "is_available": lambda: True,
+        "graph_pool_handle": lambda: next(handles),
+        "Stream": lambda device=None: mock.Mock(number=next(streams)),
+        "device": lambda device: nothing,
+        "stream": lambda stream: nothing,
+        "current_stream": mock.Mock(),
+        "CUDAGraph": mock.Mock,
+        "graph": lambda graph, pool, stream, mode: recordings.append((pool, stream)) or nothing,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nothing)
+    one, other = GraphedModel(ToyModel(), 2), GraphedModel(ToyModel(), 1)
+    one.model.double(), other.model.double()
+    with torch.no_grad():
+        for model in (one, other):
+            for length in (1, 2):
+                model(frames(length).double())
+        one.double()
+        one(frames(1).double())
+    pools, used = zip(*recordings, strict=True)
+    assert pools == (1, 1, 2, 3, 4)  # two share one; the second of `other` comes when its first is gone
+    assert used[0] is used[1] and len({id(stream) for stream in used}) == 4
 
 
 def test_with_gradients_and_in_training_the_model_itself_runs(recorded):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from lgrnet.ops import selective_scan
 from lgrnet.ops.scan import triton_kernels as kernels
@@ -19,6 +20,7 @@ CASES = {
     "three directions, more tokens than a tile": {"length": 17, "dim": 2, "states": 1, "rank": 1, "directions": 3},
     "more channels than a block": {"length": 3, "dim": 5, "states": 1, "directions": 1, "batch": 1},
     "rank above what the kernels project": {"length": 4, "dim": 2, "states": 2, "rank": 17, "batch": 1},
+    "more directions than go side by side": {"length": 3, "dim": 1, "states": 1, "directions": 9, "batch": 1},
     "many states": {"length": 3, "dim": 1, "states": 40, "directions": 1, "batch": 1},
 }
 
@@ -59,6 +61,29 @@ def compare(arguments, with_state, dtype=torch.float32, tolerances=(2e-6, 1e-5))
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_every_gradient(name):
     compare(inputs(**CASES[name]), with_state="odd" in name)
+
+
+def test_under_activation_checkpointing():
+    """It lets what was kept be read once."""
+    (x, *others), _, order = both(inputs(length=5, dim=2, states=2, rank=1, batch=1))
+
+    def scanned(x):
+        return selective_scan(x, *others, order, backend="triton")
+
+    plain = torch.autograd.grad(scanned(x).sum(), (x, *others))
+    again = torch.autograd.grad(checkpoint(scanned, x, use_reentrant=False).sum(), (x, *others))
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+def test_gradients_of_the_last_state_alone_and_of_the_output_alone():
+    tensors, truth, order = both(inputs(length=5, dim=2, states=2, rank=1, batch=1))
+    for part in (0, 1):
+        found = kernels.selective_scan_triton(*tensors, order, return_state=True)[part]
+        true = selective_scan_reference(*truth, order, return_state=True)[part]
+        gradients = torch.autograd.grad(found.sum(), tensors, allow_unused=True)
+        exact = torch.autograd.grad(true.sum(), truth, allow_unused=True)
+        for one, wanted in zip(gradients, exact, strict=True):
+            assert (one is None or not one.any()) if wanted is None else relative(one, wanted) < 1e-5
 
 
 @pytest.mark.parametrize("length, directions", [(33, 2), (48, 1)])

@@ -52,6 +52,15 @@ def test_a_spill_is_an_error_and_the_table_says_where(build, monkeypatch, capsys
     assert compile_kernels.main(["--arch", "89", "--spills", "8"]) == 0
 
 
+def test_a_kernel_that_does_not_fit_is_an_error(build, monkeypatch, capsys):
+    monkeypatch.setattr(compile_kernels, "operators", lambda: ["toy"])
+    monkeypatch.setattr(compile_kernels, "builds_of", lambda name: [build])
+    monkeypatch.setattr(shared, "resources", lambda build, architecture: shared.Resources(32, 103424, 0))
+    assert compile_kernels.main(["--arch", "90"]) == 0
+    assert compile_kernels.main(["--arch", "89"]) == 1
+    assert capsys.readouterr().out.count("DOES NOT FIT") == 1
+
+
 def test_an_argument_without_a_type_is_named(build):
     with pytest.raises(ValueError, match="double: signature and constants .* check {'BLOCK'}"):
         shared.compiled(shared.Build("double", build.kernel, SIGNATURE), 80)
