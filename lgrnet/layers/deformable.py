@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lgrnet.layers.linear import Linear
 from lgrnet.ops import ms_deform_attn
 
 
@@ -30,10 +31,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4, backend: str = "auto"):
         super().__init__()
         self.heads, self.levels, self.points, self.backend = heads, levels, points, backend
-        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * levels * points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, heads * levels * points * 2)
+        self.attention_weights = Linear(dim, heads * levels * points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self.reset_parameters()
 
     @torch.no_grad()

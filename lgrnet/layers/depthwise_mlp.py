@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.library_block import LibraryBlock, layers_are
 from lgrnet.layers.parts import in_parts
-from lgrnet.ops import depthwise_gelu
+from lgrnet.ops import depthwise_gelu, linear
 
 PART = 2**19
 """Hidden numbers at a time in inference on a CPU: 2 MB, which stay in its caches and in pages already mapped."""
@@ -54,16 +53,18 @@ class DepthwiseMlp(LibraryBlock):
     def add_to(self, sums: Tensor, x: Tensor, shape: tuple[int, int]) -> None:
         """Adds what `forward` returns to `sums` [B, H * W, C], in place; only where `may_add_in_place`.
 
-        Of each image some hidden channels come after the others, and each adds its share.
+        Of a few images some hidden channels come after the others, and each adds its share.
         """
-        conv = _convolution(self.dwconv)
-        sums += self.fc2.bias
-        width = max(LEAST, PART // max(1, x.shape[1]) // LEAST * LEAST)
-        hidden_first = (self.fc1.weight, self.fc1.bias, conv.weight, conv.bias, self.fc2.weight.t())
-        for out, tokens in zip(sums, x, strict=True):
-            for inward, shift, weight, bias, outward in zip(*(t.split(width) for t in hidden_first), strict=True):
-                hidden = depthwise_gelu(F.linear(tokens, inward)[None], weight, bias, shape, shift=shift)
-                out.addmm_(hidden[0], outward)
+        conv, tokens = _convolution(self.dwconv), max(1, x.shape[1])
+        images = max(1, PART // (tokens * LEAST))
+        width = max(LEAST, PART // (tokens * min(images, len(x))) // LEAST * LEAST)
+        inner = [t.split(width) for t in (self.fc1.weight, self.fc1.bias, conv.weight, conv.bias)]
+        biases = [self.fc2.bias, *[None] * (len(inner[0]) - 1)]
+        parts = list(zip(*inner, self.fc2.weight.split(width, dim=1), biases, strict=True))
+        for out, some in zip(sums.split(images), x.split(images), strict=True):
+            for inward, shift, weight, bias, outward, last_bias in parts:
+                hidden = depthwise_gelu(linear(some, inward), weight, bias, shape, shift=shift)
+                linear(hidden, outward, last_bias, residual=out, out=out)
 
 
 def _convolution(layer: nn.Module) -> nn.Conv2d | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lgrnet.layers.linear import Linear
 from lgrnet.ops import neighborhood_attention
 
 
@@ -28,9 +29,9 @@ class NeighborhoodAttention(nn.Module):
                 "expected an odd window, and a dilation and steps of 1 or more"
             )
         self.heads, self.window, self.dilation, self.steps, self.backend = heads, window, dilation, steps, backend
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
-        self.output = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim, bias=False)
+        self.key_value = Linear(dim, 2 * dim, bias=False)
+        self.output = Linear(dim, dim)
 
     def forward(self, tokens: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """tokens [B, T, S, C] of all levels -> [B, T, S, C]; frame 0 follows on frame T - 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lgrnet.layers.library_block import LibraryBlock, layers_are
-from lgrnet.ops import multi_head_attention
+from lgrnet.ops import linear, multi_head_attention
 
 
 class SpatialReductionAttention(LibraryBlock):
@@ -32,18 +32,17 @@ class SpatialReductionAttention(LibraryBlock):
         """Tokens [B, H * W, C] -> the same shape; `size` is (H, W), or H and W."""
         if not self.is_ours() or (self.training and self.attn_drop.p > 0):
             return self.forward_of_library(self, x, *size)
-        return self.proj_drop(self.proj(self._attended(x, size if len(size) == 2 else tuple(size[0]))))
+        shape = size if len(size) == 2 else tuple(size[0])
+        return self.proj_drop(_apply(self.proj, self._attended(x, shape)))
 
     def added_to(self, tokens: Tensor, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """`tokens` [B, H * W, C] + what `forward` returns of x, a new tensor; only where `may_add_in_place`."""
-        sums = tokens.clone() if self.proj.bias is None else tokens + self.proj.bias
-        sums.view(-1, sums.shape[2]).addmm_(self._attended(x, shape).flatten(0, 1), self.proj.weight.t())
-        return sums
+        return linear(self._attended(x, shape), self.proj.weight, self.proj.bias, residual=tokens)
 
     def _attended(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """[B, H * W, C]"""
-        k, v = self.kv(self._reduced(x, shape)).chunk(2, -1)
-        return multi_head_attention(self.q(x), k, v, self.num_heads)
+        k, v = _apply(self.kv, self._reduced(x, shape)).chunk(2, -1)
+        return multi_head_attention(_apply(self.q, x), k, v, self.num_heads)
 
     def _reduced(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """[B, M, C]"""
@@ -51,3 +50,7 @@ class SpatialReductionAttention(LibraryBlock):
             return x
         maps = x.transpose(1, 2).unflatten(2, shape)
         return self.norm(self.sr(maps).flatten(2).transpose(1, 2))
+
+
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, layer.weight, layer.bias)

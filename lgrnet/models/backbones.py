@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lgrnet.layers.depthwise_mlp import DepthwiseMlp
 from lgrnet.layers.library_block import with_own_blocks
+from lgrnet.layers.pyramid_stage import PatchEmbedding, PyramidStage
 from lgrnet.layers.residual_block import ResidualBlock
 from lgrnet.layers.spatial_reduction import SpatialReductionAttention
 
@@ -28,7 +29,7 @@ _MIT = {
 }
 LEVELS = ("res2", "res3", "res4", "res5")
 STRIDES = (4, 8, 16, 32)
-OWN_BLOCKS = (DepthwiseMlp, SpatialReductionAttention, ResidualBlock)
+OWN_BLOCKS = (DepthwiseMlp, SpatialReductionAttention, ResidualBlock, PatchEmbedding, PyramidStage)
 """Blocks of PVTv2 and MiT with a faster forward pass here."""
 
 

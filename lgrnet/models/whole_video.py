@@ -80,8 +80,10 @@ def _project(encoder: LGREncoder, parts: Iterable[Mapping[str, Tensor]], spans: 
 
 
 def _room(part: Tensor, frames: int) -> Tensor:
-    """Memory for all frames of what `part` [B, n, ...] has of some."""
-    return part.new_empty(part.shape[0], frames, *part.shape[2:])
+    """Memory for all frames of what `part` [B, n, ...] has of some, its axes in the same order there."""
+    axes = sorted(range(2, part.ndim), key=part.stride, reverse=True)
+    room = part.new_empty(part.shape[0], frames, *(part.shape[axis] for axis in axes))
+    return room.permute(0, 1, *(2 + axes.index(axis) for axis in range(2, part.ndim)))
 
 
 def _collect(

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from lgrnet.ops.backends import exporting
+from lgrnet.ops.backends import Backend, BackendError, check_tensors, choose, exporting
 
-VERSION = 6
+VERSION = 7
 LEVELS = ("portable", "avx2", "avx512")
 """From the plainest to the widest; the index is what `lgrnet_level` answers."""
 
@@ -76,6 +78,42 @@ def _missing_as_constant() -> str | None:
 def level() -> str:
     """The name of the loaded library: portable, avx2 or avx512."""
     return Path(library()._name).name.split(".")[1]
+
+
+@cache
+def is_faster() -> bool:
+    """Whether the library has the vector instructions that torch's own products of matrices have."""
+    return missing() is None and level() != LEVELS[0]
+
+
+def inference_backend(backends: Mapping[str, Backend], backend: str, tensors: Sequence[Tensor]) -> Callable:
+    """`choose` for an op whose kernel, "cpu", takes float32 alone, without gradients, and whose reference is torch's.
+
+    "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
+    gradients, a graph or autocast. Called so often that it asks as little as it can.
+
+    Raises ValueError for tensors that do not fit each other, BackendError for a backend that is unknown or cannot.
+    """
+    first = tensors[0]
+    plain = all(t.dtype == torch.float32 and t.device == first.device for t in tensors)
+    if not plain:
+        check_tensors(**{f"tensor {number}": t for number, t in enumerate(tensors, 1)})
+    able = plain and without_gradients(tensors)
+    if backend == "auto":
+        busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        real = type(first) in (Tensor, Parameter)  # other kinds, as fake tensors, may have no memory
+        can = able and real and not busy and is_faster() and cannot_run(first) is None
+        return backends["cpu" if can else "reference"].run
+    if backend == "cpu" and not able:
+        others = [str(t.dtype) for t in tensors if t.dtype != torch.float32]
+        reason = f"it takes float32 alone, not {others[0]}" if others else "it has no gradients"
+        raise BackendError(f"backend 'cpu' cannot be used because {reason}; choose auto or reference")
+    return choose(backends, backend, first)
+
+
+def without_gradients(tensors: Sequence[Tensor]) -> bool:
+    """Whether nothing is kept for a backward pass."""
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -8,6 +8,7 @@ import torch
 from lgrnet.ops import (
     cpu,
     depthwise_gelu,
+    linear,
     ms_deform_attn,
     multi_head_attention,
     neighborhood_attention,
@@ -53,10 +54,18 @@ def attention(batch, queries, keys, heads, channels):
     return inputs, lambda *t: multi_head_attention(*t, heads, backend="cpu")
 
 
+def product(rows, inputs, outputs):
+    tensors = [normal(rows, inputs), normal(outputs, inputs), normal(outputs), normal(rows, outputs)]
+    return tensors, lambda x, w, b, r: linear(x, w, b, residual=r, backend="cpu")
+
+
 CASES = {
     "scan of one token": (scan, (3, 1, 2, 3, 4, 5)),
     "scan of one direction and clip": (scan, (1, 6, 1, 2, 3, 4)),
     "scan of ones": (scan, (2, 4, 2, 1, 1, 1)),
+    "product": (product, (5, 6, 7)),
+    "product of one row": (product, (1, 6, 7)),
+    "product of one channel": (product, (5, 1, 1)),
     "neighborhood of one frame": (neighborhood, (2, 1, 4, 2, 3)),
     "neighborhood of one head": (neighborhood, (1, 3, 3, 1, 8)),
     "deform of one head": (deform, (2, 3, 1, 8)),
@@ -80,7 +89,7 @@ def lying(tensor, seed):
 def test_value_and_gradients_are_those_of_tensors_in_order(name):
     make, sizes = CASES[name]
     inputs, op = make(*sizes)
-    differentiable = make is not attention
+    differentiable = make not in (attention, product)
     plain = [t.clone().requires_grad_(differentiable) for t in inputs]
     expected = op(*plain)
     dout = normal(*expected.shape)

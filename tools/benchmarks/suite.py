@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import attention, backbone, deform, depthwise, heads, loss, metrics, model, neighborhood, report, scan
+from benchmarks import (
+    attention,
+    backbone,
+    deform,
+    depthwise,
+    heads,
+    linear,
+    loss,
+    metrics,
+    model,
+    neighborhood,
+    report,
+    scan,
+)
 from benchmarks.contest import Case, Op
 from benchmarks.runner import Row
 
@@ -18,6 +31,7 @@ OPS: dict[str, Op] = {
         deform.OP,
         depthwise.OP,
         attention.OP,
+        linear.OP,
         heads.OP,
         loss.OP,
         backbone.OP,
@@ -32,6 +46,7 @@ TITLES = {
     "deform": "Multi-scale deformable attention, three levels of 352 x 352",
     "depthwise": "Depthwise 3x3 convolution, bias and GELU of the tokens in PVTv2-B2, of one frame unless T is given",
     "attention": "Multi-head attention: the stages of PVTv2-B2 and LGRNet's frame queries, 2 frames of 352 x 352",
+    "linear": "Linear layers: the stages of PVTv2-B2 and LGRNet's encoder, 8 different ones of 2 frames in turn",
     "heads": "Mask heads: four calls, 10 queries",
     "loss": "Set criterion: four layers, 10 queries, 12,544 points",
     "backbone": "PVTv2-B2, 6 frames of 352 x 352 (peers: the plain net of timm)",
@@ -70,6 +85,7 @@ SUITES = {
         Part("deform", ("T=6",)),
         Part("depthwise"),
         Part("attention"),
+        Part("linear"),
         Part("heads"),
         Part("loss"),
         Part("backbone"),

@@ -7,17 +7,9 @@ from ctypes import c_float, c_int, c_int64
 import torch
 from torch import Tensor
 
-from lgrnet.ops import cpu
 from lgrnet.ops.cpu import library, pointer, row_step
 
-__all__ = ["cannot_run", "multi_head_attention_cpu"]
-
-
-def cannot_run(like: Tensor) -> str | None:
-    """Why the kernel cannot work on a tensor like this one, None when it can."""
-    if like.dtype != torch.float32:
-        return f"it takes float32 alone, not {like.dtype}"
-    return cpu.cannot_run(like)
+__all__ = ["multi_head_attention_cpu"]
 
 
 @torch.library.custom_op("lgrnet::multi_head_attention", mutates_args=(), device_types="cpu")

@@ -1,0 +1,58 @@
+"""Linear layers of tokens.
+
+Legend: C channels in, D channels out.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lgrnet.ops.backends import Backend
+from lgrnet.ops.cpu import cannot_run, inference_backend, without_gradients
+from lgrnet.ops.linear.cpu import linear_cpu
+from lgrnet.ops.linear.reference import linear_reference
+
+__all__ = ["linear"]
+
+BACKENDS = {"cpu": Backend(linear_cpu, cannot_run), "reference": Backend(linear_reference)}
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """residual + x weight^T + bias.
+
+    x         [..., C]
+    weight    [D, C]; a part of a larger one, such as weight[:, a:b], is read where it lies
+    bias      [D] or None
+    residual  [..., D] or None
+    out       [..., D], contiguous, takes the result, without gradients; may be `residual` itself; None: a new tensor
+    backend   "cpu" (compiled, float32, no gradients) or "reference", which is torch's own; "auto" takes the first where
+              it can and is faster, which is wherever nothing is recorded for gradients, a graph or autocast
+
+    Returns [..., D]. On a CPU each row's numbers are the same whatever the number of rows or threads.
+    Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that
+    is unknown or cannot do this.
+    """
+    if x.ndim < 1 or weight.ndim != 2 or weight.shape[1] != x.shape[-1]:
+        raise ValueError(f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}, expected [..., C] and [D, C]")
+    shape = (*x.shape[:-1], len(weight))
+    _check_shape("bias", bias, shape[-1:])
+    _check_shape("residual", residual, shape)
+    _check_shape("out", out, shape)
+    tensors = [t for t in (x, weight, bias, residual, out) if t is not None]
+    function = inference_backend(BACKENDS, backend, tensors)
+    if out is not None and not (out.is_contiguous() and without_gradients(tensors)):
+        raise ValueError("out is not contiguous, or gradients are wanted; give a contiguous one, under torch.no_grad()")
+    return function(x, weight, bias, residual, out)
+
+
+def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")

@@ -1,0 +1,162 @@
+// Linear layers of tokens, forward, in float32.
+//
+// Weights are laid out in panels, a few vectors of output channels for one input channel after the other. A tile of
+// ROWS x WIDE vectors of the output stays in registers while it goes through a panel. Meanwhile the tokens of the next
+// tile and the output's own lines are fetched: between the layers of a net they seldom lie in the nearest caches, and to
+// wait for them is what a product of so few channels loses most by.
+//
+// Every number of the output is summed in one order, whatever the number of threads or rows.
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+
+#include "../../cpu/lanes.h"
+#include "../../cpu/threads.h"
+#include "../../cpu/transpose.h"
+
+namespace {
+
+constexpr int WIDE = 2;                     // vectors of a panel
+constexpr int ROWS = LANES == 16 ? 12 : 6;  // of a tile; with WIDE as many as there are registers
+constexpr int64_t PANEL = WIDE * LANES;     // output channels of a panel
+constexpr int64_t DEPTH = 384;              // input channels that are summed up by themselves: long sums lose digits
+constexpr int64_t WEIGHTS = 64 * 1024;      // floats of weights at once: they stay in the second cache
+constexpr int64_t INPUTS = 16 * 1024;       // and so do the floats of a block of rows
+constexpr int64_t TOGETHER = 16;            // floats of a line of the caches
+
+// Rows lie `step` floats apart.
+struct Problem {
+  const float *x, *weight, *bias, *add;  // [rows, inputs], [outputs, inputs], [outputs] or null, like out or null
+  float *out;                            // [rows, outputs]
+  int64_t rows, inputs, outputs;
+  int64_t step, weight_step, add_step, out_step;
+};
+
+// What a tile writes to, of `columns` channels: the product, and what is added to it if there is something.
+struct Place {
+  float *out;
+  const float *add;
+  int64_t out_step, add_step, columns;
+};
+
+template <int R>
+LGRNET_INLINE void multiply(const float *x, int64_t step, const Lanes *panel, Lanes (*sums)[WIDE]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Lanes one = all(x[r * step]);
+#pragma GCC unroll 4
+    for (int v = 0; v < WIDE; ++v) sums[r][v] += one * panel[v];
+  }
+}
+
+// The panel begins with the vectors of the bias. `fetch` says that the rows of the next tile are.
+template <int R, bool WHOLE>
+LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, const Place &place) {
+  Lanes sums[R][WIDE];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    __builtin_prefetch(place.out + r * place.out_step, 1);
+    if (place.add) __builtin_prefetch(place.add + r * place.add_step);
+#pragma GCC unroll 4
+    for (int v = 0; v < WIDE; ++v) sums[r][v] = panel[v];
+  }
+  panel += WIDE;
+  int64_t c = 0;
+  for (; c + TOGETHER <= depth; c += TOGETHER) {
+    if (fetch)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) __builtin_prefetch(x + (R + r) * step + c);
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < TOGETHER; ++k, panel += WIDE) multiply<R>(x + c + k, step, panel, sums);
+  }
+  for (; c < depth; ++c, panel += WIDE) multiply<R>(x + c, step, panel, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < WIDE; ++v) {
+      float *out = place.out + r * place.out_step + v * LANES;
+      const float *add = place.add ? place.add + r * place.add_step + v * LANES : nullptr;
+      if (WHOLE) {
+        store(out, add ? load(add) + sums[r][v] : sums[r][v]);
+      } else {
+        const int count = static_cast<int>(std::clamp<int64_t>(place.columns - v * LANES, 0, LANES));
+        store_part(out, add ? load_part(add, count) + sums[r][v] : sums[r][v], count);
+      }
+    }
+}
+
+// The tiles of a panel one below the other, the last one of as many rows as are left.
+template <int R, bool WHOLE>
+void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, Place place) {
+  for (; rows >= R; rows -= R, x += R * step) {
+    tile<R, WHOLE>(x, step, depth, fetch, panel, place);
+    place.out += R * place.out_step;
+    if (place.add) place.add += R * place.add_step;
+  }
+  if constexpr (R > 1)
+    if (rows) tiles<R - 1, WHOLE>(rows, x, step, depth, fetch, panel, place);
+}
+
+// Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on.
+void lay_out(const Problem &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias, Lanes *to) {
+  for (int64_t column = begin; column < end; column += PANEL, to += (depth + 1) * WIDE)
+    for (int v = 0; v < WIDE; ++v) {
+      const int64_t first = column + v * LANES;
+      const int there = static_cast<int>(std::clamp<int64_t>(end - first, 0, LANES));
+      to[v] = with_bias && there ? load_part(p.bias + first, there) : Lanes{};
+      const float *rows = p.weight + first * p.weight_step + from;
+      if (there == LANES) {
+        gather_columns(rows, p.weight_step, depth, to + WIDE + v, WIDE);
+        continue;
+      }
+      for (int64_t c = 0; c < depth; ++c) {
+        float some[LANES] = {};
+        for (int lane = 0; lane < there; ++lane) some[lane] = rows[lane * p.weight_step + c];
+        to[(c + 1) * WIDE + v] = load(some);
+      }
+    }
+}
+
+// Some rows and some columns of the output.
+void multiply_part(const Problem &p, int64_t first_row, int64_t last_row, int64_t begin, int64_t end) {
+  const int64_t shares = (p.inputs + DEPTH - 1) / DEPTH;
+  const int64_t most = ((p.inputs + shares - 1) / shares + TOGETHER - 1) / TOGETHER * TOGETHER;
+  const int64_t block = std::max<int64_t>(4, INPUTS / most / ROWS) * ROWS;
+  const std::unique_ptr<Lanes[]> weights(new Lanes[(end - begin + PANEL - 1) / PANEL * (most + 1) * WIDE]);
+  for (int64_t from = 0; from < p.inputs; from += most) {
+    const int64_t depth = std::min(most, p.inputs - from);
+    lay_out(p, begin, end, from, depth, p.bias && from == 0, weights.get());
+    const float *add = from == 0 ? p.add : p.out;
+    const int64_t add_step = from == 0 ? p.add_step : p.out_step;
+    for (int64_t row = first_row; row < last_row; row += block) {
+      const Lanes *panel = weights.get();
+      for (int64_t column = begin; column < end; column += PANEL, panel += (depth + 1) * WIDE) {
+        const Place place{p.out + row * p.out_step + column, add ? add + row * add_step + column : nullptr, p.out_step,
+                          add_step, end - column};
+        (place.columns >= PANEL ? tiles<ROWS, true> : tiles<ROWS, false>)(
+            std::min(block, last_row - row), p.x + row * p.step + from, p.step, depth, column == begin, panel, place);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// See Problem; `add` may be `out` itself. No size is 0.
+void lgrnet_linear(const float *x, const float *weight, const float *bias, const float *add, float *out, int64_t rows,
+                   int64_t inputs, int64_t outputs, int64_t step, int64_t weight_step, int64_t add_step,
+                   int64_t out_step, int threads) {
+  const Problem p{x, weight, bias, add, out, rows, inputs, outputs, step, weight_step, add_step, out_step};
+  const int64_t columns = std::max<int64_t>(1, WEIGHTS / std::min(inputs, DEPTH) / PANEL) * PANEL;
+  const int64_t column_parts = (outputs + columns - 1) / columns;
+  const int64_t wanted = threads > 1 ? (4 * threads + column_parts - 1) / column_parts : 1;
+  const int64_t height = (std::max<int64_t>((rows + wanted - 1) / wanted, 16 * ROWS) + ROWS - 1) / ROWS * ROWS;
+  const int64_t row_parts = (rows + height - 1) / height;
+  parallel_for(column_parts * row_parts, threads, [&](int64_t task) {
+    const int64_t row = task / column_parts * height, column = task % column_parts * columns;
+    multiply_part(p, row, std::min(row + height, rows), column, std::min(column + columns, outputs));
+  });
+}
+}
