@@ -7,6 +7,8 @@ asked for.
 from __future__ import annotations
 
 import importlib
+import subprocess
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -62,17 +64,23 @@ def lazily(op: str, function: str) -> Callable:
 
 @torch.compiler.assume_constant_result  # torch.compile cannot look into imports
 def missing() -> str | None:
-    """Why triton cannot be imported, None when it can."""
+    """Why triton cannot be used, None when it can. Warns once where there is a GPU."""
     return _tried()
 
 
 @cache
 def _tried() -> str | None:
     try:
-        importlib.import_module("lgrnet.ops.gpu.triton_kernels")
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        kernels = importlib.import_module("lgrnet.ops.gpu.triton_kernels")
+        if torch.cuda.device_count():
+            kernels.load_driver()
+    except (ImportError, OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        return f"triton cannot be imported ({type(error).__name__}: {reason}); install it with pip install triton"
+        reason = f"triton cannot be used ({type(error).__name__}: {reason}); install it with pip install triton"
+        if torch.cuda.device_count():
+            reason += ", and before Triton 3.8 a C compiler and Python's headers"
+            warnings.warn(f"{reason}. Until then ops run as plain torch, which is slower", stacklevel=2)
+        return reason
     return None
 
 

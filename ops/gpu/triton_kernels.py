@@ -55,6 +55,11 @@ def interpreting() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
+def load_driver() -> None:
+    """Makes what launches kernels; Triton before 3.8 compiles it with a C compiler, and raises what that raises."""
+    triton.runtime.driver.active  # noqa: B018  made when it is asked for
+
+
 def compiled(build: Build, capability: int) -> triton.compiler.CompiledKernel:
     """The kernel for compute capability 80, 89, 90, ...; needs no GPU, and takes Triton's own ptxas.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 import torch
 
@@ -99,5 +101,20 @@ def test_without_triton_the_reason_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(gpu.importlib, "import_module", absent)
     try:
         assert "No module named 'triton'); install it with pip install triton" in gpu.cannot_run(torch.zeros(1))
+    finally:
+        gpu._tried.cache_clear()
+
+
+def test_without_a_c_compiler_on_a_gpu_it_warns_and_the_reason_says_what_is_missing(monkeypatch):
+    def no_compiler():
+        raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
+
+    gpu._tried.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(shared, "load_driver", no_compiler)
+    try:
+        with pytest.warns(UserWarning, match="triton cannot be used .*a C compiler and Python's headers. Until then"):
+            assert "CalledProcessError" in gpu.missing()
+        assert gpu.missing().endswith("headers") and gpu.kernel_errors() == (RuntimeError,)
     finally:
         gpu._tried.cache_clear()

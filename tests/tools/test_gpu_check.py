@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -97,6 +98,17 @@ def test_a_failure_is_reported_and_the_others_go_on(monkeypatch, tmp_path, capsy
     assert "| too large | 3 mm | 2 | FAILED |" in (tmp_path / "gpu_check.md").read_text()
 
 
+def test_what_is_there_is_written_when_it_is_interrupted(monkeypatch, tmp_path):
+    stopped = section("stopped")
+    object.__setattr__(stopped, "run", mock.Mock(side_effect=KeyboardInterrupt))
+    toy(monkeypatch, section("good", GOOD), stopped, section("never", GOOD))
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check.main(["--device", "cpu", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert not found["passed"] and [s["passed"] for s in found["sections"]] == [True, False, False]
+    assert [s["error"] for s in found["sections"]] == ["", "not finished", "not finished"]
+
+
 def test_one_part_alone(monkeypatch, tmp_path):
     toy(monkeypatch, section("bad", BAD), section("good", GOOD))
     assert gpu_check.main(["--device", "cpu", "--section", "good", "--out", str(tmp_path)]) == 0
@@ -141,6 +153,12 @@ class TestApart:
         monkeypatch.setattr(schedule, "START_S", 0.3)
         result = self.result(tmp_path, "import time; time.sleep(60)", budget=0.2)
         assert "stopped after" in result.error and result.seconds < 30
+
+    def test_what_a_late_one_said_is_kept_whatever_its_bytes(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(schedule, "START_S", 0.3)
+        code = "import time; sys.stderr.buffer.write(b'waits for \\xff'); sys.stderr.flush(); time.sleep(60)"
+        result = self.result(tmp_path, code, budget=5.0)
+        assert "stopped after" in result.error and result.extra["stderr"] == "waits for \ufffd"
 
     def test_it_is_told_its_section_and_its_seconds(self, tmp_path):
         code = "open(notes, 'w').write(json.dumps({'check': {'name': ' '.join(sys.argv[1:])}}))"

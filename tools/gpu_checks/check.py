@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def told(name: str, value: float, unit: str, note: str = "") -> Check:
 def failures() -> tuple[type[Exception], ...]:
     """What a case may raise without ending the others."""
     plain = (ValueError, TypeError, LookupError, ImportError, OSError, ArithmeticError, AttributeError, AssertionError)
-    return (*gpu.kernel_errors(), *plain)
+    return (*gpu.kernel_errors(), *plain, subprocess.SubprocessError)  # the last: Triton's compiler
 
 
 def in_words(error: Exception) -> str:

@@ -10,7 +10,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from benchmarks.runner import without_tf32
 from gpu_checks.check import Check, Setup, attempt, bounded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +61,6 @@ def _case(name: str, half: bool, device: str) -> Iterator[Check]:
 
 def run(setup: Setup) -> Iterator[Check]:
     """Every golden case in both types; in a quick run the smallest one in fp32."""
-    without_tf32()
     for name in CASES[:1] if setup.quick else CASES:
         for half in (False,) if setup.quick else (False, True):
             yield from attempt(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from benchmarks import model as whole_model
-from benchmarks.runner import without_tf32
 from gpu_checks.check import FAILED, OK, Check, Setup, attempt, bounded
 from gpu_checks.ops import backend, normal, orders, scan_inputs
 from lgrnet.layers.deformable import token_centres
@@ -66,7 +65,6 @@ def _whole(half: bool, setup: Setup) -> Iterator[Check]:
 
 def run(setup: Setup) -> Iterator[Check]:
     """Small sizes for the differences, a training clip for the model."""
-    without_tf32()
     yield from attempt("references", lambda: _references(setup.device))
     for half in (False,) if setup.quick else (False, True):
         yield from attempt("LGRNet", lambda h=half: _whole(h, setup))

@@ -13,6 +13,8 @@ from benchmarks import suite
 from benchmarks.runner import Row
 from gpu_checks.check import Check, Result
 
+FILES = ("gpu_check.json", "gpu_check.md")
+
 
 def as_json(results: Sequence[Result], facts: Mapping[str, object], command: str) -> dict[str, object]:
     """Everything as plain values; numbers that are not finite become text, since JSON has none."""
@@ -67,9 +69,9 @@ def _table(checks: Sequence[Check]) -> str:
 
 
 def write(folder: Path, results: Sequence[Result], facts: Mapping[str, object], command: str) -> tuple[Path, Path]:
-    """gpu_check.json and gpu_check.md in a folder, which is made."""
+    """FILES in a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    data, page = folder / "gpu_check.json", folder / "gpu_check.md"
+    data, page = (folder / name for name in FILES)
     data.write_text(json.dumps(as_json(results, facts, command), indent=1), encoding="utf-8")
     page.write_text(markdown(results, facts, command), encoding="utf-8")
     return data, page

@@ -46,19 +46,23 @@ def apart(section: Section, setup: Setup, command: Sequence[str], notes: Path) -
     notes.unlink(missing_ok=True)
     arguments = ["--section", section.name, "--notes", str(notes), "--seconds", f"{seconds:.0f}"]
     try:
-        done = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, timeout=seconds + START_S, check=False
-        )
+        done = subprocess.run([*command, *arguments], capture_output=True, timeout=seconds + START_S, check=False)
+        said = _text(done.stderr)
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
+            lines = said.strip().splitlines()
             result.error = f"ended with {done.returncode}: {lines[-1][:300] if lines else 'it said nothing'}"
-            result.extra["stderr"] = done.stderr[-4000:]
-    except subprocess.TimeoutExpired:
-        result.error = f"stopped after {seconds + START_S:.0f} s"
+    except subprocess.TimeoutExpired as late:
+        said, result.error = _text(late.stderr), f"stopped after {seconds + START_S:.0f} s"
+    if result.error and said:
+        result.extra["stderr"] = said[-4000:]
     for line in _lines(notes):
         _take(line, result)
     result.seconds = time.monotonic() - begun
     return result
+
+
+def _text(said: bytes | None) -> str:
+    return (said or b"").decode("utf-8", errors="replace")
 
 
 def _take(line: dict, result: Result) -> None:

@@ -12,7 +12,7 @@ from gpu_checks.check import FAILED, SKIPPED, Check, Setup, attempt, bounded, to
 QUICK = ("scan", "neighborhood", "deform", "depthwise", "heads", "loss")
 SLOW_TO_START = ("compiled", "flex")
 """torch.compile takes a minute for some of these peers: `tools/benchmark.py --suite cuda` has them."""
-LEAST_S = 15.0
+LEAST_S = 25.0
 """What a case needs; with less time left it is not begun."""
 
 
@@ -20,7 +20,7 @@ def _measured(op: Op, case: Case, mode: str, dtype: str, setup: Setup, rows: lis
     clock = "cuda" if setup.device == "cuda" else "cpu"
     rounds, budget = (1, 0.2) if setup.quick else (11, 1.5)
     settings = runner.Settings(setup.device, 1, clock, rounds, budget)
-    peers = [peer.name for peer in op.peers[1:] if not peer.name.startswith(SLOW_TO_START)]
+    peers = [peer.name for peer in op.peers[1:] if not any(word in peer.name for word in SLOW_TO_START)]
     found = runner.measure(op, case, mode, dtype, settings, peers if not setup.quick else peers[:1])
     rows += found
     ours, *others = found
@@ -48,7 +48,6 @@ def _turns(quick: bool) -> Iterator[tuple[Op, Case, str, str]]:
 
 def run(setup: Setup) -> Iterator[Check | list[runner.Row]]:
     """The checks of ours, and after each case the rows of all."""
-    runner.without_tf32()
     for op, case, mode, dtype in _turns(setup.quick):
         name = f"{op.name} {case.name} {mode} {dtype}"
         if setup.left_s < LEAST_S:
