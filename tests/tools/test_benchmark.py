@@ -9,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from tools import benchmark
 report, runner, suite, Op = benchmark.report, benchmark.runner, benchmark.suite, benchmark.contest.Op
 contest, clock = benchmark.contest, sys.modules["benchmarks.clock"]
 FIELDS = {"op", "case", "mode", "dtype", "device", "threads", "peer", "median_ms", "ratio", "interval", "peak_bytes"}
-FIELDS |= {"error", "status", "note", "noisy", "spread", "rounds", "position", "environment"}
+FIELDS |= {"error", "status", "note", "noisy", "spread", "rounds", "position", "environment", "kernels_ms"}
 ROOT = Path(__file__).resolve().parents[2]
 FIVE = runner.Settings(rounds=5, budget_s=5)
 
@@ -237,6 +239,27 @@ def test_json_markdown_and_picture(day, monkeypatch, tmp_path, capsys):
     assert "toy" in capsys.readouterr().out
     page.write_text("no marks")
     assert benchmark.main(arguments) == 2 and "needs one line" in capsys.readouterr().err
+
+
+def test_a_gpus_kernels_are_summed_and_have_a_column_of_their_own(monkeypatch):
+    def event(kind, microseconds, annotation=False):
+        span = SimpleNamespace(elapsed_us=lambda: microseconds)
+        return SimpleNamespace(device_type=kind, time_range=span, is_user_annotation=annotation)
+
+    kinds = torch.autograd.DeviceType
+    seen = [event(kinds.CUDA, 1500), event(kinds.CPU, 9000), event(kinds.CUDA, 500), event(kinds.CUDA, 2000, True)]
+    profiler = mock.MagicMock()
+    profiler.return_value.__enter__.return_value.events.side_effect = lambda: seen
+    monkeypatch.setattr(torch.profiler, "profile", profiler)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    work = mock.Mock()
+    assert clock.kernel_ms(work) == 2.0 and work.call_count == 1
+    row = runner.Row("scan", "L=1", "fwd", "fp32", "cuda", 1, "lgrnet", median_ms=3.0, kernels_ms=clock.kernel_ms(work))
+    other = replace(row, peer="peer", kernels_ms=None)
+    assert "| ms | kernels ms | times ours |" in report.markdown([row, other]) and "3.00  2.00" in report.text([row])
+    assert "kernels ms" not in report.markdown([other]) + report.text([other])
+    seen.clear()
+    assert clock.kernel_ms(work) is None
 
 
 def test_growth_with_every_frame():

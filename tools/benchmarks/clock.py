@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 
 Work = Callable[[], object]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -113,6 +114,19 @@ def spread(values) -> float | None:
         return None
     low, middle, high = np.percentile(values, (25, 50, 75))
     return float((high - low) / middle)
+
+
+def kernel_ms(work: Work) -> float | None:
+    """What a call keeps the GPU busy: the sum of its kernels and copies, without the time that it waits for the host.
+
+    None where torch's profiler sees none of them (it may not be allowed to).
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize()
+    events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
+    microseconds = [event.time_range.elapsed_us() for event in events if not event.is_user_annotation]
+    return sum(microseconds) / 1000 if microseconds else None
 
 
 def peak_bytes(work: Work, device: torch.device) -> int | None:

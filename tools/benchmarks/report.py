@@ -101,7 +101,8 @@ def environment_line(facts: dict[str, object]) -> str:
     return ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
-HEAD = ("case", "pass", "type", "peer", "ms", "times ours", "95 %", "memory MB", "error")
+KERNELS = "kernels ms"
+HEAD = ("case", "pass", "type", "peer", "ms", KERNELS, "times ours", "95 %", "memory MB", "error")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -116,7 +117,17 @@ def cells(row: Row) -> tuple[str, ...]:
     memory = "" if row.peak_bytes is None else three_digits(row.peak_bytes / 1e6)
     error = "" if row.error is None else f"{row.error:.1e}"
     time = "" if row.median_ms is None else three_digits(row.median_ms)
-    return row.case, row.mode, row.dtype, row.peer, time, ratio, interval, memory, error
+    kernels = "" if row.kernels_ms is None else three_digits(row.kernels_ms)
+    return row.case, row.mode, row.dtype, row.peer, time, kernels, ratio, interval, memory, error
+
+
+def _table(rows: Sequence[Row], shown: Sequence[Row]) -> list[tuple[str, ...]]:
+    """HEAD and the cells of the rows to show; times of kernels only where one of all rows has them."""
+    lines = [HEAD, *map(cells, shown)]
+    if any(row.kernels_ms is not None for row in rows):
+        return lines
+    left_out = HEAD.index(KERNELS)
+    return [line[:left_out] + line[left_out + 1 :] for line in lines]
 
 
 def three_digits(value: float) -> str:
@@ -128,7 +139,7 @@ def three_digits(value: float) -> str:
 
 def text(rows: Sequence[Row]) -> str:
     """The rows as an aligned table, and under it why some are absent."""
-    table = [HEAD, *map(cells, rows)]
+    table = _table(rows, rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
     return "\n".join([*lines, *absences(rows)])
@@ -147,8 +158,8 @@ def absences(rows: Sequence[Row]) -> list[str]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table without the absent ones, which a list below it names."""
-    lines = [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows if row.status != "absent"]
+    head, *body = _table(rows, [row for row in rows if row.status != "absent"])
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *(f"| {' | '.join(line)} |" for line in body)]
     gone: dict[str, str] = {row.peer: row.note for row in rows if row.status == "absent"}
     present = {row.peer for row in rows if row.status != "absent"}
     notes = [f"- {peer}: absent{' in some rows' * (peer in present)}: {note}" for peer, note in gone.items()]

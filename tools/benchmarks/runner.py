@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.clock import Clock, compare, interleave, peak_bytes, spread
+from benchmarks.clock import Clock, compare, interleave, kernel_ms, peak_bytes, spread
 from benchmarks.contest import OURS, Absent, Case, Op, Outputs, Peer, Problem
 from lgrnet.ops.backends import BackendError
 
@@ -41,6 +41,7 @@ class Settings:
 class Row:
     """One peer in one case.
 
+    kernels_ms  see `kernel_ms`; None: there is no GPU, or the profiler does not tell
     ratio     its time over ours, with the 95 % `interval`; both None when they would say too little (`noisy`), or when
               ours is wrong
     error     against the float64 reference, see TOLERANCE; None: not checked
@@ -56,6 +57,7 @@ class Row:
     peer: str
     position: float | None = None
     median_ms: float | None = None
+    kernels_ms: float | None = None
     ratio: float | None = None
     interval: tuple[float, float] | None = None
     spread: float | None = None
@@ -125,6 +127,8 @@ def _measure(op, case, mode, dtype, settings, against, say) -> list[Row]:
     for row in rows:
         if row.peer in samples:
             _fill(row, samples[row.peer], samples.get(OURS), settings.seed)
+            if settings.device == "cuda":
+                row.kernels_ms = kernel_ms(works[row.peer])
     # On a GPU there are more shapes than torch.compile keeps; those of this case are not needed again.
     if settings.device == "cuda" and "torch._dynamo" in sys.modules:
         torch.compiler.reset()
