@@ -109,13 +109,17 @@ class Trainer:
     def run(self, hooks: Sequence[Hook] = ()) -> None:
         """Trains until `settings.steps` steps are done, or `stop` says so.
 
-        Raises TrainingError after `settings.max_skipped` steps in a row without a finite loss and gradient.
+        Raises TrainingError after `settings.max_skipped` steps in a row without a finite loss and gradient, and where
+        the GPU has too little memory for a step.
         """
         for hook in hooks:
             hook.before(self)
         batches = self.loader.batches(self.step)
         while self.step < self.settings.steps and not self.stopping:
-            record = self.train_step(next(batches))
+            try:
+                record = self.train_step(next(batches))
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(_out_of_memory(self.step + 1, self.settings, error)) from error
             for hook in hooks:
                 hook.after_step(self, record)
             self._check_progress(record)
@@ -327,6 +331,15 @@ def _backbone_parameters(model: nn.Module, freeze_steps: int) -> list[nn.Paramet
     if not hasattr(model, "backbone"):
         raise TrainingError(f"train.freeze_steps={freeze_steps}: {type(model).__name__} has no backbone; use 0")
     return [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+
+
+def _out_of_memory(step: int, settings: TrainSettings, error: Exception) -> str:
+    return (
+        f"the GPU has too little memory for step {step} with train.batch_size={settings.batch_size} and "
+        f"train.accumulate={settings.accumulate} ({str(error).splitlines()[0]}). Free the GPU or take more of them, "
+        "and train_resume goes on from the last checkpoint; or train anew with larger train.accumulate, smaller "
+        "train.sizes or train.precision=bf16"
+    )
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -183,6 +183,17 @@ def test_twenty_bad_steps_in_a_row_end_the_training():
     assert all(value.isfinite().all() for value in state(trainer).values())
 
 
+def test_too_little_memory_on_the_gpu_is_said_with_what_to_do():
+    class Full(ToyCriterion):
+        def __call__(self, *args):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+    with pytest.raises(
+        TrainingError, match=r"memory for step 1 with train.batch_size=4 .*2.00 GiB\.\)\. Free the GPU or"
+    ):
+        run(make(criterion=Full()))
+
+
 def test_nineteen_bad_steps_in_a_row_do_not():
     trainer = make(bad=range(4 * 2, 4 * 21), steps=23)
     assert sum(r.skipped for r in run(trainer)) == trainer.skipped == 19
