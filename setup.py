@@ -55,7 +55,7 @@ def kernels():
             depends=HEADERS,
             language="c++",
             extra_compile_args=[*common, *flags],
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", "-ldl"],
             optional=True,  # without a compiler, or where a flag is unknown, the installation goes on
         )
         for name, flags in FLAGS.items()

@@ -141,7 +141,7 @@ class FeedForward(nn.Module):
 
     def _through(self, rows: Tensor) -> Tensor:
         # Of a matrix: with more axes a linear layer's result is a view, and then autograd copies gradients for relu_.
-        return self.linear2(F.relu(self.linear1(rows), inplace=True), rows)
+        return rows + self.linear2(F.relu(self.linear1(rows), inplace=True))
 
 
 class MultiLayerPerceptron(nn.Module):

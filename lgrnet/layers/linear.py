@@ -10,6 +10,6 @@ from lgrnet.ops import linear
 class Linear(nn.Linear):
     """nn.Linear by `lgrnet.ops.linear`."""
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[..., C] -> [..., D], with `residual` [..., D] added"""
-        return linear(x, self.weight, self.bias, residual=residual)
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., D]"""
+        return linear(x, self.weight, self.bias)

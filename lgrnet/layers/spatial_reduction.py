@@ -33,7 +33,7 @@ class SpatialReductionAttention(LibraryBlock):
         if not self.is_ours() or (self.training and self.attn_drop.p > 0):
             return self.forward_of_library(self, x, *size)
         shape = size if len(size) == 2 else tuple(size[0])
-        return self.proj_drop(_apply(self.proj, self._attended(x, shape)))
+        return self.proj_drop(_linear(self.proj, self._attended(x, shape)))
 
     def added_to(self, tokens: Tensor, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """`tokens` [B, H * W, C] + what `forward` returns of x, a new tensor; only where `may_add_in_place`."""
@@ -41,8 +41,8 @@ class SpatialReductionAttention(LibraryBlock):
 
     def _attended(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """[B, H * W, C]"""
-        k, v = _apply(self.kv, self._reduced(x, shape)).chunk(2, -1)
-        return multi_head_attention(_apply(self.q, x), k, v, self.num_heads)
+        k, v = _linear(self.kv, self._reduced(x, shape)).chunk(2, -1)
+        return multi_head_attention(_linear(self.q, x), k, v, self.num_heads)
 
     def _reduced(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         """[B, M, C]"""
@@ -52,5 +52,5 @@ class SpatialReductionAttention(LibraryBlock):
         return self.norm(self.sr(maps).flatten(2).transpose(1, 2))
 
 
-def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return linear(x, layer.weight, layer.bias)

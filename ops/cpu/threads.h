@@ -1,10 +1,29 @@
 // Work in equal pieces on as many threads as the caller says. Results never depend on that number.
 #pragma once
 
+#include <dlfcn.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdint>
 #include <thread>
 #include <vector>
+
+// Calls `run(data)` on as many threads at a time as are wanted, and returns when all have returned.
+//
+// With the threads that torch itself has, where they are those of GNU's OpenMP, which torch brings along: others would
+// compete with them, since they wait for their next work without sleeping. They are not there in a forked process.
+inline void on_threads(int threads, void (*run)(void *), void *data) {
+  using Team = void (*)(void (*)(void *), void *, unsigned, unsigned);
+  static const Team team = reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  static const pid_t owner = getpid();
+  if (team && owner == getpid()) return team(run, data, static_cast<unsigned>(threads), 0);
+  std::vector<std::thread> others;
+  others.reserve(threads - 1);
+  for (int t = 1; t < threads; ++t) others.emplace_back(run, data);
+  run(data);
+  for (auto &thread : others) thread.join();
+}
 
 template <class Work>
 void parallel_for(int64_t count, int threads, Work work) {
@@ -13,13 +32,14 @@ void parallel_for(int64_t count, int threads, Work work) {
     for (int64_t i = 0; i < count; ++i) work(i);
     return;
   }
-  std::atomic<int64_t> next{0};
-  auto run = [&] {
-    for (int64_t i; (i = next.fetch_add(1)) < count;) work(i);
+  struct Share {
+    Work &work;
+    int64_t count;
+    std::atomic<int64_t> next{0};
+  } share{work, count};
+  const auto run = [](void *data) {
+    Share &share = *static_cast<Share *>(data);
+    for (int64_t i; (i = share.next.fetch_add(1)) < share.count;) share.work(i);
   };
-  std::vector<std::thread> others;
-  others.reserve(threads - 1);
-  for (int t = 1; t < threads; ++t) others.emplace_back(run);
-  run();
-  for (auto &thread : others) thread.join();
+  on_threads(threads, run, &share);
 }

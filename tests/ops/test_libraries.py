@@ -31,7 +31,7 @@ def built(folder: Path, *flags: str) -> Path:
         pytest.skip("this processor has no AVX2")
     library = folder / "kernels.so"
     sources = sorted(str(path) for path in (ROOT / "ops").glob("**/*.cpp"))
-    subprocess.run([compiler, *FLAGS, *flags, *sources, "-o", str(library)], check=True)
+    subprocess.run([compiler, *FLAGS, *flags, *sources, "-ldl", "-o", str(library)], check=True)
     return library
 
 
