@@ -289,7 +289,7 @@ EAGER = {
     "deform": ["grid_sample"],
     "depthwise": ["as timm", "channels_last"],
     "attention": ["SDPA", "explicit softmax"],
-    "linear": ["torch"],
+    "projection": ["torch"],
     "heads": ["ours and last masks x4", "published way"],
     "loss": ["full-size masks"],
     "backbone": ["ours frame by frame", "plain timm", "plain timm frame by frame", "channels_last", "eager bf16"],

@@ -1,4 +1,4 @@
-"""Linear layers compiled for the CPU: linear.cpp says how it works.
+"""Linear layers compiled for the CPU: projection.cpp says how it works.
 
 A call is short beside the products of few tokens: what is asked and made on the way is as little as can be.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lgrnet.ops.cpu import library
-from lgrnet.ops.linear.reference import linear_reference
+from lgrnet.ops.projection.reference import linear_reference
 
 __all__ = ["linear_cpu"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.contest import OURS, Case, Op, Peer, Problem
 from lgrnet.ops import linear
-from lgrnet.ops.linear.reference import linear_reference
+from lgrnet.ops.projection.reference import linear_reference
 
 TURNS = 8
 SIZES = {  # tokens of a frame, channels in and out
@@ -58,7 +58,7 @@ def _compiled() -> Callable[..., Tensor]:
 
 
 OP = Op(
-    "linear",
+    "projection",
     cases,
     problem,
     (

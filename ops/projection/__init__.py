@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lgrnet.ops.backends import Backend
 from lgrnet.ops.cpu import cannot_run, inference_backend, without_gradients
-from lgrnet.ops.linear.cpu import linear_cpu
-from lgrnet.ops.linear.reference import linear_reference
+from lgrnet.ops.projection.cpu import linear_cpu
+from lgrnet.ops.projection.reference import linear_reference
 
 __all__ = ["linear"]
 
