@@ -25,7 +25,11 @@ FLAGS = {
 
 
 class BuildKernels(build_ext):
-    """Libraries with a plain C interface instead of Python modules."""
+    """Libraries with a plain C interface instead of Python modules, as many at a time as there are processors."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or True
 
     def get_export_symbols(self, ext):
         return []

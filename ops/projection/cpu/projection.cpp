@@ -85,7 +85,7 @@ LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch,
     }
 }
 
-// The tiles of a panel one below the other, the last one of as many rows as are left.
+// The tiles of a panel one below the other, and of the rows that are left smaller ones.
 template <int R, bool WHOLE>
 void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, Place place) {
   for (; rows >= R; rows -= R, x += R * step) {
@@ -94,7 +94,7 @@ void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch
     if (place.add) place.add += R * place.add_step;
   }
   if constexpr (R > 1)
-    if (rows) tiles<R - 1, WHOLE>(rows, x, step, depth, fetch, panel, place);
+    if (rows) tiles<R / 2, WHOLE>(rows, x, step, depth, fetch, panel, place);
 }
 
 // Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on.
