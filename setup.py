@@ -4,6 +4,7 @@ Their names are discovered, so that a new op needs no line here; detectron2 maps
 ops/*/cpu/*.cpp become three libraries, for three kinds of processors. Without a compiler the installation goes on.
 """
 
+import copy
 import platform
 import re
 from pathlib import Path
@@ -30,6 +31,12 @@ class BuildKernels(build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.parallel = self.parallel or True
+
+    def build_extension(self, ext):
+        # In a folder of its own: all three make objects of the same names.
+        alone = copy.copy(self)
+        alone.build_temp = str(Path(self.build_temp, ext.name))
+        super(BuildKernels, alone).build_extension(ext)
 
     def get_export_symbols(self, ext):
         return []

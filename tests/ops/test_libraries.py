@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,6 +41,19 @@ def test_a_library_that_this_processor_runs(name):
     if cpu.LEVELS.index(name) >= cpu.LEVELS.index(cpu.level()):
         pytest.skip(f"{cpu.level()} is the one the other tests run, and the widest this processor can")
     assert_passes_with(Path(cpu.__file__).parent / f"kernels.{name}.so")
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="for x86")
+def test_no_library_has_instructions_of_a_wider_one():
+    """They are compiled side by side from the same sources: an object of one must not end up in another."""
+    reader = shutil.which("objdump") or pytest.skip("there is no objdump")
+    folder, found = Path(cpu.__file__).parent, {}
+    for name in cpu.LEVELS:
+        listing = subprocess.run(
+            [reader, "-d", f"{folder}/kernels.{name}.so"], capture_output=True, text=True, check=True
+        )
+        found[name] = {register for register in ("%ymm", "%zmm") if register in listing.stdout}
+    assert found == {"portable": set(), "avx2": {"%ymm"}, "avx512": {"%ymm", "%zmm"}}
 
 
 def test_avx512_without_such_a_processor(tmp_path):
