@@ -102,8 +102,12 @@ def test_tensors_without_memory_take_torchs_own():
 class Layer(torch.nn.Module):
     """Linear, of fixed weights."""
 
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("weight", normal(3, 8))
+
     def forward(self, x):
-        return linear(x, normal(3, 8))
+        return linear(x, self.weight)
 
 
 @pytest.mark.parametrize(
