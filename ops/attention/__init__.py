@@ -41,4 +41,4 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, backend
                 f"{name} has shape {tuple(tensor.shape)}, expected [B, M, C] with B = {q.shape[0]}, C = {q.shape[2]}"
                 f"{'' if name == 'k' else f' and M = {k.shape[1]} of k'}"
             )
-    return inference_backend(BACKENDS, backend, (q, k, v))(q, k, v, heads)
+    return inference_backend(BACKENDS, backend, {"q": q, "k": k, "v": v})(q, k, v, heads)

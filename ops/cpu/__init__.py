@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -86,18 +86,21 @@ def is_faster() -> bool:
     return missing() is None and level() != LEVELS[0]
 
 
-def inference_backend(backends: Mapping[str, Backend], backend: str, tensors: Sequence[Tensor]) -> Callable:
+def inference_backend(backends: Mapping[str, Backend], backend: str, given: Mapping[str, Tensor | None]) -> Callable:
     """`choose` for an op whose kernel, "cpu", takes float32 alone, without gradients, and whose reference is torch's.
 
     "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
     gradients, a graph or autocast. Called so often that it asks as little as it can.
 
+    given  the op's tensors by name, of which the first is there
+
     Raises ValueError for tensors that do not fit each other, BackendError for a backend that is unknown or cannot.
     """
+    tensors = [t for t in given.values() if t is not None]
     first = tensors[0]
     plain = all(t.dtype == torch.float32 and t.device == first.device for t in tensors)
     if not plain:
-        check_tensors(**{f"tensor {number}": t for number, t in enumerate(tensors, 1)})
+        check_tensors(**given)
     able = plain and without_gradients(tensors)
     if backend == "auto":
         busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
@@ -111,9 +114,9 @@ def inference_backend(backends: Mapping[str, Backend], backend: str, tensors: Se
     return choose(backends, backend, first)
 
 
-def without_gradients(tensors: Sequence[Tensor]) -> bool:
+def without_gradients(tensors: Iterable[Tensor | None]) -> bool:
     """Whether nothing is kept for a backward pass."""
-    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+    return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -36,7 +36,7 @@ def linear(
     backend   "cpu" (compiled, float32, no gradients) or "reference", which is torch's own; "auto" takes the first where
               it can and is faster, which is wherever nothing is recorded for gradients, a graph or autocast
 
-    Returns [..., D]. On a CPU each row's numbers are the same whatever the number of rows or threads.
+    Returns [..., D]. By the kernel each row's numbers are the same whatever the number of rows or threads.
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that
     is unknown or cannot do this.
     """
@@ -46,9 +46,9 @@ def linear(
     _check_shape("bias", bias, shape[-1:])
     _check_shape("residual", residual, shape)
     _check_shape("out", out, shape)
-    tensors = [t for t in (x, weight, bias, residual, out) if t is not None]
-    function = inference_backend(BACKENDS, backend, tensors)
-    if out is not None and not (out.is_contiguous() and without_gradients(tensors)):
+    given = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
+    function = inference_backend(BACKENDS, backend, given)
+    if out is not None and not (out.is_contiguous() and without_gradients(given.values())):
         raise ValueError("out is not contiguous, or gradients are wanted; give a contiguous one, under torch.no_grad()")
     return function(x, weight, bias, residual, out)
 

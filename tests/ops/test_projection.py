@@ -121,8 +121,14 @@ class Layer(torch.nn.Module):
             lambda: linear(torch.ones(2, 3), torch.ones(4, 3), backend="mkl"),
             "backend is 'mkl', expected auto or one of",
         ),
-        (lambda: linear(torch.ones(2, 3), torch.ones(4, 3, device="meta")), "move both to one device"),
-        (lambda: linear(torch.ones(2, 3), torch.ones(4, 3, dtype=torch.int32)), "expected a floating-point type"),
+        (
+            lambda: linear(torch.ones(2, 3), torch.ones(4, 3, device="meta")),
+            "weight is on meta, x on cpu; move both to one device",
+        ),
+        (
+            lambda: linear(torch.ones(2, 3), torch.ones(4, 3, dtype=torch.int32)),
+            "weight is torch.int32, expected a floating-point type",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words):
