@@ -124,6 +124,14 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
+def rows_of(tensor: Tensor) -> Tensor:
+    """The rows of [..., C] one below the other, a copy where they are not of equal distance or do not lie together."""
+    rows = tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+    step, inner = rows.stride()
+    width = rows.shape[1]
+    return rows if (inner == 1 or width == 1) and step >= width else rows.contiguous()
+
+
 def row_step(tensor: Tensor, axis: int = 1) -> int:
     """The floats from one row to the next, for a kernel that takes the rows of what is before `axis` to go on alike.
 

@@ -7,7 +7,7 @@ from ctypes import c_float, c_int, c_int64
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library, pointer, row_step
+from lgrnet.ops.cpu import library, pointer, rows_of
 
 __all__ = ["multi_head_attention_cpu"]
 
@@ -16,27 +16,19 @@ __all__ = ["multi_head_attention_cpu"]
 def multi_head_attention_cpu(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """See `lgrnet.ops.multi_head_attention`."""
     _check(q, k, v, heads)
-    q, k, v = (_rows(tensor) for tensor in (q, k, v))
-    out = torch.zeros_like(q) if k.numel() == 0 else q.new_empty(q.shape)
+    out = q.new_zeros(q.shape) if k.numel() == 0 else q.new_empty(q.shape)
     if q.numel() and k.numel():
-        channels = q.shape[2] // heads
-        sizes = map(c_int64, (len(q), heads, q.shape[1], k.shape[1], channels, *map(row_step, (q, k, v))))
+        channels, rows = q.shape[2] // heads, [rows_of(tensor) for tensor in (q, k, v)]
+        steps = (tensor.stride(0) for tensor in rows)
+        sizes = map(c_int64, (len(q), heads, q.shape[1], k.shape[1], channels, *steps))
         scale = c_float(channels**-0.5)
-        library().lgrnet_attention(*map(pointer, (q, k, v, out)), *sizes, scale, c_int(torch.get_num_threads()))
+        library().lgrnet_attention(*map(pointer, (*rows, out)), *sizes, scale, c_int(torch.get_num_threads()))
     return out
 
 
 @multi_head_attention_cpu.register_fake
 def _(q, k, v, heads):
     return q.new_empty(q.shape)
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """The same tensor where each row lies together and all are the same way apart, else a copy."""
-    batch, rows, width = tensor.shape
-    step = row_step(tensor)
-    together = tensor.stride(2) == 1 and step >= width and (batch == 1 or tensor.stride(0) == rows * step)
-    return tensor if together else tensor.contiguous()
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library
+from lgrnet.ops.cpu import library, rows_of
 from lgrnet.ops.projection.reference import linear_reference
 
 __all__ = ["linear_cpu"]
@@ -24,9 +24,9 @@ def linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor 
         return linear_reference(x, weight, bias, residual, out)
     outputs, inputs = weight.shape
     out = x.new_empty((*x.shape[:-1], outputs)) if out is None else out
-    rows, weight = _rows(x), _rows(weight)
+    rows, weight = rows_of(x), rows_of(weight)
     bias = bias if bias is None or bias.is_contiguous() else bias.contiguous()
-    residual = None if residual is None else _rows(residual)
+    residual = None if residual is None else rows_of(residual)
     steps = (rows.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0), outputs)
     addresses = (None if t is None else t.data_ptr() for t in (rows, weight, bias, residual, out))
     _kernel()(*addresses, rows.shape[0], inputs, outputs, *steps, torch.get_num_threads())
@@ -38,11 +38,3 @@ def _kernel() -> Callable:
     kernel = library().lgrnet_linear
     kernel.argtypes = [c_void_p] * 5 + [c_int64] * 7 + [c_int]
     return kernel
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """The rows of [..., C] one below the other, a copy where they are not of equal distance or do not lie together."""
-    rows = tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
-    step, inner = rows.stride()
-    width = rows.shape[1]
-    return rows if (inner == 1 or width == 1) and step >= width else rows.contiguous()
