@@ -49,48 +49,66 @@ struct Window {
       Lanes q[C];
       for (int c = 0; c < C; ++c) q[c] = queries[first + c] * all(scale);
       most = all(-std::numeric_limits<float>::infinity());
-      for (int64_t j = 0; j < window(); ++j) {
-        const float *key = rows[j] + block.first + first * channel;
-        Lanes *product = products + j;
-        for (int64_t i = 0; i < window(); ++i, key += block.step, product += window()) {
-          Lanes sum = first ? *product : Lanes{};
-          for (int c = 0; c < C; ++c) sum += q[c] * load(key + c * channel);
-          *product = sum;
-          most = at_least(most, sum);
-        }
-      }
+      int64_t key = block.first + first * channel;
+      Lanes *column = products;
+      for (int64_t i = 0; i < window(); ++i, key += block.step, column += window())
+        // Some rows side by side: a product of one key waits for the one before.
+        in_parts<5>(window(), [&](auto some, int64_t from) LGRNET_MEMBER {
+          constexpr int J = decltype(some)::value;
+          Lanes sums[J];
+          for (int j = 0; j < J; ++j) sums[j] = first ? column[from + j] : Lanes{};
+          for (int c = 0; c < C; ++c)
+            for (int j = 0; j < J; ++j) sums[j] += q[c] * load(rows[from + j] + key + c * channel);
+          for (int j = 0; j < J; ++j) {
+            column[from + j] = sums[j];
+            most = at_least(most, sums[j]);
+          }
+        });
     });
     return most;
   }
 
-  // The sums [d] of the values with weights [column, row]. prepare(n) is called before weight n is used, for each once.
-  template <class Prepare>
-  LGRNET_MEMBER void add(const Block &block, const Lanes *weights, Lanes *sums, Prepare prepare) const {
+  // The sums [d] of the values with weights [column, row]. Returns the sum of the weights.
+  LGRNET_MEMBER Lanes add(const Block &block, const Lanes *weights, Lanes *sums) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
+    Lanes total;
     in_parts<8>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
       constexpr int C = decltype(part)::value;
       Lanes sum[C];
       for (int c = 0; c < C; ++c) sum[c] = Lanes{};
-      for (int64_t j = 0; j < window(); ++j) {
-        const float *value = rows[j] + block.first + first * channel;
-        int64_t n = j;
-        for (int64_t i = 0; i < window(); ++i, value += block.step, n += window()) {
-          if (!first) prepare(n);
-          for (int c = 0; c < C; ++c) sum[c] += weights[n] * load(value + c * channel);
+      total = Lanes{};
+      int64_t value = block.first + first * channel;
+      const Lanes *weight = weights;
+      for (int64_t i = 0; i < window(); ++i, value += block.step)
+        for (int64_t j = 0; j < window(); ++j, ++weight) {
+          for (int c = 0; c < C; ++c) sum[c] += *weight * load(rows[j] + value + c * channel);
+          total += *weight;
         }
-      }
       for (int c = 0; c < C; ++c) sums[first + c] = sum[c];
     });
+    return total;
   }
 };
 
-template <bool ONE_TOKEN>
+// N vectors, or as many as asked for where N is 0. The compiler may keep those of a known number in registers.
+template <int N>
+struct Vectors {
+  Lanes v[N];
+
+  explicit Vectors(int64_t) {}
+  Lanes *data() { return v; }
+};
+template <>
+struct Vectors<0> : std::vector<Lanes> {
+  using std::vector<Lanes>::vector;
+};
+
+template <bool ONE_TOKEN, int D = 0, int W = 0>
 class Forward {
  public:
   Forward(const Problem &problem, const Level &of)
       : p(problem), level(of), q_map(p, of), k_map(p, of), v_map(p, of), k_rows(p, of), v_rows(p, of),
-        keys{p, of, std::vector<const float *>(p.window)}, values(keys), weights(p.window * p.window),
-        weights_before(weights), q(p.channels), sums(p.channels), transpose(p.channels) {}
+        keys{p, of, std::vector<const float *>(p.window)}, values(keys), transpose(p.channels) {}
 
   void run(const Task &task) {
     q_map.open(p.q, level, task.clip, task.frame);
@@ -108,51 +126,39 @@ class Forward {
         keys.rows[j] = k_rows.row(start + j * p.dilation);
         values.rows[j] = v_rows.row(start + j * p.dilation);
       }
-      const float *queries = q_map.row(y);
-      float *to = out + y * level.lanes * p.channels;
-      // The exponentials of a block go with the sums of the one before: each alone would wait for its own results.
-      const Block *before = nullptr;
-      for (const Block &block : level.blocks) {
-        q_map.expect(y + 1, block);
-        k_map.expect(ready, block);
-        v_map.expect(ready, block);
-        q_map.columns(queries, block, q.data());
-        const Lanes most = keys.multiply(block, q.data(), LOG2_E, weights.data());
-        Lanes sum{};
-        const auto exponential = [&](int64_t n) LGRNET_MEMBER {
-          weights[n] = exp2_below_128(weights[n] - most);
-          sum += weights[n];
-        };
-        if (before) {
-          values.add(*before, weights_before.data(), sums.data(), exponential);
-          finish(*before, to);
-        } else {
-          for (size_t n = 0; n < weights.size(); ++n) exponential(n);
-        }
-        total = sum;
-        std::swap(weights, weights_before);
-        before = &block;
-      }
-      values.add(*before, weights_before.data(), sums.data(), [](int64_t) {});
-      finish(*before, to);
+      row_of_queries(y, ready, out + y * level.lanes * p.channels);
     }
   }
 
  private:
-  void finish(const Block &block, float *to) {
-    const Lanes share = all(1.0f) / total;
-    for (Lanes &channel : sums) channel *= share;
-    transpose.store(sums.data(), block.count, to + block.begin * p.channels);
+  void row_of_queries(int64_t y, int64_t ready, float *to) {
+    Vectors<W * W> weights(p.window * p.window);  // [column, row]
+    Vectors<D> q(p.channels), sums(p.channels);
+    const float *queries = q_map.row(y);
+    for (const Block &block : level.blocks) {
+      q_map.expect(y + 1, block);
+      k_map.expect(ready, block);
+      v_map.expect(ready, block);
+      q_map.columns(queries, block, q.data());
+      const Lanes most = keys.multiply(block, q.data(), LOG2_E, weights.data());
+      in_parts<5>(keys.window() * keys.window(), [&](auto part, int64_t first) LGRNET_MEMBER {
+        constexpr int N = decltype(part)::value;
+        Lanes *w = weights.data() + first;
+        const auto e = exp2_below_128(each<N>([&](int i) { return w[i] - most; }));
+        for (int i = 0; i < N; ++i) w[i] = e[i];
+      });
+      const Lanes share = all(1.0f) / values.add(block, weights.data(), sums.data());
+      for (int64_t c = 0; c < keys.channels(); ++c) sums.data()[c] *= share;
+      transpose.store(sums.data(), block.count, to + block.begin * p.channels);
+    }
   }
 
   const Problem &p;
   const Level &level;
-  Map q_map, k_map, v_map;
-  Rows k_rows, v_rows;
-  Window<ONE_TOKEN> keys, values;
-  Lanes total;  // of weights_before
-  std::vector<Lanes> weights, weights_before, q, sums;  // of a block: twice [column, row], [d], [d]
-  Transpose transpose;
+  Map<D> q_map, k_map, v_map;
+  Rows<D> k_rows, v_rows;
+  Window<ONE_TOKEN, D, W> keys, values;
+  Transpose<D> transpose;
 };
 
 // The rows of a task are those of dq, and the same ones of dk and dv; it computes the weights of all queries that look
@@ -163,7 +169,7 @@ class Backward {
   Backward(const Problem &problem, const Level &of)
       : p(problem), level(of), q_map(p, of), dout_map(p, of), k_map(p, of), v_map(p, of), k_rows(p, of), v_rows(p, of),
         dk_rows(p, of), dv_rows(p, of), keys{p, of, std::vector<const float *>(p.window)}, values(keys),
-        key_sums(p, of), dq(p.channels), transpose(p.channels) {}
+        key_sums(p, of), transpose(p.channels) {}
 
   void run(const Task &task) {
     const int64_t past = p.past(task.frame), row = level.lanes * p.channels;
@@ -210,6 +216,7 @@ class Backward {
       key_sums.dkeys[j] = dk_rows.row(r);
       key_sums.dvalues[j] = dv_rows.row(r);
     }
+    Vectors<D> dq(p.channels);
     const float *q = q_map.row(y), *dout = dout_map.row(y);
     for (const Block &block : level.blocks) {
       q_map.expect(y + 1, block);
@@ -235,11 +242,11 @@ class Backward {
       });
       total = all(1.0f) / total;
       mean *= total;
-      const auto finish = [&](int64_t n) LGRNET_MEMBER {
+      for (int64_t n = 0; n < keys.window() * keys.window(); ++n) {
         query.weights[n] *= total;
         query.dlogits[n] = query.weights[n] * (query.dlogits[n] - mean);
-      };
-      keys.add(block, query.dlogits, dq.data(), finish);
+      }
+      keys.add(block, query.dlogits, dq.data());
       key_sums.add(block, query);
       if (to) transpose.store(dq.data(), block.count, to + block.begin * p.channels);
     }
@@ -248,12 +255,11 @@ class Backward {
 
   const Problem &p;
   const Level &level;
-  Map q_map, dout_map, k_map, v_map;
-  Rows k_rows, v_rows, dk_rows, dv_rows;
+  Map<D> q_map, dout_map, k_map, v_map;
+  Rows<D> k_rows, v_rows, dk_rows, dv_rows;
   Window<ONE_TOKEN, D, W> keys, values;
-  std::conditional_t<ONE_TOKEN, TokenSums, PlaneSums> key_sums;
-  std::vector<Lanes> dq;  // of a block, [d]
-  Transpose transpose;
+  std::conditional_t<ONE_TOKEN, TokenSums<D, W>, PlaneSums> key_sums;
+  Transpose<D> transpose;
 };
 
 // All rows of all levels, frames and clips, the largest levels first.
@@ -295,6 +301,8 @@ std::vector<Level> levels_of(const Problem &p, const int64_t *sides, int64_t cou
 }
 
 void forward(const Problem &p, const std::vector<Level> &levels, int threads) {
+  if constexpr (LANES == 8)  // LGRNet's sizes on AVX2
+    if (p.one_token() && p.channels == 8 && p.window == 5) return for_all<Forward<true, 8, 5>>(p, levels, threads);
   if (p.one_token()) return for_all<Forward<true>>(p, levels, threads);
   for_all<Forward<false>>(p, levels, threads);
 }

@@ -125,31 +125,36 @@ class Floats {
   std::vector<Lanes> memory;
 };
 
-// Between up to LANES rows of d floats, one after the other, and their columns.
+// Between up to LANES rows of d floats, one after the other, and their columns. D is d where the compiler knows it, else
+// 0: below, too.
+template <int D>
 class Transpose {
  public:
-  explicit Transpose(int64_t channels) : d(channels), part(LANES * d) {}
+  explicit Transpose(int64_t channels) : number(channels), part(LANES * channels) {}
 
   // Column c becomes columns[c * step]; lanes without a row are 0.
   void load(const float *from, int64_t count, Lanes *columns, int64_t step = 1) {
     if (count < LANES) {
-      std::fill_n(std::copy_n(from, count * d, part.data()), (LANES - count) * d, 0.0f);
+      std::fill_n(std::copy_n(from, count * d(), part.data()), (LANES - count) * d(), 0.0f);
       from = part.data();
     }
-    gather_columns(from, d, d, columns, step);
+    gather_columns(from, d(), d(), columns, step);
   }
 
   void store(const Lanes *columns, int64_t count, float *to, int64_t step = 1) {
-    scatter_columns(columns, d, count < LANES ? part.data() : to, d, step);
-    if (count < LANES) std::copy_n(part.data(), count * d, to);
+    scatter_columns(columns, d(), count < LANES ? part.data() : to, d(), step);
+    if (count < LANES) std::copy_n(part.data(), count * d(), to);
   }
 
  private:
-  int64_t d;
+  int64_t d() const { return D ? D : number; }
+
+  int64_t number;
   Floats part;
 };
 
 // The tokens of one level and frame, row by row.
+template <int D>
 class Map {
  public:
   Map(const Problem &p, const Level &level)
@@ -192,10 +197,11 @@ class Map {
   int64_t channels, token, width, height, block_tokens, stride = 0;
   const float *data = nullptr;
   Floats dense;
-  Transpose transpose;
+  Transpose<D> transpose;
 };
 
 // The rows that a window spans; as it moves on, a row takes the place of one that is past.
+template <int D>
 class Rows {
  public:
   Rows(const Problem &problem, const Level &of)
@@ -206,7 +212,7 @@ class Rows {
   void clear(int64_t r) { std::fill_n(row(r), size, 0.0f); }
 
   // Row r of a map, zeros below it. What is right of the map stays 0.
-  void read(Map &map, int64_t r) {
+  void read(Map<D> &map, int64_t r) {
     if (r >= level.height) return clear(r);
     const float *tokens = map.row(r);
     float *to = row(r);
@@ -237,7 +243,7 @@ class Rows {
   const Level &level;
   int64_t size;
   Floats memory;
-  Transpose transpose;
+  Transpose<D> transpose;
 };
 
 }  // namespace neighborhood

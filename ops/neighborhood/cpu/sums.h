@@ -13,14 +13,16 @@
 
 namespace neighborhood {
 
-// Calls step(a number C known to the compiler, the first channel) for the channels in parts of C.
+// Calls step(a number C known to the compiler, the first one) for 0 .. count in parts of C.
 template <int MOST, class Step>
-LGRNET_INLINE void in_parts(int64_t channels, Step step) {
-  int64_t c = 0;
-  for (; c + MOST <= channels; c += MOST) step(std::integral_constant<int, MOST>{}, c);
+LGRNET_INLINE void in_parts(int64_t count, Step step) {
+  int64_t i = 0;
+  for (; i + MOST <= count; i += MOST) step(std::integral_constant<int, MOST>{}, i);
   if (MOST > 4)
-    for (; c + 4 <= channels; c += 4) step(std::integral_constant<int, 4>{}, c);
-  for (; c < channels; ++c) step(std::integral_constant<int, 1>{}, c);
+    for (; i + 4 <= count; i += 4) step(std::integral_constant<int, 4>{}, i);
+  if (MOST > 3)
+    for (; i + 3 <= count; i += 3) step(std::integral_constant<int, 3>{}, i);
+  for (; i < count; ++i) step(std::integral_constant<int, 1>{}, i);
 }
 
 // A block of queries: q and dout [d]; the weights, and the derivatives by the logits, [column, row] of the window.
@@ -38,11 +40,11 @@ struct Series {
 
 // Adds to a block of keys, at `at` of some rows, for all channels: vectors(i)[channel] * factors(i)[row] for i < count.
 template <class Vectors, class Factors>
-LGRNET_INLINE void collect(const std::vector<float *> &rows, int64_t at, int64_t channels, int64_t channel,
+LGRNET_INLINE void collect(float *const *rows, int64_t window, int64_t at, int64_t channels, int64_t channel,
                            int64_t count, Vectors vectors, Factors factors) {
   in_parts<LANES == 16 ? 4 : 2>(channels, [&](auto part, int64_t first) LGRNET_MEMBER {
     constexpr int C = decltype(part)::value;
-    const auto add = [&](auto some, int64_t from) LGRNET_MEMBER {
+    in_parts<5>(window, [&](auto some, int64_t from) LGRNET_MEMBER {
       constexpr int J = decltype(some)::value;
       float *to[J];
       for (int j = 0; j < J; ++j) to[j] = rows[from + j] + at + first * channel;
@@ -61,16 +63,13 @@ LGRNET_INLINE void collect(const std::vector<float *> &rows, int64_t at, int64_t
       } while (++i < count);
       for (int j = 0; j < J; ++j)
         for (int c = 0; c < C; ++c) store(to[j] + c * channel, sums[j][c]);
-    };
-    int64_t j = 0;
-    const int64_t window = rows.size();
-    for (; j + 5 <= window; j += 5) add(std::integral_constant<int, 5>{}, j);
-    for (; j + 3 <= window; j += 3) add(std::integral_constant<int, 3>{}, j);
-    for (; j < window; ++j) add(std::integral_constant<int, 1>{}, j);
+    });
   });
 }
 
-// Where vectors are of one token. A block of keys collects as soon as the last query that looks at it is done.
+// Where vectors are of one token. A block of keys collects as soon as the last query that looks at it is done. D channels
+// and a window of W where the compiler knows them, else 0.
+template <int D, int W>
 class TokenSums {
  public:
   std::vector<float *> dkeys, dvalues;  // rows of the window
@@ -100,12 +99,13 @@ class TokenSums {
   }
 
   void add(const Block &block, const Query &) {
-    const float *q = reinterpret_cast<const float *>(memory.data()), *dout = q + p.channels * LANES;
-    const float *weights = dout + p.channels * LANES, *dlogits = weights + p.window * p.window * LANES;
+    const int64_t channels = D ? D : p.channels, window = W ? W : p.window;
+    const float *q = reinterpret_cast<const float *>(memory.data()), *dout = q + channels * LANES;
+    const float *weights = dout + channels * LANES, *dlogits = weights + window * window * LANES;
     for (const int64_t key : done[block.begin / LANES]) {
       const User *user = users[key].data();
       const auto sum = [&](const std::vector<float *> &rows, const float *vectors, const float *factors) LGRNET_MEMBER {
-        collect(rows, key * LANES * p.channels, p.channels, LANES, users[key].size(),
+        collect(rows.data(), window, key * LANES * channels, channels, LANES, users[key].size(),
                 [&](int64_t i) LGRNET_MEMBER { return Series{vectors + user[i].query, LANES}; },
                 [&](int64_t i) LGRNET_MEMBER { return Series{factors + user[i].place, LANES}; });
       };
@@ -162,7 +162,7 @@ class PlaneSums {
     for (int64_t n = (level.inner_begin - near) / LANES * LANES; n < level.inner_end + near; n += LANES) {
       const auto sum = [&](const std::vector<float *> &rows, const float *vectors, const float *factors) LGRNET_MEMBER {
         const int64_t first = halo + n + near, step = p.dilation * p.heads, column = p.window * span;
-        collect(rows, n, p.channels, level.channel, p.window,
+        collect(rows.data(), p.window, n, p.channels, level.channel, p.window,
                 [&](int64_t i) LGRNET_MEMBER { return Series{vectors + first - i * step, span}; },
                 [&](int64_t i) LGRNET_MEMBER { return Series{factors + first - i * step + i * column, span}; });
       };
