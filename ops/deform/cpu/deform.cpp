@@ -145,8 +145,15 @@ struct Back {
 
   void run() {
     planes.fill(p.value);
-    for (int64_t query = 0; query < p.queries; query += LANES)
+    for (int64_t query = 0; query < p.queries; query += LANES) {
+      int64_t next = query + LANES;
       for (int64_t head = 0; head < planes.heads; ++head) {
+        for (const int64_t end = next + samples.ahead(); next < end; ++next) {
+          samples.expect(next);
+          samples.expect<false>(grad.dout, p.channels, next);
+          samples.expect<true>(grad.dlogits, samples.count, next);
+          samples.expect<true>(grad.doffsets, 2 * samples.count, next);
+        }
         samples.find(query, head);
         const float *dout = grad.dout + samples.row(query, head) * p.channels;
         through_corners(planes.of(head), dplanes.of(head), dout, samples.rows(query));
@@ -154,6 +161,7 @@ struct Back {
         store_columns(dlogits, grad.dlogits, query, head, samples.count);
         store_columns(doffsets, grad.doffsets, query, head, 2 * samples.count);
       }
+    }
     dplanes.empty(grad.dvalue);
   }
 
@@ -322,13 +330,19 @@ void lgrnet_deform_forward(const float *value, const float *offsets, const float
     Planes planes(p, task, most);
     planes.fill(value);
     Samples samples(p, planes, centers, false);
-    for (int64_t run = 0; run < queries; run += RUN)
+    for (int64_t run = 0; run < queries; run += RUN) {
+      int64_t next = run + RUN;
       for (int64_t head = 0; head < planes.heads; ++head)
         for (int64_t query = run; query < std::min(run + RUN, queries); query += LANES) {
+          for (const int64_t end = next + samples.ahead(); next < end; ++next) {
+            samples.expect(next);
+            samples.expect<true>(out, channels, next);
+          }
           samples.find(query, head);
           read(planes, planes.of(head), samples, out + samples.row(query, head) * channels, heads * channels,
                samples.rows(query));
         }
+    }
   });
 }
 

@@ -130,6 +130,7 @@ LGRNET_INLINE IntLanes whole_part(Lanes &place, Lanes last) {
 
 // The samples of LANES queries of one head.
 struct Samples {
+  static constexpr int64_t CACHE_LINE = 16;  // floats
   const Problem &p;
   const Planes &planes;
   const Centers &centers;
@@ -152,7 +153,6 @@ struct Samples {
 
   // Where the samples are, and their weights.
   void find(int64_t query, int64_t head) {
-    prefetch(query + LANES, head);
     load_columns(p.logits, query, head, count);
     softmax();
     load_columns(p.offsets, query, head, 2 * count);
@@ -160,18 +160,26 @@ struct Samples {
       slopes.empty() ? locate<false>(query, level) : locate<true>(query, level);
   }
 
- private:
-  // Asks for what a head needs of some queries. A head's rows lie so far apart that the processor does not see by itself
-  // what comes next.
-  // Always inline: the compiler drops calls of a function that only prefetches.
-  inline __attribute__((always_inline)) void prefetch(int64_t query, int64_t head) const {
-    for (int64_t q = query; q < std::min(query + LANES, p.queries); ++q) {
-      const float *logits = p.logits + row(q, head) * count, *offsets = p.offsets + row(q, head) * 2 * count;
-      for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(logits + i);
-      for (int64_t i = 0; i < 2 * count; i += 16) __builtin_prefetch(offsets + i);
-    }
+  // Asks for what `find` needs of a later query, of all of these heads. A head's rows lie so far apart that the processor
+  // does not see by itself what comes next.
+  // Always inline: the compiler drops calls of functions that only prefetch.
+  inline __attribute__((always_inline)) void expect(int64_t query) const {
+    expect<false>(p.logits, count, query);
+    expect<false>(p.offsets, 2 * count, query);
   }
 
+  // The same of any rows [B, Q, heads, length], to be read or to be written: as far as the second cache.
+  template <bool WRITTEN>
+  inline __attribute__((always_inline)) void expect(const float *numbers, int64_t length, int64_t query) const {
+    if (query >= p.queries) return;
+    const float *first = numbers + row(query, 0) * length;
+    for (int64_t i = 0; i < planes.heads * length; i += CACHE_LINE) __builtin_prefetch(first + i, WRITTEN, 2);
+  }
+
+  // How many queries to expect with LANES queries of one head, so that as many are asked for as are worked on.
+  int64_t ahead() const { return (LANES + planes.heads - 1) / planes.heads; }
+
+ private:
   // Columns of [B, Q, heads, length].
   void load_columns(const float *numbers, int64_t query, int64_t head, int64_t length) {
     const float *first = numbers + row(query, head) * length;
