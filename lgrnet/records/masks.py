@@ -58,8 +58,8 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS, label_map: LabelMa
 
     A palette image gives its indices, a 1-bit image 0 and 255, an RGB image its value where the channels are equal, a
     16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else, for
-    unreadable, truncated or too large files, and for a palette of greys in no rising order, by whose indices a mask
-    could be turned inside out, unless the greys cannot be its values.
+    unreadable, truncated or too large files, for files of several pictures, and for a palette of greys in no rising
+    order, by whose indices a mask could be turned inside out, unless the greys cannot be its values.
 
     label_map  what the values are for, which tells indices from greys: a mapping that knows all indices and not all
                greys; None: not known

@@ -25,21 +25,34 @@ class DataError(ValueError):
 
 
 def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS, decode: bool = True) -> Image.Image:
-    """A decoded image, or its header; the size is checked before anything is decoded. Raises DataError."""
+    """A decoded image, or its header; the size is checked before anything is decoded.
+
+    Raises DataError, also for a file of several pictures: which of them is meant, it does not say.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            if width * height <= max_pixels:
+            pages = num_pages(image)
+            if width * height <= max_pixels and pages == 1:
                 return image.copy() if decode else image
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({error}); it is missing, damaged, cut short or no image") from error
+    if pages > 1:
+        raise DataError(f"{path} holds {pages} pictures; expected one: save each that is meant as a file of its own")
     raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
+
+
+def num_pages(image: Image.Image) -> int:
+    """How many pictures an opened file holds; the previews that cameras put behind a JPEG (MPO) do not count."""
+    alone = image.format == "MPO" or not getattr(image, "is_animated", False)
+    return 1 if alone else image.n_frames
 
 
 def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A frame as uint8 [H, W, 3] RGB, pixels as stored (an EXIF rotation is not applied: masks do not have one).
 
-    Raises DataError naming the file when it is unreadable, truncated, larger than `max_pixels`, or has 16 bits.
+    Raises DataError naming the file when it is unreadable, truncated, larger than `max_pixels`, of several pictures,
+    or has 16 bits.
     """
     image = open_picture(path, max_pixels)
     if image.mode[0] in "IF":

@@ -64,6 +64,12 @@ def several_pictures(root):
     pages[0].save(root / "images/p0.png", save_all=True, append_images=pages[1:])
 
 
+@plant("D080", "masks/p0.png", base="stills")
+def several_masks(root):
+    pages = [Image.fromarray(disc(t)).convert("RGB") for t in range(3)]
+    pages[0].save(root / "masks/p0.png", save_all=True, append_images=pages[1:])
+
+
 rng = np.random.default_rng(0)
 ones = disc() // 255
 edges = disc().copy()

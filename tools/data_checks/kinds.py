@@ -64,7 +64,7 @@ D076 warning a black frame | remove it with its mask
 D077 warning a frame whose lines come from two moments (interlaced) | deinterlace the video and cut it anew
 D078 warning a frame more than four times as long as wide | check that it is no strip or sheet
 D079 warning a frame smaller than 32 pixels | check that it is no preview picture
-D080 warning a file of several pictures, of which the first is read | store each as a frame
+D080 error   a file of several pictures, which is not read | save each that is meant as a file of its own
 D083 warning a frame that looks like a mask | check that frames and masks are not swapped
 D100 note    a mask stored as JPEG: its edges are noisy | read it with label_map="half", or save it as PNG
 D101 note    a mask with grey edges | read it with label_map="half"; by "binary" every grey pixel is foreground

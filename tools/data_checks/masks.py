@@ -18,6 +18,7 @@ from data_checks.pictures import (
     thumbnail,
 )
 from lgrnet.records import DataError, LabelMap, read_mask
+from lgrnet.records.pictures import num_pages
 
 INDEX_MAX = 31
 """Masks whose largest value is 2 to 31 are taken for class values, as in `lgrnet.records.check_values`."""
@@ -50,8 +51,10 @@ def _npy(path: str) -> tuple[str, str]:
 
 
 def _raw(look: Look, image: Image.Image, label_map: LabelMap | None) -> np.ndarray | None:
-    """uint8 [H, W] by the rules of `read_mask`, or None with the problem noted."""
+    """uint8 [H, W] by the rules of `read_mask`, or None with the problem noted (several pictures: by the header)."""
     mode = image.mode
+    if num_pages(image) > 1:
+        return None
     if mode == "L":
         return np.asarray(image)
     if mode == "F":

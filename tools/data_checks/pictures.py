@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lgrnet.records import MAX_PIXELS
-from lgrnet.records.pictures import FORMATS, READ_ERRORS
+from lgrnet.records.pictures import FORMATS, READ_ERRORS, num_pages
 
 THUMB = 32
 """Side of the grey thumbnail by which pictures are compared."""
@@ -178,8 +178,8 @@ def read_header(look: Look, data: bytes, image: Image.Image) -> None:
     look.digest = hashlib.blake2b(data, digest_size=16).digest()
     if Path(look.path).suffix.lower() not in SUFFIXES.get(look.format, ()):
         look.problems.append(("D014", f"it is a {look.format}"))
-    if getattr(image, "n_frames", 1) > 1 and look.format != "MPO":
-        look.problems.append(("D080", f"{image.n_frames} pictures"))
+    if (pages := num_pages(image)) > 1:
+        look.problems.append(("D080", f"{pages} pictures"))
 
 
 def _frame_header(image: Image.Image) -> list[tuple[str, str]]:
