@@ -90,8 +90,16 @@ def picture(channels: np.ndarray, where: str) -> np.ndarray:
     return rgb
 
 
-def classes(numbered: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] of numbered cells and nuclei [H, W, 2]: 2 nucleus, else 1 cell, else 0."""
+def classes(numbered: np.ndarray, where: str) -> np.ndarray:
+    """uint8 [H, W] of numbered cells and nuclei [H, W, 2]: 2 nucleus, else 1 cell, else 0.
+
+    Raises DataError, naming `where`, for labels below 0 and NaN.
+    """
+    if (wrong := numbered[~(numbered >= 0)]).size:
+        raise DataError(
+            f"{where} holds the label {wrong.min()}; expected 0 and the numbers of cells and nuclei: get the file "
+            "again, or set such labels to 0 where they are background"
+        )
     return np.where(numbered[..., 1] > 0, 2, numbered[..., 0] > 0).astype(np.uint8)
 
 
@@ -112,7 +120,7 @@ def _write_part(dst: Path, part: str, path: Path, count: int) -> None:
         for index, (image, mask) in enumerate(zip(items_of(path, "X"), items_of(path, "y"), strict=True)):
             name = f"{part}_{index:05d}.png"
             if not (dst / "mask" / name).is_file():
-                write_classes(dst / "mask" / name, classes(mask))
+                write_classes(dst / "mask" / name, classes(mask, f"item {index} of y in {path}"))
             if not (dst / part / name).is_file():
                 write_image(dst / part / name, Image.fromarray(picture(image, f"item {index} of X in {path}")))
             advance()

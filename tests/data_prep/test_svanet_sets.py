@@ -275,11 +275,16 @@ def test_tissuenet_pictures_and_classes(tmp_path):
         ({"X": np.array([{}], object)}, "expected an array of numbers"),
         ({"X": np.asfortranarray(np.zeros((3, 8, 8, 2)))}, "in C order"),
         ({"X": np.full((3, 8, 8, 2), np.nan), "y": np.zeros((3, 8, 8, 2))}, "values that are no numbers"),
+        (
+            {"X": np.zeros((1, 8, 8, 2)), "y": np.arange(128).reshape(1, 8, 8, 2) - 3},
+            "item 0 of y in {src}/tissuenet_v1.1_test.npz holds the label -3; expected 0 and the numbers of cells and",
+        ),
+        ({"X": np.zeros((1, 8, 8, 2)), "y": np.full((1, 8, 8, 2), np.nan)}, "holds the label nan; expected 0"),
     ],
 )
 def test_bad_tissuenet_arrays(tmp_path, changes, message, capsys):
     assert call(tissuenet, tissue_source(tmp_path / "src", **changes), tmp_path / "dst") == 2
-    assert message in capsys.readouterr().err
+    assert message.format(src=tmp_path / "src") in capsys.readouterr().err
 
 
 def test_bad_tissuenet_files(tmp_path, capsys):
