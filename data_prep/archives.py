@@ -89,6 +89,10 @@ class Source:
         with closing(self.streams([name])) as streams:
             return next(streams)[1].read()
 
+    def changed(self, name: str) -> int:
+        """When a file changed, in ns; those of an archive did when the archive did."""
+        return self.path.stat().st_mtime_ns
+
     def _add(self, name: str, size: int) -> None:
         if any(part.startswith(".") or part in _JUNK for part in name.split("/")):
             self.junk += 1
@@ -113,6 +117,10 @@ class Folder(Source):
         for file in found:
             if os.path.isfile(file):
                 self._add(os.path.relpath(file, path).replace(os.sep, "/"), os.path.getsize(file))
+
+    def changed(self, name: str) -> int:
+        """As `Source.changed`."""
+        return os.stat(f"{self.path}/{name}").st_mtime_ns
 
     def place_of(self, name: str) -> Path:
         """Where a file is."""

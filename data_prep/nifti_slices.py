@@ -10,7 +10,8 @@ LOW HIGH; 1 kidney, 2 tumor, 3 cyst. Images are JPEG of quality 95, names as pub
 
 Not published are the split (here 80 % of the patients train, the others val, shuffled with a fixed seed; --val_share)
 and the draws of KiTS23's slices (here keyed by seed 999 and the case): numbers need not compare. Needs nibabel: pip
-install "lgrnet[medical]". A run that was stopped goes on with the case where it was.
+install "lgrnet[medical]". A run that was stopped goes on with the case where it was; volumes that have changed since
+are cut anew.
 """
 
 from __future__ import annotations
@@ -153,17 +154,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write_cases(
     options: argparse.Namespace, kind: Kind, cases: dict[str, tuple[Entry, Entry]], parts: dict[str, str]
 ) -> dict[str, int]:
-    """Case -> how many slices of it are there; what an earlier run finished is not read again."""
+    """Case -> how many slices of it are there; what an earlier run finished is read again only if it has changed."""
     done = _read_done(options.dst / _DONE)
-    with progress("slicing", len(cases), sum(case in done for case in cases)) as advance:
+    times = {case: [volume.changed for volume in volumes] for case, volumes in cases.items()}
+    same = {case for case in cases if done.get(case, [])[1:] == times[case]}
+    with progress("slicing", len(cases), len(same)) as advance:
         for case, (image, mask) in cases.items():
-            if case in done:
+            if case in same:
                 continue
             volume, labels = _volume(image), _volume(mask)
             if volume.shape != labels.shape or len(volume.shape) != 3:
                 found = f"{image.name} has the shape {volume.shape}, {mask.name} {labels.shape}"
                 raise DataError(f"{found}; expected the same 3 sides")
             chosen = chosen_slices(options.set, case, volume.shape[kind.axis])
+            if case in done:
+                _remove_slices(options.dst, case)
             for index in chosen:
                 name = f"{case}_{index}"
                 raw = _cut(labels, kind.axis, index, mask)
@@ -172,15 +177,24 @@ def _write_cases(
                 write_classes(options.dst / "mask" / f"{name}.png", raw.astype(np.uint8))
                 shade = grey(_cut(volume, kind.axis, index, image), options.set, options.window)
                 write_frame(options.dst / parts[case] / f"{name}.jpg", np.array(Image.fromarray(shade).convert("RGB")))
-            done[case] = len(chosen)
+            done[case] = [len(chosen), *times[case]]
             write_json(options.dst / _DONE, done)
             advance()
-    return done
+    return {case: row[0] for case, row in done.items()}
 
 
-def _read_done(path: Path) -> dict[str, int]:
+def _remove_slices(dst: Path, case: str) -> None:
+    """Of a volume that has changed: it may be of more slices than now, or of others."""
+    for path in [path for part in ("train", "val", "mask") for path in (dst / part).glob(f"{case}_*")]:
+        if path.stem.removeprefix(f"{case}_").isdecimal():
+            path.unlink()
+
+
+def _read_done(path: Path) -> dict[str, list[int]]:
+    """Case -> its number of slices, and when its image and mask changed."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {case: list(row) for case, row in dict(done).items()}
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is not what this program writes; remove it, and the volumes are read again") from error
 

@@ -1,7 +1,8 @@
 """What every script does with a download: plan which file goes where, place the files, say what is missing.
 
 A `Plan` is made from names alone, so a dry run knows everything but pixels. Sources are only read. A file has its final
-name when it is whole and not before, so that a run that was killed goes on where it was and ends with the same tree.
+name when it is whole and not before, so that a run that was killed goes on where it was and ends with the same tree. It
+has the time of its source, so that the next run sees which sources have changed since.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,11 @@ class Entry(NamedTuple):
     def size(self) -> int:
         """Bytes."""
         return self.source.files[self.name]
+
+    @property
+    def changed(self) -> int:
+        """When its source changed, in ns."""
+        return self.source.changed(self.name)
 
     @property
     def folder(self) -> str:
@@ -202,13 +208,13 @@ def read_stamp(dst: Path) -> dict[str, object]:
 def place(plan: Plan, dst: Path, title: str = "placing") -> None:
     """Puts the files of a plan below `dst`: hard links to files of a folder where possible, else copies.
 
-    A file that is there with the right size is left alone. Several names of one file become links to each other. Raises
-    DataError for a full disk, saying how many bytes are missing, and for damaged archives.
+    A file that is there with the size and time of its source is left alone. Several names of one file become links to
+    each other. Raises DataError for a full disk, saying how many bytes are missing, and for damaged archives.
     """
     targets: dict[Entry, list[Path]] = {}
     for name, entry in plan.items():
         targets.setdefault(entry, []).append(dst / name)
-    wanted = {e: paths for e, paths in targets.items() if not all(is_there(path, e.size) for path in paths)}
+    wanted = {e: paths for e, paths in targets.items() if not all(is_there(path, e) for path in paths)}
     by_source: dict[Source, list[Entry]] = {}
     for entry in wanted:
         by_source.setdefault(entry.source, []).append(entry)
@@ -217,15 +223,16 @@ def place(plan: Plan, dst: Path, title: str = "placing") -> None:
     made: set[Path] = set()
     with progress(title, len(targets), len(targets) - len(wanted)) as advance:
         for source, entries in by_source.items():
-            for entry, stream in _linked(entries) if isinstance(source, Folder) else _streamed(source, entries):
+            linked = isinstance(source, Folder)
+            for entry, stream in ((e, None) for e in entries) if linked else _streamed(source, entries):
                 first = wanted[entry][0]
                 _make_folders(wanted[entry], made)
                 with space.told(entry):
-                    if not is_there(first, entry.size):
+                    if not is_there(first, entry):
                         _write(entry, stream, first)
                     for path in wanted[entry][1:]:
-                        if not is_there(path, entry.size):
-                            _link(first, path)
+                        if not is_there(path, entry):
+                            _link(first, path, entry.changed)
                 advance()
 
 
@@ -241,14 +248,14 @@ class Content(io.BytesIO):
 
 
 def convert_files(plan: Plan, dst: Path, write: Callable[[Content, Path], None], title: str = "converting") -> None:
-    """Calls `write(content, path)` for every file of a plan that is not there yet.
+    """Calls `write(content, path)` for every file of a plan that is not there yet, or whose source has changed since.
 
     `write` makes the file whole at once, and its folder where needed, as `write_image` and `write_mask` of
     `lgrnet.records` do; what it reads is named in errors by `str(content)`, so `read_mask(content)` says which file.
 
     Raises DataError for a full disk and for damaged archives.
     """
-    missing = {name: entry for name, entry in plan.items() if not (dst / name).is_file()}
+    missing = {name: entry for name, entry in plan.items() if not has_time(dst / name, entry.changed)}
     names: dict[Source, dict[str, list[str]]] = {}
     for name, entry in missing.items():
         names.setdefault(entry.source, {}).setdefault(entry.name, []).append(name)
@@ -260,16 +267,26 @@ def convert_files(plan: Plan, dst: Path, write: Callable[[Content, Path], None],
                 for target in wanted[name]:
                     with space.told(entry):
                         write(Content(content, entry), dst / target)
+                    set_time(dst / target, entry.changed)
                     advance()
 
 
-def is_there(path: Path, size: int) -> bool:
-    """Whether a plain file of this size is there."""
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
+def is_there(path: Path, entry: Entry) -> bool:
+    """Whether a plain file of the size and time of an entry is there."""
+    return has_time(path, entry.changed, entry.size)
+
+
+def has_time(path: Path, changed: int, size: int | None = None) -> bool:
+    """Whether a plain file is there that changed at this time in ns, which disks round down to 100 ns, 1 s or 2 s."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found, times = os.lstat(path), [changed // step * step for step in (1, 100, 10**9, 2 * 10**9)]
+        return stat.S_ISREG(found.st_mode) and size in (None, found.st_size) and found.st_mtime_ns in times
+    return False
+
+
+def set_time(path: Path, changed: int) -> None:
+    """Gives a file that was made the time of its source, in ns."""
+    os.utime(path, ns=(changed, changed))
 
 
 @contextmanager
@@ -352,26 +369,25 @@ def _streamed(source: Source, entries: Sequence[Entry]) -> Iterator[tuple[Entry,
         yield Entry(source, name), stream
 
 
-def _linked(entries: Sequence[Entry]) -> Iterator[tuple[Entry, None]]:
-    return ((entry, None) for entry in entries)
-
-
 def _write(entry: Entry, stream: EntryStream | None, target: Path) -> None:
     if stream is None:
-        _link(entry.source.place_of(entry.name), target)
+        _link(entry.source.place_of(entry.name), target, entry.changed)
         return
-    with drafted(target) as draft, open(draft, "xb") as file:  # closed before it gets its name
-        while piece := stream.read(_PIECE):
-            file.write(piece)
+    with drafted(target) as draft:
+        with open(draft, "xb") as file:
+            while piece := stream.read(_PIECE):
+                file.write(piece)
+        set_time(draft, entry.changed)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path, changed: int) -> None:
     """A hard link, or a copy where that is not possible."""
     with drafted(target) as draft:
         try:
             os.link(os.path.realpath(source), draft)
         except OSError:
             shutil.copyfile(source, draft)
+            set_time(draft, changed)
 
 
 def _make_folders(paths: Sequence[Path], made: set[Path]) -> None:

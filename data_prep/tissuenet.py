@@ -7,7 +7,7 @@ Each .npz has X [N, H, W, 2] (nuclei, membranes) and y [N, H, W, 2] (cells and n
 val and test 256 x 256. An image becomes an RGB PNG with nuclei in green and membranes in blue, each channel scaled
 from its minimum to its 99.9th percentile; in a mask 1 is a cell and 2 a nucleus, which lies on top. SvANet does not say
 how it made its pictures: numbers need not compare. Names are <part>_<index>. Memory is that of one image. A run that
-was stopped goes on where it was.
+was stopped goes on where it was; what comes of a file that has changed since is written anew.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.archives import Source  # noqa: E402
 from data_prep.arrays import items_of, shape_of  # noqa: E402
 from data_prep.command import parser_of, run  # noqa: E402
-from data_prep.placing import Part, Report, claim, finish, progress  # noqa: E402
+from data_prep.placing import Part, Report, claim, finish, has_time, progress, set_time  # noqa: E402
 from data_prep.svanet_layout import write_classes  # noqa: E402
 from lgrnet.records import DataError, write_image  # noqa: E402
 
@@ -53,7 +53,7 @@ def prepare(options: argparse.Namespace) -> Report:
         report.notes.append(f"nothing of {' and '.join(missing)} was given")
     if options.dry_run:
         return report
-    note = {"source": "TissueNet", "files": {part: path.name for part, path in parts.items()}}
+    note = {"source": "TissueNet", "files": {part: path.name for part, path in parts.items()}, "images": shapes}
     claim(options.dst, [Source(path) for path in parts.values()], note, ("train", "val", "test", "mask"))
     for part, path in parts.items():
         _write_part(options.dst, part, path, shapes[part])
@@ -116,13 +116,16 @@ def _checked_shape(path: Path) -> int:
 
 
 def _write_part(dst: Path, part: str, path: Path, count: int) -> None:
+    changed = path.stat().st_mtime_ns
     with progress(part, count) as advance:
         for index, (image, mask) in enumerate(zip(items_of(path, "X"), items_of(path, "y"), strict=True)):
             name = f"{part}_{index:05d}.png"
-            if not (dst / "mask" / name).is_file():
-                write_classes(dst / "mask" / name, classes(mask, f"item {index} of y in {path}"))
-            if not (dst / part / name).is_file():
-                write_image(dst / part / name, Image.fromarray(picture(image, f"item {index} of X in {path}")))
+            if not has_time(target := dst / "mask" / name, changed):
+                write_classes(target, classes(mask, f"item {index} of y in {path}"))
+                set_time(target, changed)
+            if not has_time(target := dst / part / name, changed):
+                write_image(target, Image.fromarray(picture(image, f"item {index} of X in {path}")))
+                set_time(target, changed)
             advance()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 import re
 import struct
 import sys
@@ -144,7 +145,10 @@ def test_stopped_and_started_again(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     assert call("ATLAS", src, dst) == call("ATLAS", src, tmp_path / "fresh") == 1
     assert content(dst) == content(tmp_path / "fresh")
-    (src / "imagesTr/im0.nii.gz").write_bytes(b"not read again")
+    image = src / "imagesTr/im0.nii.gz"
+    time = image.stat().st_mtime_ns
+    image.write_bytes(b"not read again")
+    os.utime(image, ns=(time, time))
     assert call("ATLAS", src, dst) == 1
 
 
@@ -189,3 +193,23 @@ def test_arguments(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert call("KiTS23", src, tmp_path / "dst") == 2
     assert "no volumes of KiTS23" in capsys.readouterr().err
+
+
+@needs_nibabel
+def test_a_volume_that_changed_is_cut_anew(tmp_path):
+    src, dst = atlas(tmp_path / "src"), tmp_path / "dst"
+    call("ATLAS", src, dst)
+    first = content(dst)
+    for folder, name, kind, values in (("imagesTr", "im", "int16", 700), ("labelsTr", "lb", "uint8", 1)):
+        path = src / folder / f"{name}2.nii.gz"
+        write(path, np.full((6, 5, 6), values).astype(kind))
+        os.utime(path, ns=(0, 0))
+    call("ATLAS", src, dst)
+    second = content(dst)
+    assert sorted(name for name in second if name.startswith("mask/im2.nii_")) == [
+        f"mask/im2.nii_{index}.png" for index in (0, 4, 5)
+    ]
+    others = [name for name in first if not name.endswith(".json") and "/im2.nii_" not in name]
+    assert all(first[name] == second[name] for name in others) and len(others) > 10
+    call("ATLAS", src, dst)
+    assert content(dst) == second

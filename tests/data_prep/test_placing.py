@@ -12,14 +12,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_prep import placing
 from data_prep.archives import open_source
-from data_prep.placing import Entry, Part, Report, claim, convert_files, drafted, finish, place
+from data_prep.placing import Entry, Part, Report, claim, convert_files, drafted, finish, is_there, place
 from lgrnet.records import DataError
 from tests.data_prep.downloads import content, write_any, write_folder, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {f"in/{n}.bin": bytes([n]) * (1000 + n) for n in range(5)}
 ODD = ("a b", "qu\"ote's", "new\nline", "日本 ü", "x" * 251, "-rf", "%00 $(true) `id`")
+
+
+def no_link(*_):
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def plan_for(source) -> dict:
@@ -56,6 +61,47 @@ def test_a_file_of_another_size_is_placed_again_and_never_written_through(tmp_pa
     assert content(dst / "out") == FILES == content(tmp_path / "src")
 
 
+@pytest.mark.parametrize("kind", ["link", "copy", "zip", "tar"])
+def test_sources_that_changed_and_kept_their_size_are_taken_anew(kind, tmp_path, monkeypatch):
+    if kind == "copy":
+        monkeypatch.setattr("os.link", no_link)
+    placed, made, write = [], [], placing._write
+    monkeypatch.setattr(placing, "_write", lambda entry, *more: placed.append(entry.name) or write(entry, *more))
+
+    def convert(data, target):
+        made.append(data.entry.name)
+        write_folder(target.parent, {target.name: data.read()[::-1]})
+
+    form, path, dst = kind if kind in ("zip", "tar") else "folder", tmp_path / "src", tmp_path / "dst"
+    changed = {**FILES, "in/3.bin": b"?" * len(FILES["in/3.bin"])}
+    news = {"in/3.bin": changed["in/3.bin"]} if form == "folder" else changed
+    for files, new in ((FILES, FILES), (changed, news), (changed, {})):
+        if new:
+            (path / "in/3.bin" if form == "folder" else path).unlink(missing_ok=True)
+            write_any(form, path, new)
+            os.utime(path / "in/3.bin" if form == "folder" else path, (0, 99 if new is news else 9))
+        source = open_source(path)
+        claim(dst, [source], {}, ())
+        place(plan_for(source), dst)
+        convert_files({f"made/{name}": Entry(source, name) for name in source.files}, dst, convert)
+        assert content(dst / "out") == files
+        assert content(dst / "made") == {name: data[::-1] for name, data in files.items()}
+        assert placed == made == list(new), "and no others"
+        placed.clear(), made.clear()
+
+
+def test_disks_that_round_times_down(tmp_path):
+    (tmp_path / "file").write_bytes(b"12")
+    source, time = open_source(write_folder(tmp_path / "src", {"a": b"34", "b": b"5"})), 1_700_000_001_234_567_891
+    os.utime(tmp_path / "src/a", ns=(time, time))
+    for kept in (time, time // 100 * 100, time // 10**9 * 10**9, time // (2 * 10**9) * 2 * 10**9):
+        os.utime(tmp_path / "file", ns=(kept, kept))
+        assert is_there(tmp_path / "file", Entry(source, "a")) and not is_there(tmp_path / "file", Entry(source, "b"))
+    for other in (time - 1, time + 100, time - 10**9):
+        os.utime(tmp_path / "file", ns=(other, other))
+        assert not is_there(tmp_path / "file", Entry(source, "a"))
+
+
 def test_several_names_of_one_file(tmp_path):
     source, dst = open_source(write_zip(tmp_path / "x.zip", FILES)), tmp_path / "dst"
     claim(dst, [source], {}, ())
@@ -64,9 +110,6 @@ def test_several_names_of_one_file(tmp_path):
 
 
 def test_copies_where_links_are_not_possible(tmp_path, monkeypatch):
-    def no_link(*_):
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
     monkeypatch.setattr("os.link", no_link)
     source, dst = open_source(write_folder(tmp_path / "src", FILES)), tmp_path / "dst"
     claim(dst, [source], {}, ())
@@ -87,6 +130,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
+from data_prep import placing
 from data_prep.archives import open_source
 from data_prep.placing import Entry, place, claim
 source, dst = open_source(sys.argv[1]), Path(sys.argv[2])

@@ -268,6 +268,22 @@ def test_tissuenet_pictures_and_classes(tmp_path):
     assert (np.diff(frame[..., 1].ravel()[order].astype(int)) >= 0).all()
 
 
+def test_a_tissuenet_file_that_changed_is_written_anew(tmp_path):
+    src, dst = tissue_source(tmp_path / "src"), tmp_path / "dst"
+    call(tissuenet, src, dst)
+    first, file = content(dst), src / "tissuenet_v1.1_val.npz"
+    data = dict(np.load(file))
+    np.savez_compressed(file, **{**data, "y": np.roll(data["y"], 1, axis=1), "X": 1 - data["X"]})
+    call(tissuenet, src, dst)
+    names = {name for name, data in content(dst).items() if data != first[name]}
+    assert names == {f"{part}/val_0000{n}.png" for part in ("val", "mask") for n in range(3)}
+    times = {path: path.stat().st_ino for path in dst.rglob("*.png")}
+    call(tissuenet, src, dst)
+    assert times == {path: path.stat().st_ino for path in dst.rglob("*.png")}
+    np.savez_compressed(file, **{name: array[:2] for name, array in data.items()})
+    assert call(tissuenet, src, dst) == 2
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
