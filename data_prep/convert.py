@@ -10,8 +10,8 @@ Objects of one class become one. Where objects of two classes meet, the higher l
 layer the smaller object; the pixels are counted. Boxes and other things that are no masks are left out and counted.
 
 Out of the layout: one object per class and picture (or video), as run lengths or rasters, so that masks come back bit
-for bit; label_map.json goes along and brings the values back. The source is only read. A run that was stopped goes on
-where it was.
+for bit; label_map.json goes along and brings the values back. All masks are checked first: where some are bad, all of
+them are named and nothing is written. The source is only read. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -98,19 +98,20 @@ def to_layout(
 def from_layout(
     kind: str, src: Path, dst: Path, label_map: Path | None = None, dry_run: bool = False
 ) -> tuple[list[VideoRecord], dict[str, int]]:
-    """Writes the one layout as an export; its videos, and label -> value. A dry run reads the masks and writes nothing.
+    """Writes the one layout as an export; its videos, and label -> value. A dry run checks all and writes nothing.
+
+    Nothing is written where a frame or mask is bad: the DataError names all that are.
 
     label_map  label_map.json with the names of the values; None: the one in `src`, else made up of what is found
     """
     records, values = layout.open_layout(src, label_map)
+    if kind == "davis":
+        davis.check_names((record.name for record in records), list(values))
+    layout.check_layout(records, values)
+    if dry_run:
+        return records, values
     pictures = layout.layout_pictures(records, values)
     pictures = layout.tracked(pictures, "reading masks", sum(record.num_frames for record in records))
-    if dry_run:
-        for _ in pictures:
-            pass
-        return records, values
-    if kind == "davis":
-        davis.check_names(record.name for record in records)
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
     claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations", "ImageSets"))
     frames = ((record.name, file) for record in records for file in record.frames)

@@ -64,15 +64,16 @@ def raw_values(raw: np.ndarray, names: Mapping[int, str], values: Mapping[str, i
 
 def write_davis(dst: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:
     """Writes masks with the values 1, 2, ... of the labels ("ignore": 255) and the list of videos of `pictures`."""
-    if len(labels) >= VOID:
-        raise DataError(f"DAVIS masks hold 254 classes at most, not {len(labels)}")
     table = {label: VOID if label == "ignore" else index for index, label in enumerate(labels, start=1)}
     videos = dict.fromkeys(_write_mask(dst, table, picture) for picture in pictures)
     write_text(dst / "ImageSets/2017/train.txt", "".join(f"{video}\n" for video in videos))
 
 
-def check_names(videos: Iterable[str]) -> None:
-    """Raises DataError for names of videos that DAVIS' list, a text with a name on each line, cannot hold."""
+def check_names(videos: Iterable[str], labels: Sequence[str]) -> None:
+    """Raises DataError for names of videos that DAVIS' list, a text with a name on each line, cannot hold, and for more
+    labels than its masks can."""
+    if len(labels) >= VOID:
+        raise DataError(f"DAVIS masks hold 254 classes at most, not {len(labels)}")
     for video in videos:
         if "\n" in video or video != video.encode("utf-8", "replace").decode():
             raise DataError(f"the video {video!r} has a name which the list of DAVIS cannot hold; rename it")

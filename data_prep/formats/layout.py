@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -165,7 +166,10 @@ def place_frames(root: Path, frames: Iterable[tuple[str, Path]], dst: Path) -> N
 
 
 def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRecord], dict[str, int]]:
-    """The videos of a root and label -> raw value: of its label_map.json, else of what its masks hold."""
+    """The videos of a root and label -> raw value: of its label_map.json, else of what its masks hold.
+
+    Masks that cannot be read are left to `check_layout`.
+    """
     records = list_videos(root, require_masks=False)
     path = label_map or root / LABEL_MAP
     if label_map or path.is_file():
@@ -173,30 +177,51 @@ def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRe
     masks = [mask for record in records for mask in record.masks if mask is not None]
     found = np.zeros(256, bool)
     for mask in tracked(masks, "looking for classes", len(masks)):
-        found |= np.bincount(read_mask(mask).ravel(), minlength=256) > 0
+        with suppress(DataError):
+            found |= np.bincount(read_mask(mask).ravel(), minlength=256) > 0
     values = [value for value in np.flatnonzero(found).tolist() if value]
     if values in ([], [255]):
         return records, {"lesion": 255}
     return records, {IGNORE if value == 255 else f"class_{value}": value for value in values}
 
 
+def check_layout(records: Sequence[VideoRecord], values: Mapping[str, int]) -> None:
+    """Raises DataError that names every frame and mask which `layout_pictures` could not take."""
+    pairs, wrong = [pair for record in records for pair in zip(record.frames, record.masks, strict=True)], []
+    for file, mask in tracked(pairs, "checking masks", len(pairs)):
+        try:
+            _read_pair(file, mask, values)
+        except DataError as error:
+            wrong.append(f"\n{error}")
+    if wrong:
+        frames = f"{len(wrong)} frame{'s' * (len(wrong) > 1)}"
+        raise DataError(
+            f"{frames} cannot be converted, nothing was written; correct them and run it again:{''.join(wrong)}"
+        )
+
+
 def layout_pictures(records: Sequence[VideoRecord], values: Mapping[str, int]) -> Iterator[Picture]:
-    """The frames with one region per class that shows; raises DataError for other values and sizes that differ."""
+    """The frames with one region per class that shows; raises DataError as `check_layout` does, for the first."""
     for record in records:
         for file, mask in zip(record.frames, record.masks, strict=True):
-            size, content = frame_size(file), None
-            if mask is not None:
-                raw = read_mask(mask)
-                unknown = np.setdiff1d(raw, [0, *values.values()]).tolist()
-                if unknown or raw.shape != size:
-                    wrong = (
-                        f"the values {unknown}, unknown to {LABEL_MAP} ({dict(values)})"
-                        if unknown
-                        else (f"(height, width) {raw.shape}, its frame {size}")
-                    )
-                    raise DataError(f"{mask} has {wrong}; correct it")
+            size, raw = _read_pair(file, mask, values)
+            content = None
+            if raw is not None:
                 content = tuple(raster(k, raw == v) for k, v in values.items() if (raw == v).any())
             yield Picture(file, record.name, content, size)
+
+
+def _read_pair(file: Path, mask: Path | None, values: Mapping[str, int]) -> tuple[tuple[int, int], np.ndarray | None]:
+    """Size of a frame and raw values of its mask, None: it has none. Raises DataError for other values and sizes."""
+    size = frame_size(file)
+    if mask is None:
+        return size, None
+    raw = read_mask(mask)
+    if unknown := np.setdiff1d(raw, [0, *values.values()]).tolist():
+        raise DataError(f"{mask} has the values {unknown}, unknown to {LABEL_MAP} ({dict(values)}); correct it")
+    if raw.shape != size:
+        raise DataError(f"{mask} has (height, width) {raw.shape}, its frame {size}; correct it")
+    return size, raw
 
 
 def _painted(picture: Picture, names: Mapping[int, str], values: Mapping[str, int]) -> tuple[np.ndarray, int]:

@@ -135,6 +135,49 @@ def test_names_that_the_list_of_davis_cannot_hold(name, tmp_path):
     assert not (tmp_path / "dst").exists()
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_bad_files_are_found_before_anything_is_written_and_all_are_named(kind, named, tmp_path, capsys):
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    write_layout(src, (1, 2), ("v", "w", "x"))
+    if named:
+        (src / "label_map.json").write_text(json.dumps({"values": {"a": 1, "b": 2}}))
+    masks = [record.masks for record in list_videos(src, require_masks=False)]
+    good = {path: path.read_bytes() for path in (masks[1][0], masks[1][1], masks[2][0])}
+    masks[1][0].write_bytes(b"no picture")
+    write_image(masks[1][1], Image.fromarray(np.zeros((5, 5), np.uint8)))
+    write_image(masks[2][0], Image.fromarray(np.full((23, 37, 3), (1, 2, 3), np.uint8)))
+    for more in ([], ["--dry_run"]):
+        assert convert.main(["--to", kind, "--src", str(src), "--dst", str(dst), *more]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == "error: 3 frames cannot be converted, nothing was written; correct them and run it again:"
+        whys = ("cannot be read", "has (height, width) (5, 5), its frame (23, 37)", "is a colour image")
+        for line, path, why in zip(lines[1:], good, whys, strict=True):
+            assert str(path) in line and why in line
+        assert not dst.exists()
+    for path, data in good.items():
+        path.write_bytes(data)
+    assert convert.main(["--to", kind, "--src", str(src), "--dst", str(dst)]) == 0
+
+
+def test_values_that_the_label_map_does_not_know_are_found_before_anything_is_written(tmp_path, capsys):
+    write_layout(tmp_path / "src", (1, 2), ("v", "w"))
+    (tmp_path / "src/label_map.json").write_text(json.dumps({"values": {"a": 1}}))
+    assert convert.main(["--to", "coco", "--src", str(tmp_path / "src"), "--dst", str(tmp_path / "dst")]) == 2
+    said = capsys.readouterr().err
+    assert "2 frames" in said and said.count("has the values [2], unknown to label_map.json ({'a': 1})") == 2
+    assert not (tmp_path / "dst").exists()
+
+
+def test_more_classes_than_davis_holds_are_found_before_anything_is_written(tmp_path):
+    values = {f"class {value}": value for value in range(1, 256)}
+    write_layout(tmp_path / "src", (1,), ("v",))
+    (tmp_path / "src/label_map.json").write_text(json.dumps({"values": values}))
+    with pytest.raises(DataError, match="254 classes at most, not 255"):
+        convert.from_layout("davis", tmp_path / "src", tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
 @pytest.mark.parametrize("program", [convert, vocalfolds])
 def test_an_interrupt_is_told_in_one_line(program, tmp_path, monkeypatch, capsys):
     def interrupted(*_, **__):
