@@ -26,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.checkpoint import input_facts, official_stills, official_svanet  # noqa: E402
-from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
+from lgrnet.checkpoint.disk import CheckpointError, check_apart  # noqa: E402
 from lgrnet.checkpoint.official import (  # noqa: E402
     OfficialWeightsError,
     Translation,
@@ -50,6 +50,7 @@ def convert(
     """
     if destination.suffix != ".safetensors":
         raise CheckpointError(f"{destination} is no name for weights; give one that ends in .safetensors")
+    check_apart(destination, source)
     config = load_config(config_file, overrides)
     model = build(config.model)
     state = read_official(source)

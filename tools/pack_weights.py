@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.checkpoint import resolve  # noqa: E402
-from lgrnet.checkpoint.disk import CheckpointError, write_atomic  # noqa: E402
-from lgrnet.checkpoint.weights import pack, read_weights  # noqa: E402
+from lgrnet.checkpoint.disk import CheckpointError, check_apart, write_atomic  # noqa: E402
+from lgrnet.checkpoint.weights import pack, read_weights, weights_file  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.target.suffix != ".safetensors":
             raise CheckpointError(f"{options.target} is no name for weights; give one that ends in .safetensors")
-        state, metadata = read_weights(resolve(options.source))
+        source = weights_file(resolve(options.source))
+        check_apart(options.target, source)
+        state, metadata = read_weights(source)
         if not options.full:
             state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
         write_atomic(options.target, pack(state, metadata))

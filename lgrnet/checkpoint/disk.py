@@ -54,6 +54,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise save_error(path, len(data), error) from error
 
 
+def check_apart(target: Path, source: Path) -> None:
+    """Raises CheckpointError for a `target` that is the file `source`, by whatever name."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise CheckpointError(f"{target} is the source itself, which would be lost; choose another name")
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Raises CheckpointError unless `needed` bytes (and 1 MiB of reserve) are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free

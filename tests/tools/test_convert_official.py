@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lgrnet
 from lgrnet.checkpoint.official import load_backbone, ours_to_official, to_official
@@ -38,6 +39,14 @@ def test_a_checkpoint_becomes_a_model_that_needs_no_config(model, source, tmp_pa
     assert "all accounted for" in printed
     loaded = lgrnet.load(target)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_the_source_is_never_written_over(model, tmp_path, capsys):
+    source = tmp_path / "published.safetensors"
+    save_file({name: tensor.contiguous().clone() for name, tensor in to_official(model.state_dict()).items()}, source)
+    before = source.read_bytes()
+    assert main([str(source), str(source), "--config_file", CONFIG]) == 2
+    assert "is the source itself" in capsys.readouterr().err and source.read_bytes() == before
 
 
 def test_names_that_do_not_fit_are_printed_and_nothing_is_written(source, tmp_path, capsys):

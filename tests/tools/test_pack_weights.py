@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import lgrnet
-from lgrnet.checkpoint.weights import save_weights
+from lgrnet.checkpoint.weights import WEIGHTS_FILE, save_weights
 from lgrnet.config import build, load_config, to_json
 from tools.pack_weights import main
 
@@ -29,6 +30,20 @@ def test_half_the_size_and_still_a_model(tmp_path, capsys):
         assert torch.equal(lgrnet.load(full)(frames).mask_logits, exact.mask_logits)
     scale = exact.mask_logits.abs().max()
     assert 0 < (half.mask_logits - exact.mask_logits).abs().max() < 0.05 * scale
+
+
+@pytest.mark.parametrize("way", ["itself", "link", "folder"])
+def test_the_source_is_never_written_over(way, tmp_path, capsys):
+    source = target = tmp_path / "step_1" / WEIGHTS_FILE
+    save_weights(source, {"a": torch.rand(300)}, None)
+    before = source.read_bytes()
+    if way == "link":
+        target = tmp_path / "link.safetensors"
+        target.symlink_to(source)
+    assert main([str(source.parent if way == "folder" else source), str(target)]) == 2
+    said = capsys.readouterr().err
+    assert f"{target} is the source itself" in said and "choose another name" in said and said.count("\n") == 1
+    assert source.read_bytes() == before and (way == "link") == target.is_symlink()
 
 
 def test_a_missing_file_is_one_line(tmp_path, capsys):
