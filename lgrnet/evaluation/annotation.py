@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lgrnet.records import VideoRecord, check_sizes, check_values, frame_size, raw_mask, warn_of_grey
-from lgrnet.records.masks import JPEG
+from lgrnet.records.pictures import is_lossy
 
 
 def read_annotation(record: VideoRecord) -> list[np.ndarray | None]:
@@ -32,10 +32,10 @@ def holds_ones(raw_masks: Iterable[np.ndarray | None], paths: Iterable[Path | No
     """Whether the masks of a video are of 0 and 1 in place of 0 and 255: none of them has a value above 1.
 
     raw_masks  uint8 [H, W] each, None: not annotated; looked at up to the first one that has
-    paths      of the masks. JPEGs hold no ones: the noise of an empty mask is as small
+    paths      of the masks. Those stored with loss hold no ones: the noise of an empty mask is as small
 
     It is asked of a video and not of a mask, which may be empty but for a stray pixel of 1.
     """
-    if any(path is not None and path.suffix.lower() in JPEG for path in paths):
+    if any(path is not None and is_lossy(path) for path in paths):
         return False
     return all(raw is None or raw.max(initial=0) <= 1 for raw in raw_masks)

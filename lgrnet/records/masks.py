@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lgrnet.records.pictures import MAX_PIXELS, DataError, open_picture, write_image
+from lgrnet.records.pictures import MAX_PIXELS, DataError, is_lossy, open_picture, write_image
 
 LabelMap = str | Mapping[int, int | str]
 """How raw mask values become classes.
 
 "binary"  every value above 0 is class 1 (LGRNet's published rule)
-"half"    values above 127 are class 1: for masks with grey edges, or stored as JPEG
+"half"    values above 127 are class 1: for masks with grey edges, or stored with loss
 "full"    only 255 is class 1 (the published rule of SSFormer's scores and of its reproduction study)
 "soft"    value / 255 is the membership of class 1
 mapping   raw value -> class id, class 0 is background; raw value 0 is background unless the mapping says otherwise.
@@ -24,8 +25,6 @@ mapping   raw value -> class id, class 0 is background; raw value 0 is backgroun
 IGNORE = "ignore"
 BINARY = 'label_map="binary" (or {255: 1})'
 """What messages tell who has masks of 0 and 255."""
-JPEG = (".jpg", ".jpeg")
-"""Suffixes of files in which small values are noise."""
 _GREY_MAPS = {"binary": 31, "half": 31, "full": 31, "soft": 2}
 """Maps of grey values, and up to which maximum a mask is taken for one of class indices instead."""
 
@@ -122,12 +121,12 @@ def check_values(raw: np.ndarray, label_map: LabelMap, source: str | Path = "mas
 
     A mapping knows every value that occurs; a mask of nothing but what it ignores fits, see `only_ignored`. A mask
     whose largest value is 31 or less (2 or less for "soft") holds class indices, for which the maps of grey values are
-    wrong; but 0 and 1 fit "binary", and small values in a JPEG file are its noise.
+    wrong; but 0 and 1 fit "binary", and small values in a file stored with loss (`is_lossy`) are its noise.
     """
     largest = int(raw.max(initial=0))
     if not isinstance(label_map, str):
         _check_mapped(raw, label_map, source)
-    elif 0 < largest <= _GREY_MAPS[check_label_map(label_map)] and not str(source).lower().endswith(JPEG):
+    elif 0 < largest <= _GREY_MAPS[check_label_map(label_map)] and not is_lossy(source):
         found = np.unique(raw[raw > 0]).tolist()
         if (label_map, found) == ("binary", [1]):
             return
@@ -186,11 +185,14 @@ def _palette_indices(image: Image.Image, path: str | Path, label_map: LabelMap |
 
 
 def _one_channel(values: np.ndarray, mode: str, path: str | Path) -> np.ndarray:
-    """[H, W, C] with equal colour channels and an opaque alpha, as [H, W]."""
+    """[H, W, C] with equal colour channels and an opaque alpha, as [H, W]; those of a file that is stored with loss may
+    differ by 1, as WebP's do where its decoder rounds."""
     if mode in ("LA", "RGBA"):
         if values[..., -1].min() < 255:
             raise DataError(f"mask {path} is partly transparent; save it as an 8-bit grey PNG")
         values = values[..., :-1]
-    if mode not in ("RGB", "RGBA", "LA") or (values != values[..., :1]).any():
+    planes = list(np.moveaxis(values, -1, 0))
+    spread = reduce(np.maximum, planes) - reduce(np.minimum, planes)
+    if mode not in ("RGB", "RGBA", "LA") or spread.max() > is_lossy(path):
         raise DataError(f"mask {path} is a colour image ({mode}); expected grey values or a palette of class indices")
-    return np.ascontiguousarray(values[..., 0])
+    return np.ascontiguousarray(planes[len(planes) // 2])

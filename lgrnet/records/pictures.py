@@ -6,6 +6,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What Pillow may take a file for; others of its decoders are never run."""
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot read."""
+
+_MAX_CHUNKS = 64
 
 
 class DataError(ValueError):
@@ -46,6 +49,31 @@ def num_pages(image: Image.Image) -> int:
     """How many pictures an opened file holds; the previews that cameras put behind a JPEG (MPO) do not count."""
     alone = image.format == "MPO" or not getattr(image, "is_animated", False)
     return 1 if alone else image.n_frames
+
+
+def is_lossy(path: str | Path) -> bool:
+    """Whether a picture is stored with loss, so that small values in it are noise: a JPEG by its name, a WebP by what
+    its file says. False for a WebP that cannot be read."""
+    name = str(path).lower()
+    if not name.endswith(".webp"):
+        return name.endswith((".jpg", ".jpeg"))
+    try:
+        with open(path, "rb") as file:
+            return _webp_coding(file) == b"VP8 "
+    except OSError:
+        return False
+
+
+def _webp_coding(file: BinaryIO) -> bytes:
+    """The name of a WebP's chunk of pixels: `VP8 ` with loss, `VP8L` without; anything else: there is none."""
+    file.seek(12)  # RIFF, size, WEBP
+    for _ in range(_MAX_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8 or head[:4] in (b"VP8 ", b"VP8L"):
+            return head[:4]
+        size = int.from_bytes(head[4:], "little")
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return b""
 
 
 def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Masks of 0 and 1 stand for 0 and 255, which a video tells as a whole; the noise of a JPEG does not."""
+"""Masks of 0 and 1 stand for 0 and 255, which a video tells as a whole; the noise of a lossy format does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _truth(index):
     return mask
 
 
-def _jpeg(index):
+def _lossy(index):
     """An empty mask has noise that peaks at 1."""
     mask = _truth(index)
     mask[8:16, 8:16] += np.uint8(2) * (index == EMPTY)
@@ -40,7 +40,8 @@ def _stray(index):
 KINDS = {
     "plain": (_truth, ".png"),
     "ones": (lambda index: _truth(index) // 255, ".png"),
-    "jpeg": (_jpeg, ".jpg"),
+    "jpeg": (_lossy, ".jpg"),
+    "webp": (_lossy, ".webp"),
     "stray": (_stray, ".png"),
 }
 
@@ -58,7 +59,7 @@ def scores(tmp_path):
             write_frame(tmp_path / f"gt/Frame/c/{index}.png", np.repeat(map_[..., None], 3, axis=-1))
             path = tmp_path / f"gt/GT/c/{index}{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(made(index)).save(path, **({"quality": 60} if suffix == ".jpg" else {}))
+            Image.fromarray(made(index)).save(path, **({} if suffix == ".png" else {"quality": 60}))
         assert run(tmp_path, "--protocol", "vps", "--json", tmp_path / "o.json") == 0
         evaluate_sets(Grey(), {"a": list_videos(tmp_path / "gt")}, tmp_path / "out", SIZE, protocols=[VPSProtocol()])
         files = tmp_path / "o.json", tmp_path / "out/report.json"
@@ -76,9 +77,10 @@ def test_a_video_is_of_ones_or_it_is_not(kind, scores, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:masks of video 'c' have grey edges")
-def test_the_noise_of_a_jpeg_is_no_object(scores, tmp_path):
-    found = scores("jpeg")
-    masks = [read_mask(tmp_path / f"gt/GT/c/{index}.jpg") for index in range(5)]
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_the_noise_of_a_lossy_format_is_no_object(kind, scores, tmp_path):
+    found = scores(kind)
+    masks = [read_mask(tmp_path / f"gt/GT/c/{index}{KINDS[kind][1]}") for index in range(5)]
     assert masks[EMPTY].max() == 1 and masks[0].max() > 200
     fold = VPSProtocol().begin()
     for mask in masks:
@@ -88,9 +90,10 @@ def test_the_noise_of_a_jpeg_is_no_object(scores, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:masks of video 'c' have grey edges")
-def test_a_video_of_noise_alone_shows_nothing(scores, monkeypatch):
-    monkeypatch.setitem(KINDS, "jpeg", (lambda index: _jpeg(EMPTY), ".jpg"))
-    for found in scores("jpeg"):
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_a_video_of_noise_alone_shows_nothing(kind, scores, monkeypatch):
+    monkeypatch.setitem(KINDS, kind, (lambda index: _lossy(EMPTY), KINDS[kind][1]))
+    for found in scores(kind):
         assert found["wFmeasure"] == found["maxDice"] == 0
 
 

@@ -129,6 +129,12 @@ def jpeg_mask(root):
     put(root, disc(), format="JPEG", quality=60)
 
 
+@plant("D100", MASK.replace(".png", ".webp"), followers=[("D104", MASK.replace(".png", ".webp"))])
+def lossy_webp(root):
+    put(root, disc(1), MASK.replace(".png", ".webp"), quality=60)
+    (root / MASK).unlink()
+
+
 @plant("D113", "masks/p0.png", base="stills")
 def empty_mask(root):
     save(root / "masks/p0.png", np.zeros(SIZE, np.uint8))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from data_checks.kinds import Finding
-from data_checks.masks import INDEX_MAX, is_jpeg
+from data_checks.masks import INDEX_MAX
 from data_checks.pictures import Look
 from data_checks.sets import Group
 from lgrnet.records import IGNORE, LabelMap
@@ -85,7 +85,7 @@ def check_masks(groups: Sequence[Group], looks: Looks, label_map: LabelMap | Non
 
 def _are_indices(masks: Sequence[str], tops: Mapping[str, int], looks: Looks) -> bool:
     shown = [path for path in masks if tops[path] > 0]
-    return sum(2 <= tops[path] <= INDEX_MAX and not is_jpeg(looks[path]) for path in shown) > len(shown) / 2
+    return sum(2 <= tops[path] <= INDEX_MAX and not looks[path].lossy for path in shown) > len(shown) / 2
 
 
 def _mapped(masks: Sequence[str], looks: Looks, label_map: Mapping[int, int | str]) -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def _mapped(masks: Sequence[str], looks: Looks, label_map: Mapping[int, int | st
 def _scales(masks: Sequence[str], tops: Mapping[str, int], looks: Looks, label_map: str | None) -> Iterator[Finding]:
     """Scales that do not go together, class values that nobody announced, and grey edges."""
     shown = [path for path in masks if tops[path] > 0]
-    small = [path for path in shown if tops[path] <= INDEX_MAX and not is_jpeg(looks[path])]
+    small = [path for path in shown if tops[path] <= INDEX_MAX and not looks[path].lossy]
     indices = _are_indices(masks, tops, looks)
     if 0 < len(small) < len(shown):
         for path in min(small, [path for path in shown if path not in set(small)], key=len):
@@ -119,7 +119,7 @@ def _scales(masks: Sequence[str], tops: Mapping[str, int], looks: Looks, label_m
     if label_map not in (None, "binary"):
         return
     for path in shown:
-        if is_jpeg(looks[path]):
+        if looks[path].lossy:
             yield Finding("D100", path)
         elif not indices and tops[path] > INDEX_MAX:
             yield from _grey(path, looks[path], tops[path])

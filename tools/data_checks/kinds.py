@@ -66,7 +66,7 @@ D078 warning a frame more than four times as long as wide | check that it is no 
 D079 warning a frame smaller than 32 pixels | check that it is no preview picture
 D080 error   a file of several pictures, which is not read | save each that is meant as a file of its own
 D083 warning a frame that looks like a mask | check that frames and masks are not swapped
-D100 note    a mask stored as JPEG: its edges are noisy | read it with label_map="half", or save it as PNG
+D100 note    a mask stored with loss (JPEG, WebP): noisy edges | read it with label_map="half", or save it as PNG
 D101 note    a mask with grey edges | read it with label_map="half"; by "binary" every grey pixel is foreground
 D102 warning a soft mask: most of its foreground is grey | read it with label_map="soft", or binarise it
 D103 error   mask values of 0/1 beside 0/255 in one set | bring all masks to 0 and 255

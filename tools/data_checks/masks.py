@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 from PIL import Image
@@ -18,7 +16,7 @@ from data_checks.pictures import (
     thumbnail,
 )
 from lgrnet.records import DataError, LabelMap, read_mask
-from lgrnet.records.pictures import num_pages
+from lgrnet.records.pictures import is_lossy, num_pages
 
 INDEX_MAX = 31
 """Masks whose largest value is 2 to 31 are taken for class values, as in `lgrnet.records.check_values`."""
@@ -26,7 +24,7 @@ INDEX_MAX = 31
 
 def look_at_mask(path: str, label_map: LabelMap | None = None) -> Look:
     """A mask: raw values, pieces and border of its foreground."""
-    look = Look(path)
+    look = Look(path, lossy=is_lossy(path))
     if path.lower().endswith(".npy"):
         look.problems.append(_npy(path))
         return look
@@ -34,6 +32,7 @@ def look_at_mask(path: str, label_map: LabelMap | None = None) -> Look:
     with damage_noted(look):
         data, image = open_bytes(path)
         read_header(look, data, image)
+        look.lossy |= look.format in ("JPEG", "MPO")
         decode(image)
         raw, look.thumb = _raw(look, image, label_map), thumbnail(grey_values(image))
     if raw is not None:
@@ -83,8 +82,3 @@ def _measure(look: Look, raw: np.ndarray) -> None:
     bright = raw > (0 if largest <= INDEX_MAX else largest // 2)
     look.pieces = cv2.connectedComponents(bright.view(np.uint8), connectivity=8)[0] - 1
     look.border = float(min(bright[0].mean(), bright[-1].mean(), bright[:, 0].mean(), bright[:, -1].mean()))
-
-
-def is_jpeg(look: Look) -> bool:
-    """Whether a mask was stored with loss."""
-    return look.format in ("JPEG", "MPO") or Path(look.path).suffix.lower() in (".jpg", ".jpeg")

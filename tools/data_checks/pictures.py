@@ -52,6 +52,7 @@ class Look:
     digest     of the file's bytes
     thumb      grey uint8 [32, 32] as bytes; empty where it was not made
     extrema    smallest and largest grey value, of a frame in its reduced form
+    lossy      mask: whether it was stored with loss
     problems   (code, detail)
     values     mask: raw value -> its number of pixels
     pieces     mask: connected parts of the foreground
@@ -65,6 +66,7 @@ class Look:
     digest: bytes = b""
     thumb: bytes = b""
     extrema: tuple[int, int] = (0, 255)
+    lossy: bool = False
     problems: list[tuple[str, str]] = field(default_factory=list)
     values: dict[int, int] = field(default_factory=dict)
     pieces: int = 0
