@@ -34,7 +34,9 @@ def holds_ones(raw_masks: Iterable[np.ndarray | None], paths: Iterable[Path | No
     raw_masks  uint8 [H, W] each, None: not annotated; looked at up to the first one that has
     paths      of the masks. Those stored with loss hold no ones: the noise of an empty mask is as small
 
-    It is asked of a video and not of a mask, which may be empty but for a stray pixel of 1.
+    It is asked of a video and not of a mask, which may be empty but for a stray pixel of 1; nor of a set, which may
+    hold videos of both kinds, and whose masks would all be read before the first is scored. A video without an object
+    whose masks of 0 and 255 have such a pixel, and a still image like it, are taken to be of ones.
     """
     if any(path is not None and is_lossy(path) for path in paths):
         return False
