@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from lgrnet.data.still_transforms import Augmentation
-from lgrnet.data.transforms import Arrays
+from lgrnet.data.transforms import Arrays, as_chance
 
 Changes = Sequence[tuple[str, float]]
 _ENHANCERS = {
@@ -29,7 +29,7 @@ class RandomEnhance(Augmentation):
     names = ("contrast", "brightness", "sharpness")
 
     def __init__(self, strongest: float = 1.1, probability: float = 0.5):
-        self.strongest, self.probability = strongest, probability
+        self.strongest, self.probability = strongest, as_chance(probability)
 
     def draw(self, rng: random.Random, size: tuple[int, int]) -> list[tuple[str, float]]:
         """(what, factor) of every change, in order."""
@@ -46,7 +46,7 @@ class RandomBlur(Augmentation):
     """Pillow's Gaussian blur with a radius drawn from 0 .. `radius` (SvANet; SSFormer has it, but does not use it)."""
 
     def __init__(self, radius: float = 1.0, probability: float = 0.5):
-        self.radius, self.probability = radius, probability
+        self.radius, self.probability = radius, as_chance(probability)
 
     def draw(self, rng: random.Random, size: tuple[int, int]) -> float | None:
         """The radius in pixels, None: nothing changes."""
@@ -80,7 +80,7 @@ class PhotometricDistort(Augmentation):
         probability: float = 0.5,
     ):
         self.ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        self.hue, self.probability = hue, probability
+        self.hue, self.probability = hue, as_chance(probability)
 
     def draw(
         self, rng: random.Random, size: tuple[int, int]

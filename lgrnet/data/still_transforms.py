@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate as rotate_tensor
 
-from lgrnet.data.transforms import PILLOW_FILTERS, Arrays, Size, as_size, resize_as_tensor, short_side_sizes
+from lgrnet.data.transforms import PILLOW_FILTERS, Arrays, Size, as_chance, as_size, resize_as_tensor, short_side_sizes
 
 FILTERS = {"nearest": Image.Resampling.NEAREST, **PILLOW_FILTERS}
 OUTSIDE = {"background": 0.0, "ignore": float("nan"), "foreground": 1.0}
@@ -83,7 +83,7 @@ class RandomScaleCrop(Augmentation):
     """
 
     def __init__(self, scale: Sequence[float] = (0.75, 1.25), probability: float = 0.5, masks: str = "nearest"):
-        self.scale, self.probability, self.masks = tuple(scale), probability, _filter(masks)
+        self.scale, self.probability, self.masks = tuple(scale), as_chance(probability), _filter(masks)
 
     def draw(self, rng: random.Random, size: tuple[int, int]) -> float | None:
         """The factor, None: nothing changes; two draws."""
@@ -209,7 +209,7 @@ class RandomRotation(Augmentation):
             raise ValueError(f'frames is {frames!r}; expected "bilinear" or "nearest"')
         if tensors and expand:
             raise ValueError("expand is done by Pillow; set tensors=False with it")
-        self.degrees, self.probability, self.frames = tuple(degrees), probability, frames
+        self.degrees, self.probability, self.frames = tuple(degrees), as_chance(probability), frames
         self.outside, self.whole, self.expand, self.tensors = _outside(outside), whole, expand, tensors
 
     def draw(self, rng: random.Random, size: tuple[int, int]) -> float | None:

@@ -64,7 +64,7 @@ class RandomFlip:
     """Left-right and top-bottom mirror images, each with its own probability."""
 
     def __init__(self, horizontal: float = 0.5, vertical: float = 0.5):
-        self.horizontal, self.vertical = _chance(horizontal), _chance(vertical)
+        self.horizontal, self.vertical = as_chance(horizontal), as_chance(vertical)
 
     def __call__(self, frames: np.ndarray, masks: np.ndarray, rng: random.Random) -> Arrays:
         """Same shapes; two draws."""
@@ -76,7 +76,7 @@ class RandomRotate90:
     """0 to 3 quarter turns, drawn uniformly. Clips that are not square only make half turns, to keep their shape."""
 
     def __init__(self, probability: float = 0.5):
-        self.probability = _chance(probability)
+        self.probability = as_chance(probability)
 
     def __call__(self, frames: np.ndarray, masks: np.ndarray, rng: random.Random) -> Arrays:
         """Same shapes; two draws."""
@@ -136,7 +136,7 @@ class RandomAffine:
         probability: float = 0.5,
         masks: str = "nearest",
     ):
-        self.degrees, self.translate, self.probability = degrees, translate, _chance(probability)
+        self.degrees, self.translate, self.probability = degrees, translate, as_chance(probability)
         self.scale, self.mask_mode = _interval(scale, "scale", 0.0, 100.0), _mask_mode(masks)
 
     def __call__(self, frames: np.ndarray, masks: np.ndarray, rng: random.Random) -> Arrays:
@@ -165,8 +165,8 @@ class ColorJitter:
         hue: float = 0.02,
         probability: float = 0.8,
     ):
-        self.ranges = [_chance(brightness), _chance(contrast), _chance(saturation)]
-        self.hue, self.probability = _interval((0.0, hue), "hue", 0.0, 0.5)[1], _chance(probability)
+        self.ranges = [as_chance(brightness), as_chance(contrast), as_chance(saturation)]
+        self.hue, self.probability = _interval((0.0, hue), "hue", 0.0, 0.5)[1], as_chance(probability)
 
     def __call__(self, frames: np.ndarray, masks: np.ndarray, rng: random.Random) -> Arrays:
         """Same shapes, masks untouched; five draws."""
@@ -185,7 +185,7 @@ class GaussianBlur:
     """Blurs all frames of the clip alike; `sigma` is the range of the blur's radius in pixels."""
 
     def __init__(self, sigma: Sequence[float] = (0.3, 1.5), probability: float = 0.2):
-        self.sigma, self.probability = _interval(sigma, "sigma", 0.01, 50.0), _chance(probability)
+        self.sigma, self.probability = _interval(sigma, "sigma", 0.01, 50.0), as_chance(probability)
 
     def __call__(self, frames: np.ndarray, masks: np.ndarray, rng: random.Random) -> Arrays:
         """Same shapes, masks untouched; two draws."""
@@ -293,14 +293,17 @@ def shift_hue(frame: np.ndarray, hue: int, saturation: int) -> np.ndarray:
     return cv2.cvtColor(space, cv2.COLOR_HSV2RGB)
 
 
+def as_chance(value: float) -> float:
+    """The probability, or the strength of a change, as a float. Raises ValueError outside of 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"probability or strength is {value}; expected a number in 0..1")
+    return float(value)
+
+
 def _mask_mode(name: str) -> int:
     if name not in _MASK_MODES:
         raise ValueError(f'masks is {name!r}; expected "nearest" or "linear"')
     return _MASK_MODES[name]
-
-
-def _chance(value: float) -> float:
-    return _interval((0.0, value), "probability or strength", 0.0, 1.0)[1]
 
 
 def _interval(values: Sequence[float], name: str, low: float, high: float) -> tuple[float, float]:

@@ -37,12 +37,13 @@ class TimmBackbone(nn.Module):
     """Any timm model with feature maps at strides 4, 8, 16 and 32, by its timm name.
 
     name        e.g. "pvt_v2_b2" or "res2net50d"; `net` keeps timm's own parameter names
-    drop_path   the largest drop-path rate (it rises linearly over the blocks); 0 for models without
+    drop_path   the largest drop-path rate, in 0 <= rate < 1 (it rises linearly over the blocks); 0 for models without
     norm_eps    epsilon of every layer norm; None leaves timm's
     mlp_ratios  hidden width of the MLPs of each stage over its width, for models that have it (PVTv2); None leaves
                 timm's. The PVTv2-B5 of SSFormer's reproduction study has (8, 8, 4, 4), the published one (4, 4, 4, 4)
 
-    Raises ValueError for a name that timm does not know, and for a model without such feature maps.
+    Raises ValueError for a name that timm does not know, a drop-path rate out of range, and a model without such
+    feature maps.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TimmBackbone(nn.Module):
         if not timm.is_model(name):
             near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0))
             raise ValueError(f"timm {timm.__version__} has no model {name!r}; the nearest names are {near}")
+        check_drop_path(drop_path)
         options = {"drop_path_rate": drop_path} if drop_path else {}
         if mlp_ratios is not None:
             options["mlp_ratios"] = tuple(mlp_ratios)
@@ -86,11 +88,11 @@ class MixTransformer(nn.Module):
     """The encoder of SegFormer (MiT-B0..B5, Xie et al., NeurIPS 2021), as segmentation-models-pytorch has it.
 
     name       "mit_b0" .. "mit_b5"; `net` keeps the official parameter names (block1.0.attn.q.weight, ...)
-    drop_path  the largest drop-path rate; it rises linearly over the blocks, from 0 for the first
+    drop_path  the largest drop-path rate, in 0 <= rate < 1; it rises linearly over the blocks, from 0 for the first
     norm_eps   epsilon of every layer norm; None: the official ones, 1e-6 in blocks and after stages, 1e-5 after patch
                embeddings and in attention
 
-    Raises ValueError for another name.
+    Raises ValueError for another name and for a drop-path rate out of range.
     """
 
     def __init__(self, name: str = "mit_b0", drop_path: float = 0.1, norm_eps: float | None = None):
@@ -98,6 +100,7 @@ class MixTransformer(nn.Module):
         if name not in _MIT:
             near = ", ".join(difflib.get_close_matches(str(name), _MIT, n=3, cutoff=0.0))
             raise ValueError(f"there is no mix transformer {name!r}; the nearest names are {near}")
+        check_drop_path(drop_path)
         # Here and not above: the other backbones work where it is not installed.
         from segmentation_models_pytorch.encoders import mix_transformer
 
@@ -155,6 +158,12 @@ class ConvolutionalTransformer(nn.Module):
         """Normalised frames [batch, 3, H, W] -> res2..res4, each [batch, C_level, H / stride, W / stride]"""
         maps = self.net(frames, output_hidden_states=True).hidden_states
         return dict(zip(LEVELS[:3], maps, strict=True))
+
+
+def check_drop_path(rate: float) -> None:
+    """Raises ValueError for a rate that no block can have: the libraries find that out only in training, or never."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path is {rate}; expected a rate in 0 <= rate < 1, for example 0.1 (0: none)")
 
 
 def set_norm_eps(net: nn.Module, eps: float | None) -> None:

@@ -253,3 +253,6 @@ def test_wrong_arguments():
         RandomPaddedCrop(8, "white")
     with pytest.raises(ValueError, match="expand is done by Pillow"):
         RandomRotation(expand=True, tensors=True)
+    for kind in (RandomScaleCrop, RandomRotation, RandomEnhance, RandomBlur, PhotometricDistort):
+        with pytest.raises(ValueError, match="probability or strength is 2; expected a number in 0..1"):
+            kind(probability=2)

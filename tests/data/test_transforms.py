@@ -203,7 +203,7 @@ def test_wrong_arguments(clip):
         Resize((1, 2, 3))
     with pytest.raises(ValueError, match='"nearest" or "linear"'):
         Resize(8, masks="cubic")
-    with pytest.raises(ValueError, match="interval within 0.0..1.0"):
+    with pytest.raises(ValueError, match="probability or strength is 1.5; expected a number in 0..1"):
         RandomFlip(1.5)
     with pytest.raises(ValueError, match="scale is"):
         RandomResizedCrop(8, scale=(0.9, 0.1))

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from lgrnet.models.backbones import ConvolutionalTransformer, TimmBackbone
+from lgrnet.models.backbones import ConvolutionalTransformer, MixTransformer, TimmBackbone
 from lgrnet.models.ssformer import SSFormer
 from lgrnet.models.still_decoders import ProgressiveLocalityDecoder
 
@@ -32,6 +32,13 @@ def test_a_model_without_intermediate_maps_is_told_from_one_without_the_strides(
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"no feature maps at strides \[4, 8, 32\]"):
         TimmBackbone("vit_tiny_patch16_224", drop_path=0.0)
+
+
+@pytest.mark.parametrize("kind", [TimmBackbone, MixTransformer])
+@pytest.mark.parametrize("rate", [2, 1.0, -0.1, float("nan")])
+def test_a_drop_path_that_is_no_rate_is_refused(kind, rate):
+    with pytest.raises(ValueError, match=f"drop_path is {rate}; expected a rate in 0 <= rate < 1"):
+        kind(drop_path=rate)
 
 
 @pytest.mark.parametrize("number", range(3))
