@@ -80,6 +80,13 @@ def test_train_then_resume_then_evaluate(call, tmp_path):
     assert status == 0 and list(json.loads((tmp_path / "other" / "eval" / "summary.json").read_text())) == ["mine"]
 
 
+def test_fewer_steps_than_are_done_are_one_line(call, tmp_path):
+    out = ["--out_dir", tmp_path, "train.device=cpu", "train.eval_every=0", "train.eval_last=false"]
+    assert call("--trainer_mode", "train", *out, "train.steps=2")[0] == 0
+    status, _, error = call("--trainer_mode", "train_resume", *out, "train.steps=1")
+    assert status == 2 and error.startswith("error: the run in") and error.count("\n") == 1
+
+
 def test_what_is_evaluated_before_a_failure_is_in_the_summary(call, tmp_path, monkeypatch):
     out = ["--out_dir", tmp_path, "train.device=cpu"]
     call("--trainer_mode", "train", *out, "train.steps=4", "train.eval_every=0", "train.eval_last=false")

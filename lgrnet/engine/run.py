@@ -60,8 +60,8 @@ _VERSIONS = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", 
 def train(config: DictConfig, folder: str | Path, context: distributed.Context, resume: bool = False) -> int:
     """Trains as the config says, in `folder`; returns the number of steps that are done.
 
-    resume  go on from the newest whole checkpoint of `folder`, with settings that do not change what a step does;
-            without it a folder that holds checkpoints is refused
+    resume  go on from the newest whole checkpoint of `folder`, with settings that do not change what a step does, and
+            not with fewer steps than are done; without it a folder that holds checkpoints is refused
 
     Raises ConfigError, DataError, CheckpointError, OfficialWeightsError and TrainingError for what a user can mend.
     """
@@ -69,6 +69,11 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     metadata = weights_metadata(to_json(config.model), input_facts(config))
     checkpointer = Checkpointer(folder / CHECKPOINTS, settings.keep, settings.metric, metadata, warn=_say)
     start = _start(checkpointer, resume)
+    if start is not None and start.step > settings.steps:
+        raise ConfigError(
+            f"the run in {folder} has done {start.step} steps, but train.steps is {settings.steps}: nothing is left to "
+            "train. Resume with more steps, or evaluate its checkpoints with --trainer_mode eval"
+        )
     changes = {} if start is None else changed_settings(folder, config)
     sets, options = evaluation_sets(config), evaluation_options(config)
     check_evaluation(settings, sets, options["protocols"])
@@ -231,6 +236,8 @@ def _run_main(
         write_atomic(folder / "origin.json", json.dumps(origin, indent=1).encode())
         log.event("start" if start is None else "resume", step=trainer.step, origin=origin)
         terminal.say(f"training in {folder}, step {trainer.step} of {settings.steps}, on {trainer.device}")
+        if trainer.step == settings.steps:
+            terminal.say("all steps are done: nothing is left to train")
         try:
             show = LogHook(log, terminal, resumed=start is not None)
             hooks = _hooks(checkpointer, log, terminal.say, evaluate, redo)

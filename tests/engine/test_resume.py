@@ -203,8 +203,16 @@ def test_the_training_state_knows_its_stream_too(data, straight, override):
         trainer.load_state(start.weights(), start.state())
 
 
-def test_resuming_a_finished_run_changes_nothing(data, straight):
+def test_resuming_a_finished_run_changes_nothing(data, straight, capsys):
     before, files = log_text(straight), sorted(p.name for p in straight.iterdir())
     assert resume(straight, data) == 8
+    assert "all steps are done: nothing is left to train" in capsys.readouterr().out
     assert log_text(straight) == before
     assert sorted(p.name for p in straight.iterdir()) == files
+
+
+def test_a_run_that_has_done_more_steps_than_asked_for_is_left_as_it_is(data, straight):
+    before = {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="has done 8 steps, but train.steps is 7: nothing is left.*more steps"):
+        resume(straight, data, "train.steps=7")
+    assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
