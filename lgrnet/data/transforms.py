@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from lgrnet.records import MAX_PIXELS
+
 Arrays = tuple[np.ndarray, np.ndarray]
 Transform = Callable[[np.ndarray, np.ndarray, random.Random], Arrays]
 Size = int | Sequence[int]
@@ -260,10 +262,15 @@ def warp(frames: np.ndarray, masks: np.ndarray, matrix: np.ndarray, mask_mode: i
 
 
 def as_size(size: Size) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as two; raises ValueError for anything else."""
+    """(height, width) of a size given as one number or as two.
+
+    Raises ValueError for anything else, and for more pixels than a frame on disk may have.
+    """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ValueError(f"size is {size}; expected one positive whole number or (height, width)")
+    if pair[0] * pair[1] > MAX_PIXELS:
+        raise ValueError(f"size is {pair[0]} x {pair[1]}; expected at most {MAX_PIXELS} pixels")
     return pair
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lgrnet.config import ConfigError, build
-from lgrnet.data.transforms import check_eval_rule
+from lgrnet.data.transforms import as_size, check_eval_rule
 from lgrnet.engine.evaluate import check_set
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.evaluation import AveragePrecision, LGRNetProtocol, Protocol, read_attributes
@@ -62,6 +62,7 @@ def evaluation_options(config: DictConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"size": tuple(config.data.size), "protocols": evaluation_protocols(config)}
     options |= {"resize": config.data.get("resize") or "bilinear", "instances": config.data.get("instances")}
     try:
+        as_size(options["size"])
         check_eval_rule(options["resize"])
         if options["instances"] is not None:
             AveragePrecision(options["instances"])

@@ -26,8 +26,9 @@ class Predictor:
     chunk   frames that pass the model together; None leaves the model's own `frame_chunk`
     resize  how: "bilinear", "bicubic" or "short_side", see `lgrnet.data.transforms.resize_for_eval`
 
-    Raises ValueError when `chunk` is given for a model that does not work in chunks, when the device is not there, or
-    for an unknown `resize`.
+    Raises ValueError when `chunk` is given for a model that does not work in chunks, when the device is not there, for
+    an unknown `resize`, and for a `size` that is none or has more pixels than a frame on disk may have. Sizes that are
+    no multiples of the model's stride are padded.
     """
 
     def __init__(
@@ -80,22 +81,22 @@ class Predictor:
         first, MemoryError with advice when the video does not fit.
         """
         names: list[str] = []
-        small, disk_size = [], None
-        for name, frame in _of_one_size(frames, video):
-            names.append(name)
-            small.append(resize_for_eval(frame, self.size, self.resize))
-            disk_size = frame.shape[:2]
-        if disk_size is None:
-            raise DataError(f"video {video!r} has no frames; expected at least one")
-        info = ClipInfo(video, tuple(names), disk_size, (len(names), *small[0].shape[:2]))
+        small, disk_size, size = [], None, self.size
         try:
-            video = np.stack(small)
+            for name, frame in _of_one_size(frames, video):
+                names.append(name)
+                disk_size = frame.shape[:2]
+                small.append(resize_for_eval(frame, self.size, self.resize))
+            if disk_size is None:
+                raise DataError(f"video {video!r} has no frames; expected at least one")
+            size = small[0].shape[:2]
+            clip = np.stack(small)
             small.clear()
-            return self._run(video, info, candidates)
+            return self._run(clip, ClipInfo(video, tuple(names), disk_size, clip.shape[:3]), candidates)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if disk_size is None or not _is_out_of_memory(error):
                 raise
-            raise MemoryError(self._advice(info)) from error
+            raise MemoryError(self._advice(video, (len(names), *size), disk_size)) from error
 
     @torch.inference_mode()
     def _run(self, frames: np.ndarray, info: ClipInfo, candidates: bool) -> Prediction:
@@ -108,12 +109,11 @@ class Predictor:
         options = {"candidates": True} if candidates else {}
         return self.model.predict(output, info, **options)
 
-    def _advice(self, info: ClipInfo) -> str:
-        frames, height, width = info.valid_size
+    def _advice(self, video: str, size: tuple[int, int, int], disk_size: tuple[int, int]) -> str:
+        frames, height, width = size
         return (
-            f"video {info.video!r} does not fit in memory: {frames} frames at {height} x {width}, "
-            f"{info.disk_size[0]} x {info.disk_size[1]} on disk, on {self.device}; use a smaller size, a smaller "
-            "chunk, or split the video"
+            f"video {video!r} does not fit in memory: {frames} frames at {height} x {width}, {disk_size[0]} x "
+            f"{disk_size[1]} on disk, on {self.device}; use a smaller size, a smaller chunk, or split the video"
         )
 
 

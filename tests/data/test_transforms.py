@@ -201,6 +201,8 @@ def test_wrong_arguments(clip):
         Resize(0)
     with pytest.raises(ValueError, match="size is"):
         Resize((1, 2, 3))
+    with pytest.raises(ValueError, match="size is 10000 x 10000; expected at most 64000000 pixels"):
+        Resize(10000)
     with pytest.raises(ValueError, match='"nearest" or "linear"'):
         Resize(8, masks="cubic")
     with pytest.raises(ValueError, match="probability or strength is 1.5; expected a number in 0..1"):

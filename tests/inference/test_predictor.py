@@ -156,6 +156,15 @@ def test_full_memory_gives_advice(frames, error, monkeypatch):
         Predictor(model, 64).predict_frames(frames, video="v")
 
 
+def test_full_memory_on_the_way_there_gives_advice(frames, monkeypatch):
+    def fail(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("lgrnet.inference.predictor.resize_for_eval", fail)
+    with pytest.raises(MemoryError, match="'v' does not fit in memory: 1 frames at 64 x 64, 90 x 120 on disk"):
+        Predictor(Brightness(), 64).predict_frames(frames, video="v")
+
+
 def test_other_errors_of_the_model_are_not_renamed(frames, monkeypatch):
     model = Brightness()
 

@@ -228,3 +228,16 @@ def test_a_wrong_device_or_place_is_one_line(tool, weights, tmp_path, capsys):
     assert tool.main([*given, str(tmp_path / "file")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: cannot use {tmp_path / 'file'}") and error.endswith("check INPUT and --out\n")
+
+
+@pytest.mark.parametrize(
+    "size, says",
+    [(("0", "64"), "(0, 64)"), (("64", "-8"), "(64, -8)"), (("100000", "100000"), "at most 64000000 pixels")],
+)
+def test_a_size_that_cannot_be_is_one_line(tool, weights, tmp_path, capsys, size, says):
+    write_frame(tmp_path / "v" / "a.png", FRAMES[0])
+    given = [str(tmp_path / "v"), "--weights", str(weights), "--out", str(tmp_path / "out"), "--size", *size]
+    assert tool.main(given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: size is ") and says in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
