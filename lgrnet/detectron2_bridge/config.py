@@ -43,7 +43,7 @@ def add_lgrnet_config(cfg: CfgNode) -> CfgNode:
     Ours are MODEL.NUM_CLASSES (background not counted), MODEL.FRAME_CHUNK, MODEL.LGRNET, MODEL.PLAIN_HEAD,
     MODEL.SSFORMER, MODEL.SVANET, MODEL.CRITERION, MODEL.DENSE_CRITERION, MODEL.SOFTMAX_CRITERION, MODEL.PVTV2,
     MODEL.MIT, INPUT.CLIP, DATASETS.ROOT, SOLVER.BACKBONE_MULTIPLIER, TEST.SEMANTIC_ON and TEST.INSTANCE_ON. The keys
-    of a class are the names of its arguments in capitals, with their defaults.
+    of a class are the names of its arguments in capitals, with their defaults; but MODEL.SVANET.MASK_SEED follows SEED.
 
     Of detectron2's own keys these change, so that they mean what they mean there: MODEL.META_ARCHITECTURE,
     MODEL.BACKBONE, MODEL.PIXEL_MEAN and PIXEL_STD (0..255, in the order of INPUT.FORMAT, which is RGB), SOLVER,
@@ -136,9 +136,10 @@ def _add_model(model: CfgNode) -> None:
     model.CRITERION.MATCHER = _section(HungarianMatcher)
     model.DENSE_CRITERION = _section(DenseCriterion)
     model.SOFTMAX_CRITERION = _section(SoftmaxCriterion)
-    model.SSFORMER = CfgNode({"DECODER": "ProgressiveLocalityDecoder", "ENLARGE": "corners"})
+    # SQUARE: ProgressiveUpsamplingDecoder's, False for the others
+    model.SSFORMER = CfgNode({"DECODER": "ProgressiveLocalityDecoder", "ENLARGE": "corners", "SQUARE": False})
     model.SVANET = _section(SvANet, "num_classes")
-    model.SVANET.RESNET = "resnet50"
+    model.SVANET.RESNET, model.SVANET.MASK_SEED = "resnet50", -1  # below 0: SEED, or 0 where that is below 0
     for name, kind in (("PVTV2", TimmBackbone), ("MIT", MixTransformer)):
         model[name] = _section(kind)
         model[name].OUT_FEATURES = list(LEVELS)

@@ -16,19 +16,16 @@ from lgrnet.losses.softmax_criterion import SoftmaxCriterion
 from lgrnet.models import ssformer, still_decoders, svanet
 from lgrnet.models.resnet import ResNetBackbone
 
-_DECODERS = (
-    "ProgressiveLocalityDecoder",
-    "SegFormerDecoder",
-    "MultiLevelAggregationDecoder",
-    "ProgressiveUpsamplingDecoder",
-)
+_PUP = "ProgressiveUpsamplingDecoder"
+_DECODERS = ("ProgressiveLocalityDecoder", "SegFormerDecoder", "MultiLevelAggregationDecoder", _PUP)
 
 
 @META_ARCH_REGISTRY.register()
 class SSFormer(ClipMetaArch):
     """SSFormer (Wang et al., MICCAI 2022) and its ablation, from MODEL.SSFORMER and MODEL.DENSE_CRITERION.
 
-    MODEL.SSFORMER.DECODER names a decoder of `lgrnet.models.still_decoders`, which has its own default width.
+    MODEL.SSFORMER.DECODER names a decoder of `lgrnet.models.still_decoders`, which has its own default width, and
+    MODEL.SSFORMER.SQUARE is the `square` of ProgressiveUpsamplingDecoder; with another it raises ConfigError.
     """
 
     @classmethod
@@ -42,7 +39,11 @@ class SSFormer(ClipMetaArch):
         section = cfg.MODEL.SSFORMER
         if section.DECODER not in _DECODERS:
             raise ConfigError(f"MODEL.SSFORMER.DECODER is {section.DECODER!r}; expected one of {', '.join(_DECODERS)}")
-        decoder = make(getattr(still_decoders, section.DECODER), outputs=cfg.MODEL.NUM_CLASSES, zen_partial=True)
+        square = {"square": True} if section.SQUARE else {}
+        if square and section.DECODER != _PUP:
+            raise ConfigError(f"MODEL.SSFORMER.SQUARE is True, but {section.DECODER} has none; expected DECODER {_PUP}")
+        kind, outputs = getattr(still_decoders, section.DECODER), cfg.MODEL.NUM_CLASSES
+        decoder = make(kind, outputs=outputs, **square, zen_partial=True)
         net = make(ssformer.SSFormer, backbone=backbone, decoder=decoder, enlarge=section.ENLARGE)
         return per_frame(cfg, net, make, "sigmoid")
 
@@ -52,7 +53,8 @@ class SvANet(ClipMetaArch):
     """SvANet (Dai et al., IEEE TNNLS 2025), from MODEL.SVANET and MODEL.SOFTMAX_CRITERION.
 
     It has a ResNet with maps at strides 2 .. 32 of its own, MODEL.SVANET.RESNET; MODEL.BACKBONE is not used. Its frames
-    are not normalised as published: MODEL.PIXEL_MEAN [0, 0, 0] and PIXEL_STD [255, 255, 255].
+    are not normalised as published: MODEL.PIXEL_MEAN [0, 0, 0] and PIXEL_STD [255, 255, 255]. A MODEL.SVANET.MASK_SEED
+    below 0 follows SEED, so that repeats have their own; where SEED is below 0, too, it is 0, and a run can be resumed.
     """
 
     @classmethod
@@ -74,5 +76,7 @@ class SvANet(ClipMetaArch):
     def describe(cls, cfg: CfgNode, backbone: Any, make: Make) -> Any:
         """SvANet on a ResNet, for every frame; background is a channel of its own."""
         section = {name: value for name, value in arguments(cfg.MODEL.SVANET).items() if name != "resnet"}
+        if section["mask_seed"] < 0:
+            section["mask_seed"] = max(cfg.SEED, 0)
         net = make(svanet.SvANet, backbone=backbone, num_classes=cfg.MODEL.NUM_CLASSES + 1, **section)
         return per_frame(cfg, net, make, "softmax")

@@ -88,6 +88,32 @@ def test_decoders_of_the_ablation(cfg, decoder):
     assert type(build_model(cfg).model.net.decoder).__name__ == decoder
 
 
+def test_the_square_logits_of_progressive_upsampling(cfg):
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.DEVICE = "SSFormer", "MiT", "cpu"
+    cfg.MODEL.MIT.NAME, cfg.MODEL.SSFORMER.ENLARGE = "mit_b0", "none"
+    cfg.MODEL.SSFORMER.DECODER = "ProgressiveUpsamplingDecoder"
+    assert build_model(cfg).model.net.decoder.square is False
+    cfg.MODEL.SSFORMER.SQUARE = True
+    made = build_model(cfg).eval(), build(describe_model(cfg, builds)).eval()
+    for net in (made[0].model.net, made[1].net):
+        with torch.no_grad():
+            assert net(torch.rand(1, 3, 64, 96)).shape == (1, 1, 48, 48)
+    cfg.MODEL.SSFORMER.DECODER = "SegFormerDecoder"
+    with pytest.raises(ConfigError, match="SQUARE is True, but SegFormerDecoder has none; expected DECODER Progress"):
+        build_model(cfg)
+
+
+def test_the_mask_seed_of_svanet_follows_the_seed(cfg):
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SVANET.RESNET, cfg.MODEL.DEVICE = "SvANet", "resnet18", "cpu"
+
+    def seed(**changes):
+        cfg.SEED, cfg.MODEL.SVANET.MASK_SEED = changes.get("SEED", 2024), changes.get("MASK_SEED", default)
+        return describe_model(cfg, builds).net.mask_seed
+
+    default = cfg.MODEL.SVANET.MASK_SEED
+    assert (seed(), seed(SEED=7), seed(SEED=7, MASK_SEED=0), seed(SEED=-1)) == (2024, 7, 0, 0)
+
+
 def test_an_unknown_decoder_is_told(cfg):
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME = "SSFormer", "MiT"
     cfg.MODEL.SSFORMER.DECODER = "PLD"
