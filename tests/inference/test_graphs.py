@@ -71,6 +71,27 @@ def test_moving_and_casting_forget_and_new_weights_do_not(recorded):
     assert len(shapes) == 2
 
 
+def test_a_model_that_is_moved_or_changed_inside_is_recorded_anew(recorded):
+    make, shapes = recorded
+    model = make()
+    part = model.model.last
+    changes = [
+        lambda: None,
+        lambda: model.model.double().float(),  # to another place and back
+        lambda: part.double().float(),
+        lambda: setattr(part, "weight", torch.nn.Parameter(part.weight.detach().clone())),
+        lambda: model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True),
+        lambda: setattr(model.model.norm, "running_mean", model.model.norm.running_mean.clone()),
+    ]
+    kept = []  # so that no address is given out twice
+    with torch.no_grad():
+        for count, change in enumerate(changes, start=1):
+            kept += [tensor.detach() for tensor in model.state_dict().values()]
+            change()
+            model(frames()), model(frames())
+            assert len(shapes) == count
+
+
 def test_each_model_records_on_its_own_stream_and_a_pool_ends_with_its_last_graph(monkeypatch):
     """What torch shares between models may be of another GPU, and a pool without graphs is no pool any more."""
     recordings, nothing = [], contextlib.nullcontext()
