@@ -119,9 +119,20 @@ def without_gradients(tensors: Iterable[Tensor | None]) -> bool:
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address of a contiguous CPU tensor's first element; null for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+@cache
+def kernel(name: str, addresses: int, sizes: int, *others: type) -> Callable:
+    """The library's function of that name, called with plain numbers: an object of ctypes for each would cost more.
+
+    Its arguments are so many addresses (of `address`, or an array of ctypes), so many int64, and `others`.
+    """
+    function = getattr(library(), name)
+    function.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_int64] * sizes + [*others]
+    return function
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a CPU tensor's first element lies; None for None, which is null to a `kernel`."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def rows_of(tensor: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ctypes import c_float, c_int, c_int64
+from ctypes import c_float, c_int
 
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library, pointer, rows_of
+from lgrnet.ops.cpu import address, kernel, rows_of
 
 __all__ = ["multi_head_attention_cpu"]
 
@@ -20,9 +20,9 @@ def multi_head_attention_cpu(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Ten
     if q.numel() and k.numel():
         channels, rows = q.shape[2] // heads, [rows_of(tensor) for tensor in (q, k, v)]
         steps = (tensor.stride(0) for tensor in rows)
-        sizes = map(c_int64, (len(q), heads, q.shape[1], k.shape[1], channels, *steps))
-        scale = c_float(channels**-0.5)
-        library().lgrnet_attention(*map(pointer, (*rows, out)), *sizes, scale, c_int(torch.get_num_threads()))
+        sizes = (len(q), heads, q.shape[1], k.shape[1], channels, *steps)
+        attend = kernel("lgrnet_attention", 4, 8, c_float, c_int)
+        attend(*map(address, (*rows, out)), *sizes, channels**-0.5, torch.get_num_threads())
     return out
 
 

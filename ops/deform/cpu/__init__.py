@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ctypes import c_int, c_int64
+from ctypes import c_int
 
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library, pointer
+from lgrnet.ops.cpu import address, kernel
 
 __all__ = ["ms_deform_attn_cpu"]
 
@@ -28,7 +28,7 @@ def deform_forward(value: Tensor, offsets: Tensor, logits: Tensor, reference: Te
         return out.zero_()
     shapes = torch.tensor(sides, dtype=torch.int32)
     tensors = (value, offsets, logits, reference, shapes, out)
-    library().lgrnet_deform_forward(*map(pointer, tensors), *_sizes(value, offsets, reference))
+    kernel("lgrnet_deform_forward", 6, 8, c_int)(*map(address, tensors), *_sizes(value, offsets, reference))
     return out
 
 
@@ -43,7 +43,7 @@ def deform_backward(
     gradients = [torch.empty_like(t) for t in inputs]
     shapes = torch.tensor(sides, dtype=torch.int32)
     tensors = (*inputs, reference, shapes, dout, *gradients)
-    library().lgrnet_deform_backward(*map(pointer, tensors), *_sizes(value, offsets, reference))
+    kernel("lgrnet_deform_backward", 9, 8, c_int)(*map(address, tensors), *_sizes(value, offsets, reference))
     return gradients
 
 
@@ -81,9 +81,8 @@ def _out(value: Tensor, offsets: Tensor) -> Tensor:
     return value.new_empty(len(value), offsets.shape[1], value.shape[2] * value.shape[3])
 
 
-def _sizes(value: Tensor, offsets: Tensor, reference: Tensor) -> list:
-    """B, S, Q, heads, d, levels, points, clips of the reference and the number of threads, as C numbers."""
+def _sizes(value: Tensor, offsets: Tensor, reference: Tensor) -> tuple[int, ...]:
+    """B, S, Q, heads, d, levels, points, clips of the reference and the number of threads."""
     batch, tokens, heads, channels = value.shape
     _, queries, _, levels, points, _ = offsets.shape
-    sizes = (batch, tokens, queries, heads, channels, levels, points, len(reference))
-    return [*map(c_int64, sizes), c_int(torch.get_num_threads())]
+    return batch, tokens, queries, heads, channels, levels, points, len(reference), torch.get_num_threads()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ctypes import c_int, c_int64
+from ctypes import c_int
 
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library, pointer
+from lgrnet.ops.cpu import address, kernel
 
 __all__ = ["depthwise_gelu_cpu"]
 
@@ -26,7 +26,8 @@ def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | N
     _check(x, weight, bias, shift, height, width)
     out = torch.empty_like(x)
     if out.numel():
-        library().lgrnet_depthwise_forward(*_pointers(x, shift, weight, bias, out), *_sizes(x, height, width))
+        tensors = (x, shift, weight, bias, out)
+        kernel("lgrnet_depthwise_forward", 5, 4, c_int)(*map(address, tensors), *_sizes(x, height, width))
     return out
 
 
@@ -39,8 +40,8 @@ def depthwise_backward(
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, weight, bias)]
     gradients = [torch.empty_like(t) for t in (x, weight, bias)]
-    tensors = _pointers(x, shift, weight, bias, dout, *gradients)
-    library().lgrnet_depthwise_backward(*tensors, *_sizes(x, height, width))
+    tensors = (x, shift, weight, bias, dout, *gradients)
+    kernel("lgrnet_depthwise_backward", 8, 4, c_int)(*map(address, tensors), *_sizes(x, height, width))
     return gradients
 
 
@@ -68,13 +69,9 @@ def _backward(ctx, dout):
 depthwise_forward.register_autograd(_backward, setup_context=_remember)
 
 
-def _pointers(*tensors: Tensor | None) -> list:
-    return [None if tensor is None else pointer(tensor) for tensor in tensors]
-
-
-def _sizes(x: Tensor, height: int, width: int) -> list:
-    """B, H, W, C and the number of threads, as C numbers."""
-    return [*map(c_int64, (len(x), height, width, x.shape[2])), c_int(torch.get_num_threads())]
+def _sizes(x: Tensor, height: int, width: int) -> tuple[int, ...]:
+    """B, H, W, C and the number of threads."""
+    return len(x), height, width, x.shape[2], torch.get_num_threads()
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int) -> None:

@@ -7,7 +7,7 @@ from ctypes import c_int, c_int64
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library, pointer
+from lgrnet.ops.cpu import address, kernel
 
 __all__ = ["neighborhood_attention_cpu"]
 
@@ -36,7 +36,7 @@ def neighborhood_forward(
     if out.numel():
         q, k, v = map(_rows, (q, k, v))
         sizes = _sizes((q, k, v), sides, window, dilation, frame_shift)
-        library().lgrnet_neighborhood_forward(*map(pointer, (q, k, v, out)), *sizes)
+        kernel("lgrnet_neighborhood_forward", 6, 9, c_int)(*map(address, (q, k, v, out)), *sizes)
     return out
 
 
@@ -50,7 +50,7 @@ def neighborhood_backward(
     if q.numel():
         inputs = [_rows(t) for t in (q, k, v, dout)]
         sizes = _sizes(inputs, sides, window, dilation, frame_shift)
-        library().lgrnet_neighborhood_backward(*map(pointer, (*inputs, *gradients)), *sizes)
+        kernel("lgrnet_neighborhood_backward", 9, 9, c_int)(*map(address, (*inputs, *gradients)), *sizes)
     return gradients
 
 
@@ -89,12 +89,12 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _sizes(tensors, sides: list[int], window: int, dilation: int, frame_shift: int) -> list:
-    """Strides, sides, B, T, S, heads, d, the window and the number of threads, as C numbers."""
+    """Strides, sides, their number, B, T, S, heads, d, the window and the number of threads."""
     strides = [stride for t in tensors for stride in t.stride()[:3]]
     clips, frames, *others = tensors[0].shape
     sizes = (len(sides) // 2, clips, frames, *others, window, dilation, frame_shift % frames)
     arrays = ((c_int64 * len(numbers))(*numbers) for numbers in (strides, sides))
-    return [*arrays, *map(c_int64, sizes), c_int(torch.get_num_threads())]
+    return [*arrays, *sizes, torch.get_num_threads()]
 
 
 def _check(q: Tensor, sides: list[int]) -> None:

@@ -5,14 +5,12 @@ A call is short beside the products of few tokens: what is asked and made on the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ctypes import c_int, c_int64, c_void_p
-from functools import cache
+from ctypes import c_int
 
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import library, rows_of
+from lgrnet.ops.cpu import address, kernel, rows_of
 from lgrnet.ops.projection.reference import linear_reference
 
 __all__ = ["linear_cpu"]
@@ -28,13 +26,7 @@ def linear_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor 
     bias = bias if bias is None or bias.is_contiguous() else bias.contiguous()
     residual = None if residual is None else rows_of(residual)
     steps = (rows.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0), outputs)
-    addresses = (None if t is None else t.data_ptr() for t in (rows, weight, bias, residual, out))
-    _kernel()(*addresses, rows.shape[0], inputs, outputs, *steps, torch.get_num_threads())
+    sizes = (rows.shape[0], inputs, outputs, *steps)
+    addresses = map(address, (rows, weight, bias, residual, out))
+    kernel("lgrnet_linear", 5, 7, c_int)(*addresses, *sizes, torch.get_num_threads())
     return out
-
-
-@cache
-def _kernel() -> Callable:
-    kernel = library().lgrnet_linear
-    kernel.argtypes = [c_void_p] * 5 + [c_int64] * 7 + [c_int]
-    return kernel

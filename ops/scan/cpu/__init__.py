@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from lgrnet.ops.cpu import library, pointer, row_step
+from lgrnet.ops.cpu import address, kernel, library, row_step
 
 __all__ = ["selective_scan_cpu"]
 
@@ -95,9 +95,9 @@ def scan_forward(
     """y [B, L, D], the last state [B, G, D, N], and what the backward pass starts from (empty unless `keep`)."""
     _check(order, A, dt)
     y, state, kept = torch.empty_like(x), _state(x, A), _checkpoints(x, A, keep)
-    inputs = map(pointer, (x, dt, B, C, dt_weight, dt_bias, A, skip, order))
-    others = map(pointer, (initial, y, state, kept if keep else None))
-    library().lgrnet_scan_forward(*inputs, _strides(dt, B, C), *others, *_sizes(x, dt, A))
+    inputs = map(address, (x, dt, B, C, dt_weight, dt_bias, A, skip, order))
+    others = map(address, (initial, y, state, kept if keep else None))
+    kernel("lgrnet_scan_forward", 14, 7, c_int)(*inputs, _strides(dt, B, C), *others, *_sizes(x, dt, A))
     return y, state, kept
 
 
@@ -119,8 +119,9 @@ def scan_backward(
     """Gradients of x, dt, B, C, dt_weight, dt_bias, A, skip and the initial state."""
     inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip)
     gradients = [*(t.new_empty(t.shape) for t in inputs), _state(x, A)]
-    others = map(pointer, (kept, dy, dstate, *gradients))
-    library().lgrnet_scan_backward(*map(pointer, (*inputs, order)), _strides(dt, B, C), *others, *_sizes(x, dt, A))
+    others = map(address, (kept, dy, dstate, *gradients))
+    scan = kernel("lgrnet_scan_backward", 22, 7, c_int)
+    scan(*map(address, (*inputs, order)), _strides(dt, B, C), *others, *_sizes(x, dt, A))
     return gradients
 
 
@@ -152,10 +153,9 @@ def _checkpoints(x: Tensor, A: Tensor, keep: bool) -> Tensor:
     return x.new_empty(len(x), directions, chunks, padded * states)
 
 
-def _sizes(x: Tensor, dt: Tensor, A: Tensor) -> list:
-    """B, L, D, G, R, N, the interval and the number of threads, as C numbers."""
-    sizes = (*x.shape, A.shape[0], dt.shape[-1], A.shape[-1], INTERVAL)
-    return [*map(c_int64, sizes), c_int(torch.get_num_threads())]
+def _sizes(x: Tensor, dt: Tensor, A: Tensor) -> tuple[int, ...]:
+    """B, L, D, G, R, N, the interval and the number of threads."""
+    return *x.shape, A.shape[0], dt.shape[-1], A.shape[-1], INTERVAL, torch.get_num_threads()
 
 
 def _rows(t: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _strides(dt: Tensor, B: Tensor, C: Tensor) -> Array:
 
 
 def _check(order: Tensor, A: Tensor, dt: Tensor) -> None:
-    if not library().lgrnet_scan_is_order(pointer(order), *map(c_int64, order.shape)):
+    if not kernel("lgrnet_scan_is_order", 1, 2)(order.data_ptr(), *order.shape):
         raise ValueError(f"order is no permutation of 0..{order.shape[1] - 1} in every row; expected each token once")
     if A.shape[-1] > MOST_STATES or dt.shape[-1] > MOST_STATES:
         raise ValueError(f"{A.shape[-1]} states and rank {dt.shape[-1]}; the kernel does up to {MOST_STATES} of both")
