@@ -14,14 +14,14 @@ all heads of a few neighbouring queries are in one program, because their sample
 token share its cache line.
 
 The gradient of the values has no atomics and is the same in every run. A first kernel lays out the samples by (frame,
-head, level): x, y and weight, and the box around the samples of each few queries. In a second one a program owns a
-tile of TALL x WIDE pixels of one (frame, head). It looks through the boxes, 32 at a time, and takes the samples of
-those that touch its tile: with 32 of them as the inner dimension, the gradient of the tile is the product of a matrix
-of bilinear weights along y [TALL, samples] and one of weights along x times the output's gradient [samples, WIDE *
-channels]. That is a tensor-core product (tf32, for float32 inputs three of them), because the weight of a sample for a
-pixel is separable and zero beyond one pixel. Sums stay in registers and are written once. What a tile does not see it
-never reads, but samples scattered over the whole map make every tile read most of them: it is made for offsets of some
-pixels. A gradient dout that is no number spoils its tile instead of its pixels.
+head, level): x, y and weight, and the box around each 32 of them, a few queries or a part of one. In a second one a
+program owns a tile of TALL x WIDE pixels of one (frame, head). It looks through the boxes, 32 at a time, and takes the
+samples of those that touch its tile: with 32 of them as the inner dimension, the gradient of the tile is the product of
+a matrix of bilinear weights along y [TALL, samples] and one of weights along x times the output's gradient [samples,
+WIDE * channels]. That is a tensor-core product (tf32, for float32 inputs three of them), because the weight of a sample
+for a pixel is separable and zero beyond one pixel. Sums stay in registers and are written once. What a tile does not
+see it never reads, but samples scattered over the whole map make every tile read most of them: it is made for offsets
+of some pixels. A gradient dout that is no number spoils its tile instead of its pixels.
 
 Letters as in ops/deform/__init__.py; a "row" is query * heads + head.
 """
@@ -527,13 +527,13 @@ def _part(constants: dict[str, int]) -> tuple[dict[str, int], int]:
 
 def _sample_constants(points: int) -> dict[str, int]:
     padded = triton.next_power_of_2(points)
-    return {"PADDED": padded, "SAMPLES": max(SAMPLES, padded), "LANES": max(LANES, padded)}
+    return {"PADDED": padded, "SAMPLES": SAMPLES, "LANES": max(LANES, padded)}
 
 
 def _tile_constants(points: int, heads: int, dim: int, dtype: torch.dtype) -> dict[str, int | str]:
     padded = triton.next_power_of_2(points)
     channels = min(triton.next_power_of_2(dim), COLUMNS)
-    own = {"HEADS": heads, "DIM": dim, "PADDED": padded, "SAMPLES": max(SAMPLES, padded)}
+    own = {"HEADS": heads, "DIM": dim, "PADDED": padded, "SAMPLES": SAMPLES}
     wide = min(COLUMNS // channels, 16)
     # What tf32 cuts off, bfloat16 does not keep either, and float16 hardly: 7e-4 of a sum at most.
     precision = "tf32x3" if dtype == torch.float32 else "tf32"
@@ -545,7 +545,7 @@ def builds() -> list[Build]:
     found = []
     for kind in ("bf16", "fp32"):
         found += _builds(kind, 8, 8, 4)
-    return [*found, *_builds("bf16", 3, 20, 3), *_builds("fp32", 8, 32, 4)]
+    return [*found, *_builds("bf16", 3, 20, 3), *_builds("fp32", 8, 32, 4), *_builds("fp32", 1, 8, 512, levels=1)]
 
 
 def _builds(kind: str, heads: int, dim: int, points: int, levels: int = 3) -> list[Build]:

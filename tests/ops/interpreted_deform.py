@@ -25,6 +25,9 @@ CASES = {
     "more boxes than are seen at once": {
         "shapes": ((5, 6),), "heads": 1, "dim": 1, "points": 1, "queries": 1100, "batch": 1,
     },
+    "more points than under a box": {
+        "shapes": ((4, 5),), "heads": 1, "dim": 3, "points": 70, "queries": 3, "batch": 1,
+    },
 }  # fmt: skip
 
 
