@@ -28,7 +28,7 @@ computed again from the kept one, the adjoints in reverse, and both meet in regi
 chunks there too: `_ends` and `_carry` run on the adjoints. Directions write to buffers of their own that are summed
 afterwards, so do blocks of channels (B, C, dt) and chunks (weights): there is no atomic operation, and a result is
 the same bits each time on one kind of GPU (how many chunks there are depends on its multiprocessors). A projection of
-rank above RANKS is a matrix product outside.
+rank above RANKS is a matrix product outside, in float64: no setting of TF32 reaches that.
 
 Counted in the code for sm_90, bfloat16, N 16, for 32 steps of one state: `_forward` of long sequences 12 to 13
 instructions, `_ends` 9 to 10, `_backward` of long ones 48; the arithmetic alone would be 5, 4 and about 22. Sizes of
@@ -586,7 +586,7 @@ def selective_scan_triton(
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     if dt_weight.shape[-1] > RANKS:
         with torch.autocast(x.device.type, enabled=False):
-            dt = torch.einsum("blgr,gdr->blgd", dt.float(), dt_weight.float())
+            dt = torch.einsum("blgr,gdr->blgd", dt.double(), dt_weight.double()).float()
         dt_weight = dt_weight.new_empty(*dt_weight.shape[:2], 0)
     initial = None if initial_state is None else initial_state.float()
     y, state, _ = scan_forward(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep)

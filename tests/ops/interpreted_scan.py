@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from lgrnet.ops import selective_scan
@@ -61,6 +62,23 @@ def compare(arguments, with_state, dtype=torch.float32, tolerances=(2e-6, 1e-5))
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_every_gradient(name):
     compare(inputs(**CASES[name]), with_state="odd" in name)
+
+
+def test_no_product_of_a_high_rank_is_rounded_to_tf32():
+    """Products of float32 follow a setting of the process, forward and backward."""
+    seen = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm):
+                seen.extend(t.dtype for t in args)
+            return function(*args, **(kwargs or {}))
+
+    tensors, _, order = both(inputs(length=3, dim=2, states=1, rank=17, batch=1))
+    with Products():
+        y = selective_scan(*tensors, order, backend="triton")
+        torch.autograd.grad(y.sum(), tensors)
+    assert len(seen) == 6 and set(seen) == {torch.float64}
 
 
 def test_under_activation_checkpointing():
