@@ -11,6 +11,7 @@ import torch
 from lgrnet.ops import ms_deform_attn
 from lgrnet.ops.deform import triton_kernels as kernels
 from lgrnet.ops.deform.reference import ms_deform_attn_reference
+from tests.ops.errors import relative
 from tests.ops.test_deform import SHAPES, inputs
 
 THREE = ((9, 11), (5, 6), (3, 3))
@@ -38,11 +39,6 @@ def both(sizes, dtype=torch.float32, batch_of_references=False):
         tensors[3] = tensors[3].repeat(len(tensors[0]), 1, 1, 1)
     low = [t.to(dtype) for t in tensors]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low]
-
-
-def relative(found, expected):
-    error = (found.detach().double() - expected.detach()).abs().max()
-    return float(error / expected.detach().abs().max().clamp(min=1e-30))
 
 
 def compare(tensors, truth, shapes, tolerances=(2e-6, 1e-5)):

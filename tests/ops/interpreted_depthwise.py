@@ -11,7 +11,8 @@ import torch
 from lgrnet.ops import depthwise_gelu
 from lgrnet.ops.depthwise import triton_kernels as kernels
 from lgrnet.ops.depthwise.reference import depthwise_gelu_reference
-from tests.ops.test_depthwise import inputs, relative
+from tests.ops.errors import relative
+from tests.ops.test_depthwise import inputs
 
 CASES = {
     # batch, height, width, channels

@@ -11,6 +11,7 @@ import torch
 from lgrnet.ops import neighborhood_attention
 from lgrnet.ops.neighborhood import triton_kernels as kernels
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
+from tests.ops.errors import relative
 from tests.ops.test_neighborhood import draw
 
 CASES = {
@@ -32,11 +33,6 @@ def both(shapes, frames, heads, channels, dtype=torch.float32, clips=1):
     tokens = sum(h * w for h, w in shapes)
     low = [draw(clips, frames, tokens, heads, channels, seed=i).to(dtype) for i in range(3)]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low]
-
-
-def relative(found, expected):
-    error = (found.detach().double() - expected.detach()).abs().max()
-    return float(error / expected.detach().abs().max().clamp(min=1e-30))
 
 
 def compare(tensors, truth, case, tolerances=(2e-6, 1e-5)):

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lgrnet.ops import selective_scan
 from lgrnet.ops.scan import triton_kernels as kernels
 from lgrnet.ops.scan.reference import selective_scan_reference
+from tests.ops.errors import relative
 from tests.ops.test_scan import inputs
 
 CASES = {
@@ -31,11 +32,6 @@ def both(arguments, dtype=torch.float32):
     order = arguments.pop("order")
     low = [t.to(dtype) for t in arguments.values()]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low], order
-
-
-def relative(found, expected):
-    error = (found.detach().double() - expected.detach()).abs().max()
-    return float(error / expected.detach().abs().max().clamp(min=1e-30))
 
 
 def compare(arguments, with_state, dtype=torch.float32, tolerances=(2e-6, 1e-5)):

@@ -10,6 +10,7 @@ import torch
 from lgrnet.ops import cpu, multi_head_attention
 from lgrnet.ops.attention.cpu import multi_head_attention_cpu
 from lgrnet.ops.backends import BackendError
+from tests.ops.errors import relative
 
 compiled = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 SIZES = {  # B, N, M, heads, channels of a head
@@ -29,10 +30,6 @@ def inputs(batch, queries, keys, heads, channels, dtype=torch.float32):
     generator = torch.Generator().manual_seed(queries * keys)
     shapes = ((batch, n, heads * channels) for n in (queries, keys, keys))
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-def relative(found, expected):
-    return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
 def test_the_reference_is_its_definition():

@@ -8,6 +8,7 @@ import torch
 from lgrnet.ops import cpu, ms_deform_attn
 from lgrnet.ops.deform.cpu import deform_forward, ms_deform_attn_cpu
 from lgrnet.ops.deform.reference import ms_deform_attn_reference
+from tests.ops.errors import relative
 from tests.ops.test_deform import SHAPES, inputs
 
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
@@ -22,11 +23,6 @@ SIZES = [
     {"shapes": THREE, "heads": 3, "dim": 16, "points": 2, "queries": 9},
     {"shapes": THREE, "heads": 2, "dim": 21, "points": 7, "queries": 6},
 ]
-
-
-def relative(found, expected):
-    found, expected = found.detach().double(), expected.detach()
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
 
 
 def both(sizes, dtype=torch.float32, batch_of_references=False):

@@ -10,6 +10,7 @@ import torch
 from lgrnet.layers.deformable import token_centres
 from lgrnet.ops import ms_deform_attn
 from lgrnet.ops.backends import BackendError
+from tests.ops.errors import relative
 from tests.ops.own_process import assert_passes_in_interpreter
 from tests.ops.test_deform import SHAPES, inputs
 
@@ -34,11 +35,6 @@ def on_gpu(dtype=torch.float32, spread=1.5):
     tensors[3] = token_centres(PYRAMID)[None, :, None].expand(-1, -1, 3, -1)
     low = [t.cuda().to(dtype) for t in tensors]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low]
-
-
-def relative(found, expected):
-    error = (found.detach().double() - expected.detach()).abs().max()
-    return float(error / expected.detach().abs().max().clamp(min=1e-30))
 
 
 class TestOnGpu:

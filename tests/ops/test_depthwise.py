@@ -11,6 +11,7 @@ from lgrnet.ops import cpu, depthwise_gelu
 from lgrnet.ops.backends import BackendError
 from lgrnet.ops.depthwise.cpu import depthwise_forward, depthwise_gelu_cpu
 from lgrnet.ops.depthwise.reference import depthwise_gelu_reference
+from tests.ops.errors import relative
 
 compiled = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 SIZES = [(1, 1, 1, 1), (2, 1, 6, 3), (1, 5, 1, 8), (2, 5, 7, 70), (3, 33, 4, 17), (1, 65, 3, 130), (2, 9, 9, 64)]
@@ -20,10 +21,6 @@ def inputs(batch, height, width, channels, dtype=torch.float64):
     generator = torch.Generator().manual_seed(height * width)
     shapes = ((batch, height * width, channels), (channels, 1, 3, 3), (channels,))
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
-
-
-def relative(found, expected):
-    return float((found.detach().double() - expected.detach()).abs().max() / expected.detach().abs().max())
 
 
 def test_the_reference_is_its_definition():

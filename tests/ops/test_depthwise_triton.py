@@ -9,8 +9,9 @@ import torch
 
 from lgrnet.ops import depthwise_gelu
 from lgrnet.ops.backends import BackendError
+from tests.ops.errors import relative
 from tests.ops.own_process import assert_passes_in_interpreter
-from tests.ops.test_depthwise import inputs, relative
+from tests.ops.test_depthwise import inputs
 
 STAGES = [(88, 512), (44, 1024), (22, 1280), (11, 2048)]
 """Side of the map and hidden channels of PVTv2-B2 at 352 pixels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from lgrnet.ops import cpu, neighborhood_attention
 from lgrnet.ops.neighborhood.cpu import neighborhood_attention_cpu, neighborhood_backward, neighborhood_forward
 from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
+from tests.ops import errors
 
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 
@@ -31,6 +33,7 @@ CASES = [
     (((1, 1), (1, 9), (9, 1)), 2, 3, 9, 1, 2, 1),
 ]
 SMALL = (((9, 13), (2, 3)), 4, 8, 5, 1, 3, 1)
+relative = partial(errors.relative, least=1)  # numbers here are like 1
 
 
 def inputs(case, dtype=torch.float32, clips=2):
@@ -49,11 +52,6 @@ def with_gradients(attention, tensors, weights, arguments):
 def exact(tensors, weights, arguments):
     truth = [t.detach().double().requires_grad_() for t in tensors]
     return with_gradients(neighborhood_attention_reference, truth, weights.double(), arguments)
-
-
-def relative(found, expected):
-    """The largest error over the largest value, or over 1, which is what numbers here are like."""
-    return float((found.detach().double() - expected.detach()).abs().max() / expected.detach().abs().max().clamp(min=1))
 
 
 def check(tensors, weights, arguments):

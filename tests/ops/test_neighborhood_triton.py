@@ -9,6 +9,7 @@ import torch
 
 from lgrnet.ops import neighborhood_attention
 from lgrnet.ops.backends import BackendError
+from tests.ops.errors import relative
 from tests.ops.own_process import assert_passes_in_interpreter
 from tests.ops.test_neighborhood import draw
 
@@ -31,11 +32,6 @@ def on_gpu(frames=6, dtype=torch.float32):
     tokens = sum(h * w for h, w in PYRAMID)
     low = [draw(1, frames, tokens, 8, 8, seed=i).cuda().to(dtype) for i in range(3)]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low]
-
-
-def relative(found, expected):
-    error = (found.detach().double() - expected.detach()).abs().max()
-    return float(error / expected.detach().abs().max().clamp(min=1e-30))
 
 
 class TestOnGpu:

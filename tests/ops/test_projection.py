@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lgrnet.ops import cpu, linear
 from lgrnet.ops.backends import BackendError
+from tests.ops.errors import relative
 
 compiled = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 SIZES = {  # rows, C, D
@@ -26,10 +27,6 @@ SIZES = {  # rows, C, D
 
 def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-
-
-def relative(found, expected):
-    return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
 @compiled

@@ -8,6 +8,7 @@ import torch
 from lgrnet.ops import cpu, selective_scan
 from lgrnet.ops.scan.cpu import scan_forward, selective_scan_cpu
 from lgrnet.ops.scan.reference import selective_scan_reference
+from tests.ops.errors import relative
 from tests.ops.test_scan import inputs
 
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
@@ -27,12 +28,6 @@ def both(arguments, dtype=torch.float32):
     order = arguments.pop("order")
     low = [t.to(dtype) for t in arguments.values()]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low], order
-
-
-def relative(found, expected):
-    return float(
-        (found.detach().double() - expected.detach()).abs().max() / expected.detach().abs().max().clamp(min=1e-30)
-    )
 
 
 @pytest.mark.parametrize("with_state", [False, True])

@@ -9,6 +9,7 @@ import torch
 
 from lgrnet.ops import selective_scan
 from lgrnet.ops.backends import BackendError
+from tests.ops.errors import relative
 from tests.ops.own_process import assert_passes_in_interpreter
 from tests.ops.test_scan import inputs
 
@@ -33,11 +34,6 @@ def on_gpu(arguments, dtype=torch.float32):
     order = arguments.pop("order").cuda()
     low = [t.cuda().to(dtype) for t in arguments.values()]
     return [t.requires_grad_() for t in low], [t.detach().double().requires_grad_() for t in low], order
-
-
-def relative(found, expected):
-    error = (found.detach().double() - expected.detach()).abs().max()
-    return float(error / expected.detach().abs().max().clamp(min=1e-30))
 
 
 class TestOnGpu:
