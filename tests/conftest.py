@@ -1,10 +1,14 @@
-"""Fixtures for every test: where the golden numbers are."""
+"""Fixtures for every test: where the golden numbers are; one thread unless told otherwise."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is loaded, as `make test` has it: what several processes compute is compared bit for bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
