@@ -296,11 +296,11 @@ struct Back {
       const Lanes upper = left * dot.top_left + right * dot.top_right;
       const Lanes lower = left * dot.low_left + right * dot.low_right;
       dlogits[i] = above * upper + below * lower;
-      mean += dlogits[i] * samples.samples[i].share;
+      mean += dlogits[i] * slope.share;
       doffsets[2 * i] = slope.share_x * (above * (dot.top_right - dot.top_left) + below * (dot.low_right - dot.low_left));
       doffsets[2 * i + 1] = slope.share_y * (lower - upper);
     }
-    for (int64_t i = 0; i < samples.count; ++i) dlogits[i] = (dlogits[i] - mean) * samples.samples[i].share;
+    for (int64_t i = 0; i < samples.count; ++i) dlogits[i] = (dlogits[i] - mean) * samples.slopes[i].share;
   }
 
   // The way back of Samples::load_columns.

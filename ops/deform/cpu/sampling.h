@@ -112,12 +112,12 @@ struct Planes {
 struct Sample {
   Lanes top_left, top_right, low_left, low_right;  // weights of the corners
   IntLanes at;                                     // the upper left corner in the planes
-  Lanes share;                                     // of the softmax
 };
 
-// What the way back needs besides: the place between the corners, and the share where a step changes something.
+// What the way back needs besides: the place between the corners, and the share of the softmax, altogether and where a
+// step changes something.
 struct Slope {
-  Lanes right, below, share_x, share_y;
+  Lanes right, below, share, share_x, share_y;
 };
 
 // The floor of a place in a padded map, clamped to 0 .. last = size + 1, where what is outside meets only zeros.
@@ -137,12 +137,12 @@ struct Samples {
   const int64_t count;
   std::vector<Sample> samples;
   std::vector<Slope> slopes;
-  std::vector<Lanes> columns;
+  std::vector<Lanes> columns, shares;
   std::vector<float> last_rows;  // of the queries at the end, where fewer than LANES are left
 
   Samples(const Problem &problem, const Planes &planes_, const Centers &centers_, bool back)
       : p(problem), planes(planes_), centers(centers_), count(p.samples()), samples(count), slopes(back ? count : 0),
-        columns(2 * count), last_rows(2 * count * LANES) {}
+        columns(2 * count), shares(count), last_rows(2 * count * LANES) {}
 
   int rows(int64_t query) const { return static_cast<int>(std::min<int64_t>(LANES, p.queries - query)); }
 
@@ -154,10 +154,10 @@ struct Samples {
   // Where the samples are, and their weights.
   void find(int64_t query, int64_t head) {
     load_columns(p.logits, query, head, count);
-    softmax();
+    const Lanes factor = softmax();
     load_columns(p.offsets, query, head, 2 * count);
     for (int64_t level = 0; level < p.levels; ++level)
-      slopes.empty() ? locate<false>(query, level) : locate<true>(query, level);
+      slopes.empty() ? locate<false>(query, level, factor) : locate<true>(query, level, factor);
   }
 
   // Asks for what `find` needs of a later query, of all of these heads. A head's rows lie so far apart that the processor
@@ -193,28 +193,28 @@ struct Samples {
     gather_columns(first, stride, length, columns.data());
   }
 
-  void softmax() {
+  // Of the columns: leaves the exponentials in `shares`. Returns what makes them sum to 1.
+  Lanes softmax() {
     Lanes peak = columns[0], total{};
     for (int64_t s = 1; s < count; ++s) peak = at_least(peak, columns[s]);
     int64_t s = 0;
     for (; s + 4 <= count; s += 4) weigh<4>(s, peak, total);
     for (; s < count; ++s) weigh<1>(s, peak, total);
-    const Lanes factor = all(1.0f) / total;
-    for (s = 0; s < count; ++s) samples[s].share *= factor;
+    return all(1.0f) / total;
   }
 
   template <int N>
   inline __attribute__((always_inline)) void weigh(int64_t s, Lanes peak, Lanes &total) {
-    const auto e = exp(each<N>([&](int k) { return columns[s + k] - peak; }));
+    const auto e = exp2_below_128(each<N>([&](int k) { return (columns[s + k] - peak) * all(LOG2_E); }));
     for (int k = 0; k < N; ++k) {
-      samples[s + k].share = e[k];
+      shares[s + k] = e[k];
       total += e[k];
     }
   }
 
   // What all samples of a level share is read once: the compiler cannot know that they do not overwrite it.
   template <bool BACK>
-  void locate(int64_t query, int64_t level) {
+  void locate(int64_t query, int64_t level, Lanes factor) {
     const float *center = centers.of(planes.clip, level) + query;
     const Lanes x = load(center), y = load(center + centers.padded), none{};
     const Lanes wide = all(p.width(level) + 1.0f), high = all(p.height(level) + 1.0f);
@@ -222,9 +222,10 @@ struct Samples {
     const int32_t pixel = static_cast<int32_t>(planes.width);
     const Lanes *step = &columns[2 * level * p.points];
     Sample *sample = &samples[level * p.points];
+    const Lanes *weight = &shares[level * p.points];
     Slope *slope = slopes.data() + (BACK ? level * p.points : 0);
-    for (const Sample *end = sample + p.points; sample < end; ++sample, ++slope, step += 2) {
-      const Lanes far_x = x + step[0], far_y = y + step[1], share = sample->share;
+    for (const Sample *end = sample + p.points; sample < end; ++sample, ++weight, ++slope, step += 2) {
+      const Lanes far_x = x + step[0], far_y = y + step[1], share = *weight * factor;
       Lanes near_x = far_x, near_y = far_y;
       const IntLanes column = whole_part(near_x, wide), line = whole_part(near_y, high);
       const Lanes right = near_x - __builtin_convertvector(column, Lanes);
@@ -237,7 +238,7 @@ struct Samples {
       sample->at = line * row + column * pixel + first;
       // A place outside stays outside when it moves a little.
       if (BACK)
-        *slope = {right, below, (far_x > none) & (far_x < wide) ? share : none,
+        *slope = {right, below, share, (far_x > none) & (far_x < wide) ? share : none,
                   (far_y > none) & (far_y < high) ? share : none};
     }
   }
