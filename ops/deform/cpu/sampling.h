@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "../../cpu/lanes.h"
@@ -82,29 +83,31 @@ struct Planes {
 
   // Copies `tokens` [B, S, heads, d] here, or back.
   void fill(const float *tokens) {
-    each_pixel([&](int64_t token, float *pixel) { copy(tokens + token, pixel); });
+    p.channels == 8 ? copy<8, false>(tokens) : copy<0, false>(tokens);
   }
   void empty(float *tokens) {
-    each_pixel([&](int64_t token, float *pixel) { copy(pixel, tokens + token); });
+    p.channels == 8 ? copy<8, true>(tokens) : copy<0, true>(tokens);
   }
 
  private:
-  template <class Work>
-  void each_pixel(Work work) {
-    int64_t token = clip * p.tokens;
+  // D channels where the compiler knows them, else 0.
+  template <int D, bool BACK>
+  void copy(std::conditional_t<BACK, float, const float> *tokens) {
+    const int64_t channels = D ? D : p.channels;
+    auto *token = tokens + (clip * p.tokens * p.heads + first_head) * channels;
     for (int64_t level = 0; level < p.levels; ++level)
-      for (int64_t y = 0; y < p.height(level); ++y)
-        for (int64_t x = 0; x < p.width(level); ++x, ++token)
-          for (int64_t head = 0; head < heads; ++head)
-            work((token * p.heads + first_head + head) * p.channels,
-                 of(head) + first[level] + (y + BEFORE) * row[level] + (x + BEFORE) * width);
-  }
-
-  LGRNET_INLINE void copy_floats(const float *from, float *to, int64_t count) {
-    std::memcpy(to, from, count * sizeof(float));
-  }
-  void copy(const float *from, float *to) const {
-    p.channels == 8 ? copy_floats(from, to, 8) : copy_floats(from, to, p.channels);
+      for (int64_t y = 0; y < p.height(level); ++y) {
+        float *pixel = of(0) + first[level] + (y + BEFORE) * row[level] + BEFORE * width;
+        for (int64_t x = 0; x < p.width(level); ++x, token += p.heads * channels, pixel += width)
+          for (int64_t head = 0; head < heads; ++head) {
+            auto *outside = token + head * channels;
+            float *inside = pixel + head * size;
+            if constexpr (BACK)
+              std::memcpy(outside, inside, channels * sizeof(float));
+            else
+              std::memcpy(inside, outside, channels * sizeof(float));
+          }
+      }
   }
 };
 
