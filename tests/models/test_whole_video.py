@@ -79,14 +79,16 @@ def test_bad_frames_are_named_before_anything_is_cut():
 
 def test_all_in_bfloat16():
     exact, half = small().eval(), small().eval().bfloat16()
-    video = torch.rand(1, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    expected = exact.infer(video).mask_logits
-    with torch.no_grad():
-        outputs = half(video.bfloat16()), half.infer(video.bfloat16()), half.infer(video)
-    for output in outputs:
-        assert output.mask_logits.dtype == output.class_logits.dtype == torch.bfloat16
-        error = (output.mask_logits - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-        assert error < 0.1
+    errors = []
+    for seed in range(1, 8):
+        video = torch.rand(1, 4, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+        expected = exact.infer(video).mask_logits
+        with torch.no_grad():
+            outputs = half(video.bfloat16()), half.infer(video.bfloat16()), half.infer(video)
+        assert all(o.mask_logits.dtype == o.class_logits.dtype == torch.bfloat16 for o in outputs)
+        errors.append([(o.mask_logits - expected).norm() / expected.norm() for o in outputs])
+    # Where rounding moves a bit of an attention mask across its threshold, all that follows moves: not in most videos.
+    assert (torch.tensor(errors).median(0).values < 0.03).all()
 
 
 MEMORY = """
