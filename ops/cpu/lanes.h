@@ -19,6 +19,8 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
+constexpr int64_t CACHE_LINE = 16;  // floats
+
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t IntLanes __attribute__((vector_size(LANES * sizeof(int32_t))));
 

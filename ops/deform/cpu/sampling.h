@@ -133,7 +133,6 @@ LGRNET_INLINE IntLanes whole_part(Lanes &place, Lanes last) {
 
 // The samples of LANES queries of one head.
 struct Samples {
-  static constexpr int64_t CACHE_LINE = 16;  // floats
   const Problem &p;
   const Planes &planes;
   const Centers &centers;

@@ -31,7 +31,7 @@ struct Task {
 
 // The window of a row of queries: rows of the keys or the values. D channels and a window of W where the compiler knows
 // them, else 0.
-template <bool ONE_TOKEN, int D = 0, int W = 0>
+template <bool ONE_TOKEN, int D, int W>
 struct Window {
   const Problem &p;
   const Level &level;
@@ -66,6 +66,19 @@ struct Window {
         });
     });
     return most;
+  }
+
+  // From logits to base 2 their exponentials, less the largest logit. Calls use(which one, the exponential) for each.
+  template <class Use>
+  LGRNET_MEMBER void exponentials(Lanes *weights, Lanes most, Use use) const {
+    in_parts<5>(window() * window(), [&](auto part, int64_t first) LGRNET_MEMBER {
+      constexpr int N = decltype(part)::value;
+      const auto e = exp2_below_128(each<N>([&](int i) { return weights[first + i] - most; }));
+      for (int i = 0; i < N; ++i) {
+        weights[first + i] = e[i];
+        use(first + i, e[i]);
+      }
+    });
   }
 
   // The sums [d] of the values with weights [column, row]. Returns the sum of the weights.
@@ -103,7 +116,7 @@ struct Vectors<0> : std::vector<Lanes> {
   using std::vector<Lanes>::vector;
 };
 
-template <bool ONE_TOKEN, int D = 0, int W = 0>
+template <bool ONE_TOKEN, int D, int W>
 class Forward {
  public:
   Forward(const Problem &problem, const Level &of)
@@ -141,12 +154,7 @@ class Forward {
       v_map.expect(ready, block);
       q_map.columns(queries, block, q.data());
       const Lanes most = keys.multiply(block, q.data(), LOG2_E, weights.data());
-      in_parts<5>(keys.window() * keys.window(), [&](auto part, int64_t first) LGRNET_MEMBER {
-        constexpr int N = decltype(part)::value;
-        Lanes *w = weights.data() + first;
-        const auto e = exp2_below_128(each<N>([&](int i) { return w[i] - most; }));
-        for (int i = 0; i < N; ++i) w[i] = e[i];
-      });
+      keys.exponentials(weights.data(), most, [](int64_t, Lanes) LGRNET_MEMBER {});
       const Lanes share = all(1.0f) / values.add(block, weights.data(), sums.data());
       for (int64_t c = 0; c < keys.channels(); ++c) sums.data()[c] *= share;
       transpose.store(sums.data(), block.count, to + block.begin * p.channels);
@@ -163,7 +171,7 @@ class Forward {
 
 // The rows of a task are those of dq, and the same ones of dk and dv; it computes the weights of all queries that look
 // at them.
-template <bool ONE_TOKEN, int D = 0, int W = 0>
+template <bool ONE_TOKEN, int D, int W>
 class Backward {
  public:
   Backward(const Problem &problem, const Level &of)
@@ -230,15 +238,9 @@ class Backward {
       values.multiply(block, query.dout, 1.0f, query.dlogits);
       // From the logits the weights, and from the derivatives by the weights those by the logits.
       Lanes total{}, mean{};
-      in_parts<5>(keys.window() * keys.window(), [&](auto part, int64_t first) LGRNET_MEMBER {
-        constexpr int N = decltype(part)::value;
-        Lanes *weights = query.weights + first;
-        const auto e = exp2_below_128(each<N>([&](int i) { return weights[i] - most; }));
-        for (int i = 0; i < N; ++i) {
-          weights[i] = e[i];
-          total += e[i];
-          mean += e[i] * query.dlogits[first + i];
-        }
+      keys.exponentials(query.weights, most, [&](int64_t n, Lanes weight) LGRNET_MEMBER {
+        total += weight;
+        mean += weight * query.dlogits[n];
       });
       total = all(1.0f) / total;
       mean *= total;
@@ -300,18 +302,12 @@ std::vector<Level> levels_of(const Problem &p, const int64_t *sides, int64_t cou
   return levels;
 }
 
-void forward(const Problem &p, const std::vector<Level> &levels, int threads) {
+template <template <bool, int, int> class Job>
+void run(const Problem &p, const std::vector<Level> &levels, int threads) {
   if constexpr (LANES == 8)  // LGRNet's sizes on AVX2
-    if (p.one_token() && p.channels == 8 && p.window == 5) return for_all<Forward<true, 8, 5>>(p, levels, threads);
-  if (p.one_token()) return for_all<Forward<true>>(p, levels, threads);
-  for_all<Forward<false>>(p, levels, threads);
-}
-
-void backward(const Problem &p, const std::vector<Level> &levels, int threads) {
-  if constexpr (LANES == 8)  // LGRNet's sizes on AVX2
-    if (p.one_token() && p.channels == 8 && p.window == 5) return for_all<Backward<true, 8, 5>>(p, levels, threads);
-  if (p.one_token()) return for_all<Backward<true>>(p, levels, threads);
-  for_all<Backward<false>>(p, levels, threads);
+    if (p.one_token() && p.channels == 8 && p.window == 5) return for_all<Job<true, 8, 5>>(p, levels, threads);
+  if (p.one_token()) return for_all<Job<true, 0, 0>>(p, levels, threads);
+  for_all<Job<false, 0, 0>>(p, levels, threads);
 }
 
 Input input(const float *data, const int64_t *strides) { return {data, strides[0], strides[1], strides[2]}; }
@@ -328,7 +324,7 @@ int lgrnet_neighborhood_forward(const float *q, const float *k, const float *v, 
                                 int threads) {
   const Problem p{input(q, strides), input(k, strides + 3), input(v, strides + 6), {}, clips, frames, tokens, heads,
                   channels, window, dilation, shift, out, nullptr, nullptr, nullptr};
-  forward(p, levels_of(p, sides, levels), threads);
+  run<Forward>(p, levels_of(p, sides, levels), threads);
   return 0;
 }
 
@@ -339,7 +335,7 @@ int lgrnet_neighborhood_backward(const float *q, const float *k, const float *v,
                                  int64_t window, int64_t dilation, int64_t shift, int threads) {
   const Problem p{input(q, strides), input(k, strides + 3), input(v, strides + 6), input(dout, strides + 9), clips,
                   frames, tokens, heads, channels, window, dilation, shift, nullptr, dq, dk, dv};
-  backward(p, levels_of(p, sides, levels), threads);
+  run<Backward>(p, levels_of(p, sides, levels), threads);
   return 0;
 }
 }

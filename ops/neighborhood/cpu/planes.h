@@ -192,7 +192,6 @@ class Map {
   }
 
  private:
-  static constexpr int64_t CACHE_LINE = 16;  // floats
   bool one_token;
   int64_t channels, token, width, height, block_tokens, stride = 0;
   const float *data = nullptr;
