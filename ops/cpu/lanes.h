@@ -11,12 +11,21 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
+// A file can ask for shorter vectors than the widest ones, by a LGRNET_LANES of its own before it includes this.
+#if defined(LGRNET_LANES)
+#elif defined(__AVX512F__)
+#define LGRNET_LANES 16
 #elif defined(__AVX2__)
-constexpr int LANES = 8;
+#define LGRNET_LANES 8
 #else
-constexpr int LANES = 4;
+#define LGRNET_LANES 4
+#endif
+
+constexpr int LANES = LGRNET_LANES;
+#if defined(__AVX512F__)
+constexpr int REGISTERS = 32;  // for vectors
+#else
+constexpr int REGISTERS = 16;
 #endif
 
 constexpr int64_t CACHE_LINE = 16;  // floats
@@ -29,9 +38,9 @@ typedef int32_t IntLanes __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 // Not 0 + value: that would be an addition, since it makes 0 of -0.
 LGRNET_INLINE Lanes all(float value) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_set1_ps(value);
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
   return _mm256_set1_ps(value);
 #else
   return Lanes{value, value, value, value};
@@ -48,7 +57,7 @@ LGRNET_INLINE void store(float *place, Lanes lanes) { std::memcpy(place, &lanes,
 
 // The first `count` floats; the other lanes are 0.
 LGRNET_INLINE Lanes load_part(const float *place, int count) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), place);
 #else
   if (count == LANES) return load(place);
@@ -60,7 +69,7 @@ LGRNET_INLINE Lanes load_part(const float *place, int count) {
 
 // The first `count` lanes, then those of `others`.
 LGRNET_INLINE Lanes first_lanes(Lanes lanes, int count, Lanes others = Lanes{}) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_mask_mov_ps(others, static_cast<__mmask16>((1u << count) - 1), lanes);
 #else
   if (count == LANES) return lanes;
@@ -70,7 +79,7 @@ LGRNET_INLINE Lanes first_lanes(Lanes lanes, int count, Lanes others = Lanes{}) 
 }
 
 LGRNET_INLINE Lanes load_part_or(const float *place, int count, Lanes others) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_mask_loadu_ps(others, static_cast<__mmask16>((1u << count) - 1), place);
 #else
   if (count == LANES) return load(place);
@@ -80,7 +89,7 @@ LGRNET_INLINE Lanes load_part_or(const float *place, int count, Lanes others) {
 }
 
 LGRNET_INLINE void store_part(float *place, Lanes lanes, int count) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   _mm512_mask_storeu_ps(place, static_cast<__mmask16>((1u << count) - 1), lanes);
 #else
   if (count == LANES)
@@ -91,7 +100,7 @@ LGRNET_INLINE void store_part(float *place, Lanes lanes, int count) {
 }
 
 LGRNET_INLINE float sum(Lanes lanes) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_reduce_add_ps(lanes);
 #else
   float half[LANES];
@@ -103,7 +112,7 @@ LGRNET_INLINE float sum(Lanes lanes) {
 }
 
 LGRNET_INLINE float largest(Lanes lanes) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_reduce_max_ps(lanes);
 #else
   float half[LANES];
@@ -116,9 +125,9 @@ LGRNET_INLINE float largest(Lanes lanes) {
 
 // Whether every lane is; NaN is not.
 LGRNET_INLINE bool all_at_most(Lanes lanes, float limit) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_cmp_ps_mask(lanes, _mm512_set1_ps(limit), _CMP_LE_OQ) == 0xFFFF;
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
   return _mm256_movemask_ps(_mm256_cmp_ps(lanes, _mm256_set1_ps(limit), _CMP_LE_OQ)) == 0xFF;
 #else
   const IntLanes fits = lanes <= all(limit);
@@ -142,7 +151,7 @@ LGRNET_INLINE IntLanes float_as_bits(Lanes lanes) {
 
 // N vectors that go the same way side by side: their chains of operations overlap, and a constant in a register serves
 // all of them.
-template <int N>
+template <int N, int = LANES>  // LANES tells those of files with other vectors apart
 struct Several {
   Lanes v[N];
 
@@ -177,9 +186,9 @@ LGRNET_SEVERAL(/)
 // The larger (smaller) of the two; x where one is NaN. One instruction, which compilers do not make of a comparison and a
 // choice.
 LGRNET_INLINE Lanes at_least(Lanes x, Lanes limit) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_max_ps(limit, x);
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
   return _mm256_max_ps(limit, x);
 #elif defined(__SSE2__)
   return _mm_max_ps(limit, x);
@@ -189,9 +198,9 @@ LGRNET_INLINE Lanes at_least(Lanes x, Lanes limit) {
 }
 
 LGRNET_INLINE Lanes at_most(Lanes x, Lanes limit) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   return _mm512_min_ps(limit, x);
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
   return _mm256_min_ps(limit, x);
 #elif defined(__SSE2__)
   return _mm_min_ps(limit, x);
@@ -207,8 +216,8 @@ LGRNET_INLINE Lanes magnitude(Lanes x) { return bits_as_float(float_as_bits(x) &
 // The same in a register, for what follows: constants that are taken from memory at every use keep the loads of an AVX2
 // machine busier than its arithmetic.
 LGRNET_INLINE Lanes held(Lanes lanes) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  asm volatile("" : "+x"(lanes));
+#if LGRNET_LANES == 8
+  asm volatile("" : "+v"(lanes));
 #endif
   return lanes;
 }
@@ -231,7 +240,7 @@ constexpr float EXP2_MOST = 125.0f;
 // 2^x to 2e-7 of its value for -EXP2_MOST <= x <= EXP2_MOST.
 template <int N>
 LGRNET_INLINE Several<N> exp2_within(const Several<N> &x) {
-#if defined(__AVX512DQ__)
+#if LGRNET_LANES == 16
   // x less the nearest whole number
   const auto f = each<N>([&](int i) { return _mm512_reduce_ps(x[i], 0); });
   const auto p = exp2_fraction(f), whole = x - f;
@@ -249,7 +258,7 @@ LGRNET_INLINE Several<N> exp2_within(const Several<N> &x) {
 // The same for every x: NaN for NaN, infinite from 2^128 on. What is below 2^-125 may stay there instead of 0.
 template <int N>
 LGRNET_INLINE Several<N> exp2(const Several<N> &x) {
-#if defined(__AVX512DQ__)
+#if LGRNET_LANES == 16
   return exp2_within(x);
 #else
   return exp2_within(each<N>([&](int i) {
@@ -263,7 +272,7 @@ LGRNET_INLINE Lanes exp2(Lanes x) { return exp2(Several<1>{{x}})[0]; }
 // The same for x < 128.
 template <int N>
 LGRNET_INLINE Several<N> exp2_below_128(const Several<N> &x) {
-#if defined(__AVX512DQ__)
+#if LGRNET_LANES == 16
   return exp2_within(x);
 #else
   return exp2_within(each<N>([&](int i) { return at_least(x[i], all(-EXP2_MOST)); }));

@@ -4,12 +4,12 @@
 #include "lanes.h"
 
 // Within each 128 bits: the lower (upper) halves of a and b, taken in turns by single floats or by pairs.
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
 LGRNET_INLINE Lanes weave_low(Lanes a, Lanes b) { return _mm512_unpacklo_ps(a, b); }
 LGRNET_INLINE Lanes weave_high(Lanes a, Lanes b) { return _mm512_unpackhi_ps(a, b); }
 LGRNET_INLINE Lanes join_low(Lanes a, Lanes b) { return (Lanes)_mm512_unpacklo_pd((__m512d)a, (__m512d)b); }
 LGRNET_INLINE Lanes join_high(Lanes a, Lanes b) { return (Lanes)_mm512_unpackhi_pd((__m512d)a, (__m512d)b); }
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
 LGRNET_INLINE Lanes weave_low(Lanes a, Lanes b) { return _mm256_unpacklo_ps(a, b); }
 LGRNET_INLINE Lanes weave_high(Lanes a, Lanes b) { return _mm256_unpackhi_ps(a, b); }
 LGRNET_INLINE Lanes join_low(Lanes a, Lanes b) { return (Lanes)_mm256_unpacklo_pd((__m256d)a, (__m256d)b); }
@@ -45,11 +45,11 @@ LGRNET_INLINE Lanes sums_of_four(const Lanes *v) {
 }
 
 LGRNET_INLINE Lanes sums_of_fours(const Lanes *v) {
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
   const Lanes a = _mm512_shuffle_f32x4(v[0], v[1], 0x88) + _mm512_shuffle_f32x4(v[0], v[1], 0xDD);
   const Lanes b = _mm512_shuffle_f32x4(v[2], v[3], 0x88) + _mm512_shuffle_f32x4(v[2], v[3], 0xDD);
   return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xDD);
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
   return _mm256_permute2f128_ps(v[0], v[1], 0x20) + _mm256_permute2f128_ps(v[0], v[1], 0x31);
 #else
   return v[0];
@@ -63,12 +63,12 @@ LGRNET_INLINE void gather_columns(const float *first, int64_t stride, int64_t co
     Lanes v[4];
     for (int r = 0; r < 4; ++r) {  // row r + 4 j goes to the j-th 128 bits
       const float *row = first + r * stride + c;
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
       v[r] = _mm512_castps128_ps512(_mm_loadu_ps(row));
       v[r] = _mm512_mask_broadcast_f32x4(v[r], 0x00F0, _mm_loadu_ps(row + 4 * stride));
       v[r] = _mm512_mask_broadcast_f32x4(v[r], 0x0F00, _mm_loadu_ps(row + 8 * stride));
       v[r] = _mm512_mask_broadcast_f32x4(v[r], 0xF000, _mm_loadu_ps(row + 12 * stride));
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
       v[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row)), _mm_loadu_ps(row + 4 * stride), 1);
 #else
       v[r] = load(row);
@@ -91,12 +91,12 @@ LGRNET_INLINE void scatter_columns(const Lanes *columns, int64_t count, float *f
     transpose_fours(v);
     for (int r = 0; r < 4; ++r) {
       float *row = first + r * stride + c;
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
       _mm_storeu_ps(row, _mm512_castps512_ps128(v[r]));
       _mm_storeu_ps(row + 4 * stride, _mm512_extractf32x4_ps(v[r], 1));
       _mm_storeu_ps(row + 8 * stride, _mm512_extractf32x4_ps(v[r], 2));
       _mm_storeu_ps(row + 12 * stride, _mm512_extractf32x4_ps(v[r], 3));
-#elif defined(__AVX2__)
+#elif LGRNET_LANES == 8
       _mm_storeu_ps(row, _mm256_castps256_ps128(v[r]));
       _mm_storeu_ps(row + 4 * stride, _mm256_extractf128_ps(v[r], 1));
 #else

@@ -23,7 +23,7 @@ int64_t heads_at_a_time(const Problem &p, int threads) {
   return most;
 }
 
-#if defined(__AVX512F__)
+#if LGRNET_LANES == 16
 // For 8 channels, when the two corners of a row are one vector. Eight queries' weights of left corners and then of right
 // ones are another: these spread those of each query.
 LGRNET_INLINE void spread(__m512i *query) {
@@ -62,7 +62,7 @@ LGRNET_INLINE void read_eights(const Planes &planes, const float *plane, const S
 }
 #endif
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if LGRNET_LANES == 8
 // For 8 channels, when a corner is one vector: the outputs of four queries from number q on, which wait for their
 // corners side by side. The weights of a query's corners lie in a row, so that one load brings them all.
 LGRNET_INLINE Several<4> read_four(const Planes &planes, const float *plane, const Samples &s, int q) {
@@ -88,7 +88,7 @@ LGRNET_INLINE Several<4> read_four(const Planes &planes, const float *plane, con
 
 // Uses up the weights of the samples.
 void read(const Planes &planes, const float *plane, Samples &s, float *out, int64_t step, int count) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if LGRNET_LANES == 8
   if (s.p.channels == 8) {
     for (Sample &sample : s.samples) transpose_fours(&sample.top_left);
     for (int q = 0; q < count; q += 4) {
@@ -97,7 +97,7 @@ void read(const Planes &planes, const float *plane, Samples &s, float *out, int6
     }
     return;
   }
-#elif defined(__AVX512F__)
+#elif LGRNET_LANES == 16
   if (s.p.channels == 8) {
     __m256 found[LANES];
     read_eights<0>(planes, plane, s, found);
@@ -168,7 +168,7 @@ struct Back {
   // Adds to the gradient of the planes, and multiplies each corner with the gradient of the output.
   void through_corners(const float *plane, float *dplane, const float *dout, int count) {
     const int64_t step = p.heads * p.channels;
-#if defined(__AVX2__)
+#if LGRNET_LANES >= 8
     if (p.channels == 8) return through_eights(plane, dplane, dout, step, count);
 #endif
     for (int64_t i = 0; i < samples.count; ++i) {
@@ -197,7 +197,7 @@ struct Back {
     return sum(dot);
   }
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if LGRNET_LANES == 8
   void through_eights(const float *plane, float *dplane, const float *dout, int64_t step, int count) {
     Lanes g[LANES] = {};  // the gradients of the queries' outputs
     for (int q = 0; q < count; ++q) g[q] = load(dout + q * step);
@@ -230,7 +230,7 @@ struct Back {
     }
     return sums_of_fours(fours);
   }
-#elif defined(__AVX512F__)
+#elif LGRNET_LANES == 16
   void through_eights(const float *plane, float *dplane, const float *dout, int64_t step, int count) {
     __m512 g[LANES];  // twice the gradient of a query's output
     for (int q = 0; q < LANES; ++q)

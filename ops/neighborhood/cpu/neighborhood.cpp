@@ -3,7 +3,7 @@
 // A block is LANES neighbouring (x, head). Its weights stay in the nearest cache, and are computed again in the
 // backward pass. planes.h says how keys and values lie in memory, sums.h how their gradients are summed: always in the
 // order of the queries' rows, however the work is divided. ONE_TOKEN: no vector holds heads of two tokens, as with the
-// 8 heads of LGRNet and AVX2.
+// 8 heads of LGRNet.
 //
 // Letters as in ops/neighborhood/__init__.py: B clips, T frames, S tokens, d channels of a head.
 #include <algorithm>
@@ -14,6 +14,11 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+// Also with AVX-512: vectors of two tokens' heads would begin in the middle of a line of the caches at every other key.
+#if defined(__AVX2__)
+#define LGRNET_LANES 8
+#endif
 
 #include "../../cpu/threads.h"
 #include "planes.h"
@@ -304,7 +309,7 @@ std::vector<Level> levels_of(const Problem &p, const int64_t *sides, int64_t cou
 
 template <template <bool, int, int> class Job>
 void run(const Problem &p, const std::vector<Level> &levels, int threads) {
-  if constexpr (LANES == 8)  // LGRNet's sizes on AVX2
+  if constexpr (LANES == 8)  // LGRNet's sizes
     if (p.one_token() && p.channels == 8 && p.window == 5) return for_all<Job<true, 8, 5>>(p, levels, threads);
   if (p.one_token()) return for_all<Job<true, 0, 0>>(p, levels, threads);
   for_all<Job<false, 0, 0>>(p, levels, threads);

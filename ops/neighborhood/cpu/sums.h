@@ -42,7 +42,7 @@ struct Series {
 template <class Vectors, class Factors>
 LGRNET_INLINE void collect(float *const *rows, int64_t window, int64_t at, int64_t channels, int64_t channel,
                            int64_t count, Vectors vectors, Factors factors) {
-  in_parts<LANES == 16 ? 4 : 2>(channels, [&](auto part, int64_t first) LGRNET_MEMBER {
+  in_parts<REGISTERS == 32 ? 4 : 2>(channels, [&](auto part, int64_t first) LGRNET_MEMBER {
     constexpr int C = decltype(part)::value;
     in_parts<5>(window, [&](auto some, int64_t from) LGRNET_MEMBER {
       constexpr int J = decltype(some)::value;

@@ -17,7 +17,7 @@
 namespace {
 
 constexpr int WIDE = 2;                     // vectors of a panel
-constexpr int ROWS = LANES == 16 ? 12 : 6;  // of a tile; with WIDE as many as there are registers
+constexpr int ROWS = REGISTERS == 32 ? 12 : 6;  // of a tile: what WIDE leaves room for
 constexpr int64_t PANEL = WIDE * LANES;     // output channels of a panel
 constexpr int64_t DEPTH = 384;              // input channels that are summed up by themselves: long sums lose digits
 constexpr int64_t WEIGHTS = 64 * 1024;      // floats of weights at once: they stay in the second cache
