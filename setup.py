@@ -26,11 +26,11 @@ FLAGS = {
 
 
 class BuildKernels(build_ext):
-    """Libraries with a plain C interface instead of Python modules, as many at a time as there are processors."""
+    """Libraries with a plain C interface instead of Python modules, all at a time."""
 
     def finalize_options(self):
         super().finalize_options()
-        self.parallel = self.parallel or True
+        self.parallel = self.parallel or len(FLAGS)
 
     def build_extension(self, ext):
         # In a folder of its own: all three make objects of the same names.

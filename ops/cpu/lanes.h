@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSE2__)
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>  // compilers need half a second for the other one
 #endif
 
 // A file can ask for shorter vectors than the widest ones, by a LGRNET_LANES of its own before it includes this.

@@ -49,7 +49,7 @@ struct Window {
   LGRNET_MEMBER Lanes multiply(const Block &block, const Lanes *queries, float scale, Lanes *products) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
     Lanes most;
-    in_parts<8>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
+    in_parts<8, 4, 1>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
       constexpr int C = decltype(part)::value;
       Lanes q[C];
       for (int c = 0; c < C; ++c) q[c] = queries[first + c] * all(scale);
@@ -58,7 +58,7 @@ struct Window {
       Lanes *column = products;
       for (int64_t i = 0; i < window(); ++i, key += block.step, column += window())
         // Some rows side by side: a product of one key waits for the one before.
-        in_parts<5>(window(), [&](auto some, int64_t from) LGRNET_MEMBER {
+        in_parts<5, 3, 1>(window(), [&](auto some, int64_t from) LGRNET_MEMBER {
           constexpr int J = decltype(some)::value;
           Lanes sums[J];
           for (int j = 0; j < J; ++j) sums[j] = first ? column[from + j] : Lanes{};
@@ -76,7 +76,7 @@ struct Window {
   // From logits to base 2 their exponentials, less the largest logit. Calls use(which one, the exponential) for each.
   template <class Use>
   LGRNET_MEMBER void exponentials(Lanes *weights, Lanes most, Use use) const {
-    in_parts<5>(window() * window(), [&](auto part, int64_t first) LGRNET_MEMBER {
+    in_parts<5, 3, 1>(window() * window(), [&](auto part, int64_t first) LGRNET_MEMBER {
       constexpr int N = decltype(part)::value;
       const auto e = exp2_below_128(each<N>([&](int i) { return weights[first + i] - most; }));
       for (int i = 0; i < N; ++i) {
@@ -90,7 +90,7 @@ struct Window {
   LGRNET_MEMBER Lanes add(const Block &block, const Lanes *weights, Lanes *sums) const {
     const int64_t channel = ONE_TOKEN ? LANES : level.channel;
     Lanes total;
-    in_parts<8>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
+    in_parts<8, 4, 1>(channels(), [&](auto part, int64_t first) LGRNET_MEMBER {
       constexpr int C = decltype(part)::value;
       Lanes sum[C];
       for (int c = 0; c < C; ++c) sum[c] = Lanes{};

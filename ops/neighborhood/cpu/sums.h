@@ -13,16 +13,11 @@
 
 namespace neighborhood {
 
-// Calls step(a number C known to the compiler, the first one) for 0 .. count in parts of C.
-template <int MOST, class Step>
-LGRNET_INLINE void in_parts(int64_t count, Step step) {
-  int64_t i = 0;
-  for (; i + MOST <= count; i += MOST) step(std::integral_constant<int, MOST>{}, i);
-  if (MOST > 4)
-    for (; i + 4 <= count; i += 4) step(std::integral_constant<int, 4>{}, i);
-  if (MOST > 3)
-    for (; i + 3 <= count; i += 3) step(std::integral_constant<int, 3>{}, i);
-  for (; i < count; ++i) step(std::integral_constant<int, 1>{}, i);
+// Calls step(a number C known to the compiler, the first one) for `first` .. count in parts of C, then in smaller ones.
+template <int C, int... SMALLER, class Step>
+LGRNET_INLINE void in_parts(int64_t count, Step step, int64_t first = 0) {
+  for (; first + C <= count; first += C) step(std::integral_constant<int, C>{}, first);
+  if constexpr (sizeof...(SMALLER) > 0) in_parts<SMALLER...>(count, step, first);
 }
 
 // A block of queries: q and dout [d]; the weights, and the derivatives by the logits, [column, row] of the window.
@@ -42,9 +37,9 @@ struct Series {
 template <class Vectors, class Factors>
 LGRNET_INLINE void collect(float *const *rows, int64_t window, int64_t at, int64_t channels, int64_t channel,
                            int64_t count, Vectors vectors, Factors factors) {
-  in_parts<REGISTERS == 32 ? 4 : 2>(channels, [&](auto part, int64_t first) LGRNET_MEMBER {
+  in_parts<REGISTERS == 32 ? 4 : 2, 1>(channels, [&](auto part, int64_t first) LGRNET_MEMBER {
     constexpr int C = decltype(part)::value;
-    in_parts<5>(window, [&](auto some, int64_t from) LGRNET_MEMBER {
+    in_parts<5, 3, 1>(window, [&](auto some, int64_t from) LGRNET_MEMBER {
       constexpr int J = decltype(some)::value;
       float *to[J];
       for (int j = 0; j < J; ++j) to[j] = rows[from + j] + at + first * channel;
