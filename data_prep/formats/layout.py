@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,9 +103,10 @@ def class_values(
 
 
 def check_pictures(pictures: Sequence[Picture]) -> None:
-    """Raises DataError for damaged pictures, those of another size than annotated, and videos of several sizes."""
+    """Raises DataError that names all damaged pictures, and those of another size than annotated or in their video."""
     sizes: dict[str, tuple[tuple[int, int], Path]] = {}
-    for picture in tracked(pictures, "checking pictures", len(pictures)):
+
+    def check(picture: Picture) -> None:
         size = frame_size(picture.file)
         if picture.size not in (None, size):
             raise DataError(
@@ -119,12 +120,16 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
                 "if these are still pictures, give --stills"
             )
 
+    _check_all(check, pictures, "checking pictures")
+
 
 def check_masks(annotations: Annotations, values: Mapping[str, int]) -> None:
-    """Raises DataError for raster masks that `write_layout` could not write; other regions are checked when read."""
+    """Raises DataError that names all raster masks which `write_layout` could not write.
+
+    Other regions are checked when read.
+    """
     masks = [picture for picture in annotations.pictures if isinstance(picture.content, Path)]
-    for picture in tracked(masks, "checking masks", len(masks)):
-        _painted(picture, annotations.raster, values)
+    _check_all(lambda picture: _painted(picture, annotations.raster, values), masks, "checking masks")
 
 
 def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path, dry_run: bool = False) -> Counts:
@@ -187,16 +192,22 @@ def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRe
 
 def check_layout(records: Sequence[VideoRecord], values: Mapping[str, int]) -> None:
     """Raises DataError that names every frame and mask which `layout_pictures` could not take."""
-    pairs, wrong = [pair for record in records for pair in zip(record.frames, record.masks, strict=True)], []
-    for file, mask in tracked(pairs, "checking masks", len(pairs)):
+    pairs = [pair for record in records for pair in zip(record.frames, record.masks, strict=True)]
+    _check_all(lambda pair: _read_pair(*pair, values), pairs, "checking masks")
+
+
+def _check_all(check: Callable[[_Item], object], frames: Sequence[_Item], title: str) -> None:
+    """Raises one DataError of all that `check` raises for the frames."""
+    wrong = []
+    for frame in tracked(frames, title, len(frames)):
         try:
-            _read_pair(file, mask, values)
+            check(frame)
         except DataError as error:
             wrong.append(f"\n{error}")
     if wrong:
-        frames = f"{len(wrong)} frame{'s' * (len(wrong) > 1)}"
+        number = f"{len(wrong)} frame{'s' * (len(wrong) > 1)}"
         raise DataError(
-            f"{frames} cannot be converted, nothing was written; correct them and run it again:{''.join(wrong)}"
+            f"{number} cannot be converted, nothing was written; correct them and run it again:{''.join(wrong)}"
         )
 
 

@@ -160,6 +160,40 @@ def test_bad_files_are_found_before_anything_is_written_and_all_are_named(kind, 
     assert convert.main(["--to", kind, "--src", str(src), "--dst", str(dst)]) == 0
 
 
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_all_bad_pictures_of_an_export_are_named(kind, tmp_path, capsys):
+    write_layout(tmp_path / "src", (1, 2), ("v", "w"))
+    export, back = tmp_path / "export", tmp_path / "back"
+    assert convert.main(["--to", kind, "--src", str(tmp_path / "src"), "--dst", str(export)]) == 0
+    pictures = sorted(path for path in export.rglob("*.png") if "Annotations" not in path.parts)
+    pictures[0].unlink()  # may be a link to the source
+    pictures[0].write_bytes(b"no picture")
+    pictures[-1].unlink()
+    write_frame(pictures[-1], np.zeros((5, 5, 3)))
+    capsys.readouterr()
+    for more in ([], ["--dry_run"]):
+        assert convert.main(["--from", kind, "--src", str(export), "--dst", str(back), *more]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == "error: 2 frames cannot be converted, nothing was written; correct them and run it again:"
+        for line, path, why in zip(lines[1:], (pictures[0], pictures[-1]), ("cannot be read", "(5, 5)"), strict=True):
+            assert str(path) in line and why in line
+        assert not back.exists()
+
+
+def test_all_bad_masks_of_davis_are_named(tmp_path, capsys):
+    write_layout(tmp_path / "src", (1, 2), ("v", "w"))
+    export, back = tmp_path / "export", tmp_path / "back"
+    assert convert.main(["--to", "davis", "--src", str(tmp_path / "src"), "--dst", str(export)]) == 0
+    masks = sorted(path for path in export.rglob("*.png") if "Annotations" in path.parts)
+    for mask in masks[:2]:
+        write_image(mask, Image.fromarray(np.zeros((5, 5), np.uint8)))
+    capsys.readouterr()
+    assert convert.main(["--from", "davis", "--src", str(export), "--dst", str(back)]) == 2
+    said = capsys.readouterr().err
+    assert "error: 2 frames" in said and all(f"{mask} has (height, width) (5, 5)" in said for mask in masks[:2])
+    assert not back.exists()
+
+
 def test_values_that_the_label_map_does_not_know_are_found_before_anything_is_written(tmp_path, capsys):
     write_layout(tmp_path / "src", (1, 2), ("v", "w"))
     (tmp_path / "src/label_map.json").write_text(json.dumps({"values": {"a": 1}}))
