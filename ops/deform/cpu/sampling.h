@@ -240,8 +240,8 @@ struct Samples {
       sample->at = line * row + column * pixel + first;
       // A place outside stays outside when it moves a little.
       if (BACK)
-        *slope = {right, below, share, (far_x > none) & (far_x < wide) ? share : none,
-                  (far_y > none) & (far_y < high) ? share : none};
+        *slope = {right, below, share, ((far_x > none) & (far_x < wide)) ? share : none,
+                  ((far_y > none) & (far_y < high)) ? share : none};
     }
   }
 };
