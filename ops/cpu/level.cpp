@@ -4,7 +4,7 @@
 extern "C" {
 
 // Changes with any function's arguments, so that a library of another release is not called by mistake.
-int lgrnet_version() { return 7; }
+int lgrnet_version() { return 8; }
 
 // Floats in a vector: a part of the layout of the scan's checkpoints.
 int lgrnet_lanes() { return LANES; }

@@ -133,6 +133,34 @@ def test_half_precision_comes_and_goes_with_float32_inside(dtype, tolerance):
 
 
 @compiled
+@pytest.mark.parametrize("sizes", SIZES)
+def test_bfloat16_is_rounded_as_torch_rounds(sizes):
+    """Also zeros of either sign, infinity, NaN, and numbers that lie half-way between two of bfloat16."""
+    x, weight, bias = inputs(*sizes, torch.float32)
+    x, shift = x.bfloat16(), bias / 2
+    flat = x.view(-1)
+    for i, value in enumerate((0.0, -0.0, math.inf, -math.inf, math.nan, 3e38)[: len(flat)]):
+        flat[7 * i % len(flat)] = value
+    expected = depthwise_gelu_cpu(x.float(), weight, bias, sizes[1:3], shift)
+    got = depthwise_gelu_cpu(x, weight, bias, sizes[1:3], shift)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.nan_to_num(), expected.bfloat16().nan_to_num())
+
+
+@compiled
+def test_half_way_goes_to_the_even_number():
+    """Large numbers pass the GELU as they are, and the middle tap alone."""
+    bits = torch.arange(0x42C80000, 0x42CA0000, 0x1000, dtype=torch.int32)  # from 100 on, eighths of a step
+    x = torch.full((1, len(bits), 1), 64.0, dtype=torch.bfloat16)
+    middle = torch.zeros(1, 1, 3, 3)
+    middle[..., 1, 1] = 1
+    for bias in bits.view(torch.float32) - 64:
+        got = depthwise_gelu_cpu(x[:, :1], middle, bias[None], (1, 1))
+        assert got.item() == (64 + bias).bfloat16().item()
+
+
+@compiled
 def test_the_number_of_threads_changes_no_bit():
     tensors = [t.requires_grad_() for t in inputs(2, 70, 5, 150, torch.float32)]
     before, results = torch.get_num_threads(), []

@@ -11,23 +11,28 @@ from lgrnet.ops.cpu import address, kernel
 
 __all__ = ["depthwise_gelu_cpu"]
 
+TOKENS = (torch.float32, torch.bfloat16)
+"""Types of tokens that the kernel reads and writes as they are."""
+
 
 def depthwise_gelu_cpu(
     x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int], shift: Tensor | None = None
 ) -> Tensor:
     """See `lgrnet.ops.depthwise_gelu`; computes in float32."""
-    inputs = (None if t is None else t.float().contiguous() for t in (x, weight, bias, shift))
-    return depthwise_forward(*inputs, *shape).to(x.dtype)
+    tokens = x if x.dtype in TOKENS else x.float()
+    others = (None if t is None else t.float().contiguous() for t in (weight, bias, shift))
+    return depthwise_forward(tokens.contiguous(), *others, *shape).to(x.dtype)
 
 
 @torch.library.custom_op("lgrnet::depthwise_forward", mutates_args=(), device_types="cpu")
 def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int) -> Tensor:
-    """[B, H * W, C]"""
+    """[B, H * W, C], of the type of x: float32 or bfloat16; all others are float32."""
     _check(x, weight, bias, shift, height, width)
     out = torch.empty_like(x)
     if out.numel():
-        tensors = (x, shift, weight, bias, out)
-        kernel("lgrnet_depthwise_forward", 5, 4, c_int)(*map(address, tensors), *_sizes(x, height, width))
+        sizes, bfloat16 = (len(x), height, width, x.shape[2]), x.dtype == torch.bfloat16
+        function = kernel("lgrnet_depthwise_forward", 5, 5, c_int)
+        function(*map(address, (x, shift, weight, bias, out)), *sizes, bfloat16, torch.get_num_threads())
     return out
 
 
@@ -35,13 +40,14 @@ def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | N
 def depthwise_backward(
     x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, dout: Tensor, height: int, width: int
 ) -> list[Tensor]:
-    """Gradients of x, weight and bias."""
+    """Gradients of x, weight and bias, all in float32."""
     _check(x, weight, bias, shift, height, width)
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, weight, bias)]
     gradients = [torch.empty_like(t) for t in (x, weight, bias)]
     tensors = (x, shift, weight, bias, dout, *gradients)
-    kernel("lgrnet_depthwise_backward", 8, 4, c_int)(*map(address, tensors), *_sizes(x, height, width))
+    sizes = (len(x), height, width, x.shape[2], torch.get_num_threads())
+    kernel("lgrnet_depthwise_backward", 8, 4, c_int)(*map(address, tensors), *sizes)
     return gradients
 
 
@@ -61,17 +67,13 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
-    dx, *others = depthwise_backward(*ctx.saved_tensors, dout.contiguous(), ctx.height, ctx.width)
+    x, *others = ctx.saved_tensors
+    dx, *gradients = depthwise_backward(x.float(), *others, dout.float().contiguous(), ctx.height, ctx.width)
     dshift = dx.sum((0, 1)) if ctx.needs_input_grad[3] else None
-    return dx, *others, dshift, None, None
+    return dx.to(x.dtype), *gradients, dshift, None, None
 
 
 depthwise_forward.register_autograd(_backward, setup_context=_remember)
-
-
-def _sizes(x: Tensor, height: int, width: int) -> tuple[int, ...]:
-    """B, H, W, C and the number of threads."""
-    return len(x), height, width, x.shape[2], torch.get_num_threads()
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int) -> None:

@@ -1,4 +1,5 @@
-// Depthwise 3x3 convolution, bias and GELU of tokens in one pass, forward and backward, in float32.
+// Depthwise 3x3 convolution, bias and GELU of tokens in one pass, forward and backward, in float32. Tokens of bfloat16
+// are read and written as they are.
 //
 // A task is a band of rows of one image and a few channels. It copies its rows one after the other into a ring of
 // three, with a zero at either end, so that borders need no thought, and whatever lies far apart in the image lies
@@ -8,6 +9,7 @@
 // Letters as in ops/depthwise/__init__.py: B images, H W tokens, C channels.
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "../../cpu/lanes.h"
@@ -59,13 +61,14 @@ class Ring {
   Lanes *row(int64_t y) { return &rows[(y + 3) % 3 * (p.width + 2) * place.vectors()]; }
 
   // Reads row y of tokens [B, H, W, C], and adds the channels' shift [C] if there is one; zeros outside of the image.
-  void read(const float *tokens, int64_t y, const float *shift = nullptr) {
+  template <class T>
+  void read(const T *tokens, int64_t y, const float *shift = nullptr) {
     if (y < 0 || y >= p.height) return clear(y);
     Lanes added[VECTORS] = {};
     for (int64_t v = 0; shift && v < place.vectors(); ++v)
       added[v] = load_part(shift + place.first + v * LANES, place.lanes(v));
     Lanes *to = row(y) + place.vectors();
-    const float *from = tokens + place.offset(p, y);
+    const T *from = tokens + place.offset(p, y);
     for (int64_t x = 0; x < p.width; ++x, from += p.channels)
       for (int64_t v = 0; v < place.vectors(); ++v)
         *to++ = load_part(from + v * LANES, place.lanes(v)) + added[v];
@@ -157,19 +160,21 @@ LGRNET_INLINE Lanes gelu_slope(Lanes x) {
   return x < all(0.0f) ? below : all(1.0f) - below;
 }
 
+template <class T>
 struct Inputs {
-  const float *tokens, *shift, *weight, *bias;  // shift may be null
+  const T *tokens;
+  const float *shift, *weight, *bias;  // shift may be null
 };
 
-template <bool WHOLE>
-void forward(const Problem &p, const Inputs &in, float *out, int64_t task) {
+template <bool WHOLE, class T>
+void forward(const Problem &p, const Inputs<T> &in, T *out, int64_t task) {
   const Place<WHOLE> place(p, task);
   const Filter filter(place, in.weight, in.bias);
   Ring<WHOLE> ring(p, place);
   for (int64_t y = place.begin - 1; y <= place.begin; ++y) ring.read(in.tokens, y, in.shift);
   for (int64_t y = place.begin; y < place.end; ++y) {
     ring.read(in.tokens, y + 1, in.shift);
-    float *to = out + place.offset(p, y);
+    T *to = out + place.offset(p, y);
     ring.convolve(y, filter.taps.data(), filter.bias.data(), [&](int64_t x, int64_t v, const auto &sums) LGRNET_MEMBER {
       for (int n = 0; n < sums.size(); ++n)
         store_part(to + (x + n) * p.channels + v * LANES, gelu(sums[n]), place.lanes(v));
@@ -181,7 +186,7 @@ void forward(const Problem &p, const Inputs &in, float *out, int64_t task) {
 template <bool WHOLE>
 class Backward {
  public:
-  Backward(const Problem &problem, const Inputs &inputs, int64_t task)
+  Backward(const Problem &problem, const Inputs<float> &inputs, int64_t task)
       : p(problem), in(inputs), place(p, task), filter(place, in.weight, in.bias), ring(p, place), slopes(p, place),
         none(place.vectors()), sums(place.vectors() * (TAPS + 1)) {}
 
@@ -240,7 +245,7 @@ class Backward {
   }
 
   const Problem &p;
-  const Inputs &in;
+  const Inputs<float> &in;
   const Place<WHOLE> place;
   const Filter filter;
   Ring<WHOLE> ring, slopes;
@@ -248,7 +253,7 @@ class Backward {
 };
 
 template <bool WHOLE>
-void backward(const Problem &p, const Inputs &in, const float *dout, float *dtokens, float *shares, int64_t task) {
+void backward(const Problem &p, const Inputs<float> &in, const float *dout, float *dtokens, float *shares, int64_t task) {
   Backward<WHOLE> backward(p, in, task);
   backward.run(dout, dtokens);
   backward.store_sums(shares);
@@ -258,14 +263,22 @@ void backward(const Problem &p, const Inputs &in, const float *dout, float *dtok
 
 extern "C" {
 
-// tokens and out [B, H, W, C], shift [C] or null, weight [C, 3, 3], bias [C]. No size is 0.
-void lgrnet_depthwise_forward(const float *tokens, const float *shift, const float *weight, const float *bias,
-                              float *out, int64_t batch, int64_t height, int64_t width, int64_t channels, int threads) {
+// tokens and out [B, H, W, C], of float or, if `bfloat16` is not 0, of BFloat16; shift [C] or null, weight [C, 3, 3],
+// bias [C]. No size is 0.
+void lgrnet_depthwise_forward(const void *tokens, const float *shift, const float *weight, const float *bias, void *out,
+                              int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t bfloat16,
+                              int threads) {
   const Problem p{batch, height, width, channels};
-  const Inputs in{tokens, shift, weight, bias};
-  parallel_for(p.tasks(), threads, [&](int64_t task) {
-    (p.whole(task) ? forward<true> : forward<false>)(p, in, out, task);
-  });
+  const auto run = [&](const auto *from, auto *to) {
+    const Inputs<std::decay_t<decltype(*to)>> in{from, shift, weight, bias};
+    parallel_for(p.tasks(), threads, [&](int64_t task) {
+      p.whole(task) ? forward<true>(p, in, to, task) : forward<false>(p, in, to, task);
+    });
+  };
+  if (bfloat16)
+    run(static_cast<const BFloat16 *>(tokens), static_cast<BFloat16 *>(out));
+  else
+    run(static_cast<const float *>(tokens), static_cast<float *>(out));
 }
 
 // Gradients of tokens, weight and bias; all are written, none is added to.
@@ -273,7 +286,7 @@ void lgrnet_depthwise_backward(const float *tokens, const float *shift, const fl
                                const float *dout, float *dtokens, float *dweight, float *dbias, int64_t batch,
                                int64_t height, int64_t width, int64_t channels, int threads) {
   const Problem p{batch, height, width, channels};
-  const Inputs in{tokens, shift, weight, bias};
+  const Inputs<float> in{tokens, shift, weight, bias};
   const int64_t bands = batch * p.bands();
   std::vector<float> shares(bands * (TAPS + 1) * channels);
   parallel_for(p.tasks(), threads, [&](int64_t task) {
