@@ -21,6 +21,8 @@ HEADS, CHANNELS, POINTS = 8, 8, 4
 SHAPES, SMALL = ((11, 11), (22, 22), (44, 44)), ((3, 4), (5, 6), (8, 7))
 CLEARANCE = 1e-3
 """Pixels between a sampled place and the nearest pixel centre, at least: see `_clear`."""
+STEP = 1 / 16
+"""Pixels by which a place is moved that is too near: what bfloat16 tells apart up to 16."""
 
 
 def cases(quick: bool) -> list[Case]:
@@ -53,13 +55,20 @@ def _clear(offsets: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ..
     """Moves offsets [T, Q, heads, levels, points, 2] so that no place lies within CLEARANCE of a pixel's centre.
 
     The bilinear surface has a kink there, and so the offset two right gradients. Which of them an implementation gives
-    is a matter of its last bits, and one place in a million would make it "wrong".
+    is a matter of its last bits, and one place in a million would make it "wrong". All are numbers of bfloat16, which
+    has the same places then.
     """
     sizes = torch.tensor([(w, h) for h, w in shapes], device=offsets.device).double()
-    places = (reference.double() * sizes - 0.5)[:, :, None, :, None] + offsets.double()
-    beyond = places - places.round()
-    away = torch.where(beyond < 0, -CLEARANCE, CLEARANCE)
-    offsets.copy_(torch.where(beyond.abs() < CLEARANCE, offsets.double() + (away - beyond), offsets.double()))
+    centres = (reference.double() * sizes - 0.5)[:, :, None, :, None]
+    rounded = offsets.bfloat16()
+    beyond = (centres + rounded.double()).frac().abs()
+    near = torch.minimum(beyond, 1 - beyond) < CLEARANCE
+    offsets.copy_(torch.where(near, rounded.float() + STEP, rounded).bfloat16())
+
+
+def _exact(like: Tensor) -> torch.dtype:
+    """The type of places, which no one takes in half precision: it would move them by a tenth of a pixel."""
+    return torch.promote_types(like.dtype, torch.float32)
 
 
 def _op(backend: str) -> Callable[[Problem], Callable[..., Tensor]]:
@@ -67,7 +76,7 @@ def _op(backend: str) -> Callable[[Problem], Callable[..., Tensor]]:
         shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
 
         def call(value, offsets, logits):
-            return ms_deform_attn(value, offsets, logits, reference.to(value.dtype), shapes, backend=backend)
+            return ms_deform_attn(value, offsets, logits, reference.to(_exact(value)), shapes, backend=backend)
 
         return call
 
@@ -82,14 +91,16 @@ def _compiled_reference() -> Callable[..., Tensor]:
 def _compiled(problem: Problem) -> Callable[..., Tensor]:
     shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
     return lambda value, offsets, logits: _compiled_reference()(
-        value, offsets, logits, reference.to(value.dtype), shapes
+        value, offsets, logits, reference.to(_exact(value)), shapes
     )
 
 
 def _places(problem: Problem, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """What other implementations take: places in 0..1 [T, Q, heads, levels, points, 2] and weights."""
-    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"].to(offsets.dtype)
-    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
+    """What other implementations take: places in 0..1 [T, Q, heads, levels, points, 2] and weights, both exact."""
+    kind = _exact(offsets)
+    offsets, logits = offsets.to(kind), logits.to(kind)
+    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"].to(kind)
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=kind, device=offsets.device)
     places = reference[:, :, None, :, None] + offsets / sizes[:, None]
     return places, logits.softmax(-1).unflatten(-1, (len(shapes), -1))
 
@@ -100,7 +111,8 @@ def _transformers(problem: Problem) -> Callable[..., Tensor]:
 
     def call(value, offsets, logits):
         places, weights = _places(problem, offsets, logits)
-        return multi_scale_deformable_attention(value, problem.fixed["shapes"], places, weights)
+        found = multi_scale_deformable_attention(value.to(places.dtype), problem.fixed["shapes"], places, weights)
+        return found.to(value.dtype)
 
     return call
 
@@ -117,7 +129,8 @@ def _mmcv(problem: Problem) -> Callable[..., Tensor]:
 
     def call(value, offsets, logits):
         places, weights = _places(problem, offsets, logits)
-        return MultiScaleDeformableAttnFunction.apply(value, shapes, starts, places, weights, 64)
+        exact = value.to(places.dtype)
+        return MultiScaleDeformableAttnFunction.apply(exact, shapes, starts, places, weights, 64).to(value.dtype)
 
     return call
 
