@@ -20,9 +20,9 @@ from lgrnet.ops.deform.reference import ms_deform_attn_reference
 HEADS, CHANNELS, POINTS = 8, 8, 4
 SHAPES, SMALL = ((11, 11), (22, 22), (44, 44)), ((3, 4), (5, 6), (8, 7))
 CLEARANCE = 1e-3
-"""Pixels between a sampled place and the nearest pixel centre, at least: see `_clear`."""
+"""Pixels between a sampled place and the nearest pixel centre, at least: see `clear`."""
 STEP = 1 / 16
-"""Pixels by which a place is moved that is too near: what bfloat16 tells apart up to 16."""
+"""Pixels by which a place is moved that is too near, at least."""
 
 
 def cases(quick: bool) -> list[Case]:
@@ -41,8 +41,8 @@ def problem(case: Case, device: str) -> Problem:
         return torch.randn(frames, tokens, HEADS, *shape, generator=generator).to(device)
 
     reference = token_centres(shapes, device)[None, :, None].expand(-1, -1, len(shapes), -1)
-    inputs = (normal(CHANNELS), 2 * normal(len(shapes), POINTS, 2), normal(len(shapes) * POINTS))
-    _clear(inputs[1], reference, shapes)
+    offsets = clear(2 * normal(len(shapes), POINTS, 2), reference, shapes)
+    inputs = (normal(CHANNELS), offsets, normal(len(shapes) * POINTS))
     fixed = {"shapes": shapes, "reference": reference}
 
     def truth(value, offsets, logits):
@@ -51,8 +51,8 @@ def problem(case: Case, device: str) -> Problem:
     return Problem(inputs, truth, fixed)
 
 
-def _clear(offsets: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...]) -> None:
-    """Moves offsets [T, Q, heads, levels, points, 2] so that no place lies within CLEARANCE of a pixel's centre.
+def clear(offsets: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...]) -> Tensor:
+    """Offsets [T, Q, heads, levels, points, 2], moved so that no place lies within CLEARANCE of a pixel's centre.
 
     The bilinear surface has a kink there, and so the offset two right gradients. Which of them an implementation gives
     is a matter of its last bits, and one place in a million would make it "wrong". All are numbers of bfloat16, which
@@ -60,10 +60,11 @@ def _clear(offsets: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ..
     """
     sizes = torch.tensor([(w, h) for h, w in shapes], device=offsets.device).double()
     centres = (reference.double() * sizes - 0.5)[:, :, None, :, None]
-    rounded = offsets.bfloat16()
-    beyond = (centres + rounded.double()).frac().abs()
+    rounded = offsets.bfloat16().float()
+    beyond = (centres + rounded).frac().abs()
     near = torch.minimum(beyond, 1 - beyond) < CLEARANCE
-    offsets.copy_(torch.where(near, rounded.float() + STEP, rounded).bfloat16())
+    spacing = torch.ldexp(torch.ones_like(rounded), rounded.frexp().exponent - 8)  # of bfloat16's numbers there
+    return torch.where(near, rounded + spacing.clamp(min=STEP), rounded).bfloat16().float()
 
 
 def _exact(like: Tensor) -> torch.dtype:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks import deform
 from benchmarks.runner import DTYPES, error_of, work_of
 from gpu_checks.check import Check, Setup, attempt, bounded
 from lgrnet.layers.deformable import token_centres
@@ -20,10 +21,6 @@ GRADIENT = {"fp32": 1e-4, "bf16": 2e-2}
 """Errors against float64, of values relative to the largest one, of gradients in the L2 norm."""
 DEFORM_VALUE = {"fp32": 1e-4, "bf16": 2e-2}
 """A place is a sum of numbers up to the width of the map: in float32 it is known to 1e-6 pixels."""
-DEFORM_GRADIENT = {"fp32": 2e-3, "bf16": 2e-2}
-"""The slope along an offset jumps where a place crosses a pixel's centre; some of a million do by rounding."""
-ASIDE = 0.0137
-"""Shift of the reference points: offsets in bf16 are coarse, and many would end on a centre exactly."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +142,13 @@ def deform_cases(setup: Setup) -> Iterator[Case]:
     for name in names:
         clips, heads, dim, points, spread, shapes = DEFORMS[name]
         tokens, levels = sum(h * w for h, w in shapes), len(shapes)
+        centres = token_centres(shapes, setup.device)[None, :, None].expand(-1, -1, levels, -1)
+        offsets = spread * normal(1, clips, tokens, heads, levels, points, 2).to(setup.device)
         inputs = (
             normal(0, clips, tokens, heads, dim),
-            spread * normal(1, clips, tokens, heads, levels, points, 2),
+            deform.clear(offsets, centres, shapes),
             normal(2, clips, tokens, heads, levels * points),
         )
-        centres = token_centres(shapes, setup.device)[None, :, None].expand(-1, -1, levels, -1) + ASIDE
 
         def call(backend, *given, centres=centres, shapes=shapes):
             # Places do not come in half precision; the layer gives them in float32 too.

@@ -15,7 +15,7 @@ SECTIONS: dict[str, Section] = {
         ),
         Section(
             "deform", "Deformable attention: every kernel against float64", 120,
-            ops.section(ops.deform_cases, ops.DEFORM_VALUE, ops.DEFORM_GRADIENT),
+            ops.section(ops.deform_cases, ops.DEFORM_VALUE),
         ),
         Section(
             "depthwise", "Depthwise convolution and GELU: every kernel against float64", 120,
