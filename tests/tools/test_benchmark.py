@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -18,7 +19,7 @@ import torch
 from tools import benchmark
 
 report, runner, suite, Op = benchmark.report, benchmark.runner, benchmark.suite, benchmark.contest.Op
-contest, clock = benchmark.contest, sys.modules["benchmarks.clock"]
+contest, clock, deform = benchmark.contest, sys.modules["benchmarks.clock"], sys.modules["benchmarks.deform"]
 FIELDS = {"op", "case", "mode", "dtype", "device", "threads", "peer", "median_ms", "ratio", "interval", "peak_bytes"}
 FIELDS |= {"error", "status", "note", "noisy", "spread", "rounds", "position", "environment", "kernels_ms"}
 ROOT = Path(__file__).resolve().parents[2]
@@ -303,8 +304,8 @@ EAGER = {
 def test_every_peer_that_needs_no_compiler_is_right(name):
     op = suite.OPS[name]
     settings = runner.Settings(rounds=1, budget_s=1)
-    for mode in op.modes:
-        rows = runner.measure(op, op.cases(True)[0], mode, "fp32", settings, EAGER[name])
+    for mode, dtype in itertools.product(op.modes, op.dtypes):
+        rows = runner.measure(op, op.cases(True)[0], mode, dtype, settings, EAGER[name])
         assert [row.peer for row in rows] == ["lgrnet", *EAGER[name]]
         assert [(row.peer, row.error) for row in rows if row.status != "ok"] == []
         assert all(row.error is not None and row.peak_bytes is not None for row in rows)
@@ -339,10 +340,16 @@ def test_every_peer_has_a_name_of_its_own_and_ours_comes_first():
 
 
 def test_no_place_of_the_deformable_problem_has_two_gradients():
+    """Nor of another: offsets up to what bfloat16 knows to half a pixel, exact zeros, and multiples of a quarter."""
     op = suite.OPS["deform"]
     problem = op.problem(op.cases(True)[0], "cpu")
-    shapes, offsets = problem.fixed["shapes"], problem.inputs[1].double()
-    sizes = torch.tensor([(w, h) for h, w in shapes]).double()
-    places = (problem.fixed["reference"].double() * sizes - 0.5)[:, :, None, :, None] + offsets
-    distance = (places - places.round()).abs()
-    assert 0.9e-3 < distance.min() < 1.1e-3, "the nearest were moved, and no farther"
+    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
+    like = torch.randn(problem.inputs[1].shape, generator=torch.Generator().manual_seed(1))
+    wide = deform.clear(like.mul(20).clamp(-100, 100), reference, shapes)
+    coarse = deform.clear(like.mul(8).round() / 4, reference, shapes)
+    for offsets in (problem.inputs[1], wide, coarse):
+        sizes = torch.tensor([(w, h) for h, w in shapes]).double()
+        places = (reference.double() * sizes - 0.5)[:, :, None, :, None] + offsets.double()
+        assert float((places - places.round()).abs().min()) > 0.99e-3
+        assert torch.equal(offsets.bfloat16().float(), offsets)
+    assert float((wide - like.mul(20).clamp(-100, 100)).abs().max()) < 0.8, "moved by a step and a rounding at most"
