@@ -344,12 +344,12 @@ def test_no_place_of_the_deformable_problem_has_two_gradients():
     op = suite.OPS["deform"]
     problem = op.problem(op.cases(True)[0], "cpu")
     shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
+    sizes = torch.tensor([(w, h) for h, w in shapes]).double()
     like = torch.randn(problem.inputs[1].shape, generator=torch.Generator().manual_seed(1))
-    wide = deform.clear(like.mul(20).clamp(-100, 100), reference, shapes)
-    coarse = deform.clear(like.mul(8).round() / 4, reference, shapes)
+    far = like.mul(20).clamp(-100, 100)
+    wide, coarse = deform.clear(far, reference, shapes), deform.clear(like.mul(8).round() / 4, reference, shapes)
     for offsets in (problem.inputs[1], wide, coarse):
-        sizes = torch.tensor([(w, h) for h, w in shapes]).double()
         places = (reference.double() * sizes - 0.5)[:, :, None, :, None] + offsets.double()
         assert float((places - places.round()).abs().min()) > 0.99e-3
         assert torch.equal(offsets.bfloat16().float(), offsets)
-    assert float((wide - like.mul(20).clamp(-100, 100)).abs().max()) < 0.8, "moved by a step and a rounding at most"
+    assert float((wide - far).abs().max()) < 0.8, "moved by a step and a rounding at most"

@@ -59,17 +59,11 @@ def clear(offsets: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...
     has the same places then.
     """
     sizes = torch.tensor([(w, h) for h, w in shapes], device=offsets.device).double()
-    centres = (reference.double() * sizes - 0.5)[:, :, None, :, None]
     rounded = offsets.bfloat16().float()
-    beyond = (centres + rounded).frac().abs()
-    near = torch.minimum(beyond, 1 - beyond) < CLEARANCE
+    places = (reference.double() * sizes - 0.5)[:, :, None, :, None] + rounded
+    near = (places - places.round()).abs() < CLEARANCE
     spacing = torch.ldexp(torch.ones_like(rounded), rounded.frexp().exponent - 8)  # of bfloat16's numbers there
     return torch.where(near, rounded + spacing.clamp(min=STEP), rounded).bfloat16().float()
-
-
-def _exact(like: Tensor) -> torch.dtype:
-    """The type of places, which no one takes in half precision: it would move them by a tenth of a pixel."""
-    return torch.promote_types(like.dtype, torch.float32)
 
 
 def _op(backend: str) -> Callable[[Problem], Callable[..., Tensor]]:
@@ -77,7 +71,7 @@ def _op(backend: str) -> Callable[[Problem], Callable[..., Tensor]]:
         shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
 
         def call(value, offsets, logits):
-            return ms_deform_attn(value, offsets, logits, reference.to(_exact(value)), shapes, backend=backend)
+            return ms_deform_attn(value, offsets, logits, reference, shapes, backend=backend)
 
         return call
 
@@ -91,19 +85,18 @@ def _compiled_reference() -> Callable[..., Tensor]:
 
 def _compiled(problem: Problem) -> Callable[..., Tensor]:
     shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
-    return lambda value, offsets, logits: _compiled_reference()(
-        value, offsets, logits, reference.to(_exact(value)), shapes
-    )
+    return lambda value, offsets, logits: _compiled_reference()(value, offsets, logits, reference, shapes)
 
 
 def _places(problem: Problem, offsets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """What other implementations take: places in 0..1 [T, Q, heads, levels, points, 2] and weights, both exact."""
-    kind = _exact(offsets)
-    offsets, logits = offsets.to(kind), logits.to(kind)
-    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"].to(kind)
-    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=kind, device=offsets.device)
+    """What other implementations take, in float32: places in 0..1 [T, Q, heads, levels, points, 2] and weights.
+
+    In half precision places would be off by a tenth of a pixel.
+    """
+    shapes, reference = problem.fixed["shapes"], problem.fixed["reference"]
+    sizes = torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=offsets.device)
     places = reference[:, :, None, :, None] + offsets / sizes[:, None]
-    return places, logits.softmax(-1).unflatten(-1, (len(shapes), -1))
+    return places, logits.float().softmax(-1).unflatten(-1, (len(shapes), -1))
 
 
 def _transformers(problem: Problem) -> Callable[..., Tensor]:
@@ -112,7 +105,7 @@ def _transformers(problem: Problem) -> Callable[..., Tensor]:
 
     def call(value, offsets, logits):
         places, weights = _places(problem, offsets, logits)
-        found = multi_scale_deformable_attention(value.to(places.dtype), problem.fixed["shapes"], places, weights)
+        found = multi_scale_deformable_attention(value.float(), problem.fixed["shapes"], places, weights)
         return found.to(value.dtype)
 
     return call
@@ -130,8 +123,8 @@ def _mmcv(problem: Problem) -> Callable[..., Tensor]:
 
     def call(value, offsets, logits):
         places, weights = _places(problem, offsets, logits)
-        exact = value.to(places.dtype)
-        return MultiScaleDeformableAttnFunction.apply(exact, shapes, starts, places, weights, 64).to(value.dtype)
+        found = MultiScaleDeformableAttnFunction.apply(value.float(), shapes, starts, places, weights, 64)
+        return found.to(value.dtype)
 
     return call
 

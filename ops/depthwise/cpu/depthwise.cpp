@@ -253,7 +253,8 @@ class Backward {
 };
 
 template <bool WHOLE>
-void backward(const Problem &p, const Inputs<float> &in, const float *dout, float *dtokens, float *shares, int64_t task) {
+void backward(const Problem &p, const Inputs<float> &in, const float *dout, float *dtokens, float *shares,
+              int64_t task) {
   Backward<WHOLE> backward(p, in, task);
   backward.run(dout, dtokens);
   backward.store_sums(shares);
