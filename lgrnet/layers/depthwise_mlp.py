@@ -13,6 +13,8 @@ PART = 2**19
 """Hidden numbers at a time in inference on a CPU: 2 MB, which stay in its caches and in pages already mapped."""
 MOST = 2**23
 """Hidden numbers of whole images at a time in training on a CPU: 32 MB."""
+ROUNDED = 2**22
+"""The same of bfloat16, all of an image's: a sum of their shares would be rounded with each of them."""
 LEAST = 64
 """Hidden channels at a time, at least: narrower matrices are multiplied more slowly."""
 
@@ -55,9 +57,8 @@ class DepthwiseMlp(LibraryBlock):
 
         Of a few images some hidden channels come after the others, and each adds its share.
         """
-        conv, tokens = _convolution(self.dwconv), max(1, x.shape[1])
-        images = max(1, PART // (tokens * LEAST))
-        width = max(LEAST, PART // (tokens * min(images, len(x))) // LEAST * LEAST)
+        conv = _convolution(self.dwconv)
+        images, width = self._parts(x)
         inner = [t.split(width) for t in (self.fc1.weight, self.fc1.bias, conv.weight, conv.bias)]
         biases = [self.fc2.bias, *[None] * (len(inner[0]) - 1)]
         parts = list(zip(*inner, self.fc2.weight.split(width, dim=1), biases, strict=True))
@@ -65,6 +66,14 @@ class DepthwiseMlp(LibraryBlock):
             for inward, shift, weight, bias, outward, last_bias in parts:
                 hidden = depthwise_gelu(linear(some, inward), weight, bias, shape, shift=shift)
                 linear(hidden, outward, last_bias, residual=out, out=out)
+
+    def _parts(self, x: Tensor) -> tuple[int, int]:
+        """Images and hidden channels at a time."""
+        tokens, hidden = max(1, x.shape[1]), self.fc1.out_features
+        if x.dtype != torch.float32:
+            return max(1, ROUNDED // (tokens * hidden)), hidden
+        images = max(1, PART // (tokens * LEAST))
+        return images, max(LEAST, PART // (tokens * min(images, len(x))) // LEAST * LEAST)
 
 
 def _convolution(layer: nn.Module) -> nn.Conv2d | None:

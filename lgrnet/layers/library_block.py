@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrnet.layers.parts import recorded
+from lgrnet.ops.cpu import is_faster
 
 
 class LibraryBlock(nn.Module):
@@ -35,9 +36,11 @@ class LibraryBlock(nn.Module):
 
     def may_add_in_place(self, x: Tensor) -> bool:
         """Whether shares may be added to a tensor of our own: on a CPU where nothing is kept for a backward pass, no
-        graph is recorded, and sums are those of float32."""
+        graph is recorded, and sums are made in float32."""
         busy = self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        return not (busy or recorded()) and x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
+        if busy or recorded() or x.device.type != "cpu" or len(x) == 0:
+            return False
+        return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_faster(x.dtype))
 
 
 def with_own_blocks(net: nn.Module, kinds: Sequence[type[LibraryBlock]]) -> nn.Module:

@@ -26,8 +26,9 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, backend
     q        [B, N, C], its channels head by head
     k, v     [B, M, C]; parts of one tensor, such as kv.chunk(2, -1), are read where they lie
     heads    C is a multiple of it
-    backend  "cpu" (compiled, float32, no gradients) or "reference", which is torch's scaled_dot_product_attention;
-             "auto" takes the first where it can and is faster, as `lgrnet.ops.linear` does
+    backend  "cpu" (compiled, no gradients) or "reference", which is torch's scaled_dot_product_attention; "auto" takes
+             the first where it can and is faster, as `lgrnet.ops.linear` does. In bfloat16 the kernel rounds softmax's
+             weights and the result, and heads of an odd number of channels are torch's
 
     Returns [B, N, C]; without keys zeros.
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that

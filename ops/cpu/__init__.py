@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from torch.nn import Parameter
 
 from lgrnet.ops.backends import Backend, BackendError, check_tensors, choose, exporting
 
-VERSION = 8
+VERSION = 9
 LEVELS = ("portable", "avx2", "avx512")
 """From the plainest to the widest; the index is what `lgrnet_level` answers."""
+
+PRODUCTS = (torch.float32, torch.bfloat16)
+"""Types of what linear layers and attention multiply; bfloat16 where the processor has instructions for it."""
 
 HOW = "install a C++ compiler (GCC or Clang) and run pip install -e . (or pip install .) again"
 
@@ -81,13 +84,15 @@ def level() -> str:
 
 
 @cache
-def is_faster() -> bool:
-    """Whether the library has the vector instructions that torch's own products of matrices have."""
-    return missing() is None and level() != LEVELS[0]
+def is_faster(dtype: torch.dtype) -> bool:
+    """Whether the library has the instructions for products of this type that torch's own products of matrices have."""
+    if missing() is not None:
+        return False
+    return library().lgrnet_bfloat16() == 2 if dtype == torch.bfloat16 else level() != LEVELS[0]
 
 
 def inference_backend(backends: Mapping[str, Backend], backend: str, given: Mapping[str, Tensor | None]) -> Callable:
-    """`choose` for an op whose kernel, "cpu", takes float32 alone, without gradients, and whose reference is torch's.
+    """`choose` for an op whose kernel, "cpu", takes `PRODUCTS`, without gradients, and whose reference is torch's.
 
     "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
     gradients, a graph or autocast. Called so often that it asks as little as it can.
@@ -98,20 +103,30 @@ def inference_backend(backends: Mapping[str, Backend], backend: str, given: Mapp
     """
     tensors = [t for t in given.values() if t is not None]
     first = tensors[0]
-    plain = all(t.dtype == torch.float32 and t.device == first.device for t in tensors)
-    if not plain:
+    plain = all(t.dtype == first.dtype and t.device == first.device for t in tensors)
+    if not plain or first.dtype not in PRODUCTS:
         check_tensors(**given)
-    able = plain and without_gradients(tensors)
     if backend == "auto":
+        able = plain and first.dtype in PRODUCTS and without_gradients(tensors)
         busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         real = type(first) in (Tensor, Parameter)  # other kinds, as fake tensors, may have no memory
-        can = able and real and not busy and is_faster() and cannot_run(first) is None
+        can = able and real and not busy and is_faster(first.dtype) and cannot_run(first) is None
         return backends["cpu" if can else "reference"].run
-    if backend == "cpu" and not able:
-        others = [str(t.dtype) for t in tensors if t.dtype != torch.float32]
-        reason = f"it takes float32 alone, not {others[0]}" if others else "it has no gradients"
+    if backend == "cpu" and (reason := _cannot_multiply(tensors)):
         raise BackendError(f"backend 'cpu' cannot be used because {reason}; choose auto or reference")
     return choose(backends, backend, first)
+
+
+def _cannot_multiply(tensors: Sequence[Tensor]) -> str | None:
+    """Why a kernel of `inference_backend` cannot take these, None when it can."""
+    types = {t.dtype for t in tensors}
+    if others := [str(t) for t in types if t not in PRODUCTS]:
+        return f"it takes float32 or bfloat16, not {others[0]}"
+    if len(types) > 1:
+        return "its tensors are of one type, not some of float32 and some of bfloat16"
+    if types == {torch.bfloat16} and missing() is None and library().lgrnet_bfloat16() == 0:
+        return "this processor has no instructions for products of bfloat16 (AVX512_BF16)"
+    return None if without_gradients(tensors) else "it has no gradients"
 
 
 def without_gradients(tensors: Iterable[Tensor | None]) -> bool:
@@ -149,6 +164,13 @@ def row_step(tensor: Tensor, axis: int = 1) -> int:
     Of an axis of one row torch may give any stride: there it is the way to the next rows.
     """
     return tensor.stride(axis if tensor.shape[axis] > 1 else axis - 1)
+
+
+def in_lanes(*rows: Tensor) -> bool:
+    """Whether rows, as of `rows_of`, can be read four bytes at a time: of bfloat16 two numbers."""
+    if rows[0].dtype == torch.float32:
+        return True
+    return all(not ((t.shape[1] | t.stride(0) | t.storage_offset()) & 1) for t in rows)
 
 
 def _load(name: str) -> ctypes.CDLL:

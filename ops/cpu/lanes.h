@@ -57,24 +57,6 @@ LGRNET_INLINE Lanes load(const float *place) {
 
 LGRNET_INLINE void store(float *place, Lanes lanes) { std::memcpy(place, &lanes, sizeof(lanes)); }
 
-// A number of bfloat16: the upper half of a float's bits.
-enum class BFloat16 : uint16_t {};
-typedef uint16_t HalfLanes __attribute__((vector_size(LANES * sizeof(uint16_t))));
-typedef uint32_t BitLanes __attribute__((vector_size(LANES * sizeof(uint32_t))));
-
-LGRNET_INLINE Lanes load(const BFloat16 *place) {
-  HalfLanes upper;
-  std::memcpy(&upper, place, sizeof(upper));
-  return (Lanes)(__builtin_convertvector(upper, BitLanes) << 16);
-}
-
-// Rounds to the nearest, of two to the even one; NaN stays NaN.
-LGRNET_INLINE void store(BFloat16 *place, Lanes lanes) {
-  const BitLanes bits = (BitLanes)lanes, rounded = bits + 0x7FFF + ((bits >> 16) & 1), quiet = bits | 0x400000;
-  const HalfLanes upper = __builtin_convertvector((lanes == lanes ? rounded : quiet) >> 16, HalfLanes);
-  std::memcpy(place, &upper, sizeof(upper));
-}
-
 // The first `count` floats; the other lanes are 0.
 LGRNET_INLINE Lanes load_part(const float *place, int count) {
 #if LGRNET_LANES == 16
@@ -117,20 +99,6 @@ LGRNET_INLINE void store_part(float *place, Lanes lanes, int count) {
   else
     std::memcpy(place, &lanes, count * sizeof(float));
 #endif
-}
-
-LGRNET_INLINE Lanes load_part(const BFloat16 *place, int count) {
-  if (count == LANES) return load(place);
-  BFloat16 some[LANES] = {};
-  std::memcpy(some, place, count * sizeof(BFloat16));
-  return load(some);
-}
-
-LGRNET_INLINE void store_part(BFloat16 *place, Lanes lanes, int count) {
-  if (count == LANES) return store(place, lanes);
-  BFloat16 some[LANES];
-  store(some, lanes);
-  std::memcpy(place, some, count * sizeof(BFloat16));
 }
 
 LGRNET_INLINE float sum(Lanes lanes) {

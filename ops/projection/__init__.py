@@ -33,8 +33,10 @@ def linear(
     bias      [D] or None
     residual  [..., D] or None
     out       [..., D], contiguous, takes the result, without gradients; may be `residual` itself; None: a new tensor
-    backend   "cpu" (compiled, float32, no gradients) or "reference", which is torch's own; "auto" takes the first where
-              it can and is faster, which is wherever nothing is recorded for gradients, a graph or autocast
+    backend   "cpu" (compiled, float32 or bfloat16, no gradients) or "reference", which is torch's own; "auto" takes the
+              first where it can and is faster, which is wherever nothing is recorded for gradients, a graph or
+              autocast; in bfloat16 only where the processor multiplies pairs of numbers (AVX512_BF16) and not whole
+              matrices (AMX). There sums are float32 and rounded once, and an odd C is torch's
 
     Returns [..., D]. By the kernel each row's numbers are the same whatever the number of rows or threads.
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that

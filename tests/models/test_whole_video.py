@@ -87,8 +87,9 @@ def test_all_in_bfloat16():
             outputs = half(video.bfloat16()), half.infer(video.bfloat16()), half.infer(video)
         assert all(o.mask_logits.dtype == o.class_logits.dtype == torch.bfloat16 for o in outputs)
         errors.append([(o.mask_logits - expected).norm() / expected.norm() for o in outputs])
-    # Where rounding moves a bit of an attention mask across its threshold, all that follows moves: not in most videos.
-    assert (torch.tensor(errors).median(0).values < 0.03).all()
+    # Where rounding moves a bit of an attention mask across its threshold, all that follows moves: not in every video.
+    errors = torch.tensor(errors)
+    assert (errors.kthvalue(2, 0).values < 0.02).all() and (errors < 0.2).all()
 
 
 MEMORY = """

@@ -13,6 +13,7 @@
 #define __AVX512BW__ 1
 #define __AVX512DQ__ 1
 #define __AVX512VL__ 1
+#define LGRNET_EMULATED 1  // what is no intrinsic
 
 namespace stand_in {
 

@@ -24,6 +24,7 @@ SIZES = {  # B, N, M, heads, channels of a head
     "a head of 100 channels": (1, 17, 33, 1, 100),
     "more queries than a task takes": (1, 3100, 6, 1, 4),
 }
+ERRORS = {torch.float32: 1e-6, torch.bfloat16: 2**-8 + 2**-9}  # weights and the result are rounded
 
 
 def inputs(batch, queries, keys, heads, channels, dtype=torch.float32):
@@ -43,11 +44,12 @@ def test_the_reference_is_its_definition():
 
 
 @compiled
+@pytest.mark.parametrize("dtype", ERRORS)
 @pytest.mark.parametrize("name", SIZES)
-def test_value(name):
-    low = inputs(*SIZES[name])
+def test_value(name, dtype):
+    low = inputs(*SIZES[name], dtype)
     expected = multi_head_attention(*(t.double() for t in low), SIZES[name][3])
-    assert relative(multi_head_attention(*low, SIZES[name][3], backend="cpu"), expected) < 1e-6
+    assert relative(multi_head_attention(*low, SIZES[name][3], backend="cpu"), expected) < ERRORS[dtype]
 
 
 @compiled
@@ -63,9 +65,10 @@ def test_strong_logits_and_far_ones():
 
 
 @compiled
+@pytest.mark.parametrize("dtype", ERRORS)
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_not_a_number_reaches_what_depends_on_it_and_nothing_else(which):
-    tensors = inputs(2, 30, 20, 2, 4)
+def test_not_a_number_reaches_what_depends_on_it_and_nothing_else(which, dtype):
+    tensors = inputs(2, 30, 20, 2, 4, dtype)
     tensors[which][1, 3, 5] = float("nan")  # of the second head
     spoilt = multi_head_attention(*tensors, 2, backend="cpu").isnan()
     expected = torch.zeros_like(spoilt)
@@ -79,8 +82,9 @@ def test_not_a_number_reaches_what_depends_on_it_and_nothing_else(which):
 
 
 @compiled
-def test_the_number_of_threads_and_the_other_clips_change_no_bit():
-    tensors = inputs(3, 3100, 6, 2, 4)
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_the_number_of_threads_and_the_other_clips_change_no_bit(dtype):
+    tensors = inputs(3, 3100, 6, 2, 4, dtype)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
@@ -93,8 +97,9 @@ def test_the_number_of_threads_and_the_other_clips_change_no_bit():
 
 
 @compiled
-def test_keys_and_values_are_read_where_they_lie_and_others_are_copied():
-    q, k, v = inputs(2, 5, 7, 3, 4)
+@pytest.mark.parametrize("dtype", ERRORS)
+def test_keys_and_values_are_read_where_they_lie_and_others_are_copied(dtype):
+    q, k, v = inputs(2, 5, 7, 3, 4, dtype)
     expected = multi_head_attention(q, k, v, 3, backend="cpu")
     apart = torch.cat((k, v), -1).chunk(2, -1)
     assert not apart[0].is_contiguous() and torch.equal(multi_head_attention(q, *apart, 3, backend="cpu"), expected)
@@ -145,7 +150,7 @@ def test_a_backend_that_is_not_there_or_cannot():
     tensors = inputs(1, 2, 2, 1, 2)
     with pytest.raises(BackendError, match="backend is 'abacus', expected auto or one of cpu, reference"):
         multi_head_attention(*(t.clone().requires_grad_() for t in tensors), 1, backend="abacus")
-    with pytest.raises(BackendError, match="it takes float32 alone, not torch.float64"):
+    with pytest.raises(BackendError, match="it takes float32 or bfloat16, not torch.float64"):
         multi_head_attention(*(t.double() for t in tensors), 1, backend="cpu")
     with pytest.raises(BackendError, match="it has no gradients"):
         multi_head_attention(*(t.requires_grad_() for t in tensors), 1, backend="cpu")
@@ -155,5 +160,5 @@ def test_a_backend_that_is_not_there_or_cannot():
 def test_the_kernel_refuses_what_is_not_as_it_reads():
     q, k, v = inputs(1, 2, 3, 1, 2)
     for wrong in ((q, k[:, 1:], v, 1), (q, k, v, 0), (q.double(), k, v, 1), (q[..., :1], k, v, 1)):
-        with pytest.raises(ValueError, match="expected float32"):
+        with pytest.raises(ValueError, match="expected float32 or bfloat16"):
             multi_head_attention_cpu(*wrong)

@@ -73,5 +73,4 @@ OP = Op(
         Peer("compiled", _peer(lambda *inputs: _compiled()(*inputs)), "a C++ compiler for torch.compile"),
     ),
     modes=("fwd",),
-    dtypes=("fp32",),
 )

@@ -67,5 +67,4 @@ OP = Op(
         Peer("compiled", lambda problem: _in_turns(_compiled()), "a C++ compiler for torch.compile"),
     ),
     modes=("fwd",),
-    dtypes=("fp32",),
 )

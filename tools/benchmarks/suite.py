@@ -20,7 +20,7 @@ from benchmarks import (
     report,
     scan,
 )
-from benchmarks.contest import Case, Op
+from benchmarks.contest import Case, Op, multiplies_bf16
 from benchmarks.runner import Row
 
 OPS: dict[str, Op] = {
@@ -57,6 +57,8 @@ TITLES = {
 
 
 BOTH = ("fp32", "bf16")
+HERE = BOTH if multiplies_bf16() else ("fp32",)
+"""What a processor is measured with; what it has no instructions for says nothing about kernels."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ SUITES = {
         Part("scan", ("B=1 K=4 L=120", "B=1 K=4 L=1200", "B=1 K=4 L=6000", "B=1 K=2 L=120")),
         Part("neighborhood", ("T=6",)),
         Part("deform", ("T=6",)),
-        Part("depthwise"),
-        Part("attention"),
-        Part("projection"),
+        Part("depthwise", dtypes=HERE),
+        Part("attention", dtypes=HERE),
+        Part("projection", dtypes=HERE),
         Part("heads"),
         Part("loss"),
         Part("backbone"),

@@ -7,7 +7,8 @@ from ctypes import c_float, c_int
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import address, kernel, rows_of
+from lgrnet.ops.attention.reference import multi_head_attention_reference
+from lgrnet.ops.cpu import PRODUCTS, address, in_lanes, kernel, rows_of
 
 __all__ = ["multi_head_attention_cpu"]
 
@@ -19,9 +20,11 @@ def multi_head_attention_cpu(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Ten
     out = q.new_zeros(q.shape) if k.numel() == 0 else q.new_empty(q.shape)
     if q.numel() and k.numel():
         channels, rows = q.shape[2] // heads, [rows_of(tensor) for tensor in (q, k, v)]
+        if q.dtype == torch.bfloat16 and (channels % 2 or not in_lanes(*rows)):
+            return multi_head_attention_reference(q, k, v, heads)
         steps = (tensor.stride(0) for tensor in rows)
-        sizes = (len(q), heads, q.shape[1], k.shape[1], channels, *steps)
-        attend = kernel("lgrnet_attention", 4, 8, c_float, c_int)
+        sizes = (len(q), heads, q.shape[1], k.shape[1], channels, *steps, q.dtype == torch.bfloat16)
+        attend = kernel("lgrnet_attention", 4, 9, c_float, c_int)
         attend(*map(address, (*rows, out)), *sizes, channels**-0.5, torch.get_num_threads())
     return out
 
@@ -34,6 +37,9 @@ def _(q, k, v, heads):
 def _check(q: Tensor, k: Tensor, v: Tensor, heads: int) -> None:
     """The kernel reads and writes where the sizes say: wrong ones would be memory of others."""
     fits = q.ndim == k.ndim == 3 and k.shape == v.shape and (q.shape[0], q.shape[2]) == (k.shape[0], k.shape[2])
-    if not fits or heads < 1 or q.shape[2] % heads or any(t.dtype != torch.float32 for t in (q, k, v)):
+    fits = fits and q.dtype == k.dtype == v.dtype and q.dtype in PRODUCTS
+    if not fits or heads < 1 or q.shape[2] % heads:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in (q, k, v))
-        raise ValueError(f"q, k, v are {shapes} with {heads} heads; expected float32 [B, N, C], [B, M, C], [B, M, C]")
+        raise ValueError(
+            f"q, k, v are {shapes} with {heads} heads; expected float32 or bfloat16 [B, N, C], [B, M, C], [B, M, C]"
+        )

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../../cpu/lanes.h"
+#include "../../cpu/bfloat16.h"
 #include "../../cpu/threads.h"
 
 namespace {
@@ -69,9 +69,12 @@ class Ring {
       added[v] = load_part(shift + place.first + v * LANES, place.lanes(v));
     Lanes *to = row(y) + place.vectors();
     const T *from = tokens + place.offset(p, y);
-    for (int64_t x = 0; x < p.width; ++x, from += p.channels)
+    const int64_t next_row = y + 1 < p.height ? p.width * p.channels : 0;
+    for (int64_t x = 0; x < p.width; ++x, from += p.channels) {
+      for (int64_t c = 0; c < place.vectors() * LANES; c += 64 / sizeof(T)) __builtin_prefetch(from + next_row + c);
       for (int64_t v = 0; v < place.vectors(); ++v)
         *to++ = load_part(from + v * LANES, place.lanes(v)) + added[v];
+    }
   }
 
   void clear(int64_t y) { std::fill_n(row(y), (p.width + 2) * place.vectors(), Lanes{}); }

@@ -1,6 +1,7 @@
-// Linear layers of tokens, forward, in float32.
+// Linear layers of tokens, forward, in float32, or in bfloat16 with sums in float32.
 //
-// Weights are laid out in panels, a few vectors of output channels for one input channel after the other. A tile of
+// Weights are laid out in panels, a few vectors of output channels for one input channel after the other. Of bfloat16 a
+// lane holds two input channels, and a row of them is one of floats: half as many steps, of the same kind. A tile of
 // ROWS x WIDE vectors of the output stays in registers while it goes through a panel. Meanwhile the tokens of the next
 // tile and the output's own lines are fetched: between the layers of a net they seldom lie in the nearest caches, and to
 // wait for them is what a product of so few channels loses most by.
@@ -9,8 +10,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 
-#include "../../cpu/lanes.h"
+#include "../../cpu/bfloat16.h"
 #include "../../cpu/threads.h"
 #include "../../cpu/transpose.h"
 
@@ -19,39 +21,45 @@ namespace {
 constexpr int WIDE = 2;                     // vectors of a panel
 constexpr int ROWS = REGISTERS == 32 ? 12 : 6;  // of a tile: what WIDE leaves room for
 constexpr int64_t PANEL = WIDE * LANES;     // output channels of a panel
-constexpr int64_t DEPTH = 384;              // input channels that are summed up by themselves: long sums lose digits
+// Steps that are summed up by themselves: long sums of float32 lose digits; those of bfloat16 would where they are kept.
+template <class T>
+constexpr int64_t DEPTH = PER_LANE<T> == 1 ? 384 : INT64_MAX;
 constexpr int64_t WEIGHTS = 64 * 1024;      // floats of weights at once: they stay in the second cache
 constexpr int64_t INPUTS = 16 * 1024;       // and so do the floats of a block of rows
-constexpr int64_t TOGETHER = 16;            // floats of a line of the caches
+constexpr int64_t TOGETHER = CACHE_LINE;    // floats at a time
 
-// Rows lie `step` floats apart.
+// The inputs' channels and steps are counted in floats, each of which holds PER_LANE<T> of them.
+template <class T>
 struct Problem {
-  const float *x, *weight, *bias, *add;  // [rows, inputs], [outputs, inputs], [outputs] or null, like out or null
-  float *out;                            // [rows, outputs]
+  const float *x, *weight;  // [rows, inputs], [outputs, inputs]
+  const T *bias, *add;      // [outputs] or null, like out or null
+  T *out;                   // [rows, outputs]
   int64_t rows, inputs, outputs;
-  int64_t step, weight_step, add_step, out_step;
+  int64_t step, weight_step, add_step, out_step;  // from one row to the next
 };
 
 // What a tile writes to, of `columns` channels: the product, and what is added to it if there is something.
+template <class T>
 struct Place {
-  float *out;
-  const float *add;
+  T *out;
+  const T *add;
   int64_t out_step, add_step, columns;
 };
 
-template <int R>
+template <class T, int R>
 LGRNET_INLINE void multiply(const float *x, int64_t step, const Lanes *panel, Lanes (*sums)[WIDE]) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const Lanes one = all(x[r * step]);
 #pragma GCC unroll 4
-    for (int v = 0; v < WIDE; ++v) sums[r][v] += one * panel[v];
+    for (int v = 0; v < WIDE; ++v) sums[r][v] = add_product<T>(sums[r][v], one, panel[v]);
   }
 }
 
 // The panel begins with the vectors of the bias. `fetch` says that the rows of the next tile are.
-template <int R, bool WHOLE>
-LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, const Place &place) {
+template <int R, bool WHOLE, class T>
+LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel,
+                        const Place<T> &place) {
   Lanes sums[R][WIDE];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -67,15 +75,15 @@ LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch,
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) __builtin_prefetch(x + (R + r) * step + c);
 #pragma GCC unroll 4
-    for (int64_t k = 0; k < TOGETHER; ++k, panel += WIDE) multiply<R>(x + c + k, step, panel, sums);
+    for (int64_t k = 0; k < TOGETHER; ++k, panel += WIDE) multiply<T, R>(x + c + k, step, panel, sums);
   }
-  for (; c < depth; ++c, panel += WIDE) multiply<R>(x + c, step, panel, sums);
+  for (; c < depth; ++c, panel += WIDE) multiply<T, R>(x + c, step, panel, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < WIDE; ++v) {
-      float *out = place.out + r * place.out_step + v * LANES;
-      const float *add = place.add ? place.add + r * place.add_step + v * LANES : nullptr;
+      T *out = place.out + r * place.out_step + v * LANES;
+      const T *add = place.add ? place.add + r * place.add_step + v * LANES : nullptr;
       if (WHOLE) {
         store(out, add ? load(add) + sums[r][v] : sums[r][v]);
       } else {
@@ -86,19 +94,20 @@ LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch,
 }
 
 // The tiles of a panel one below the other, and of the rows that are left smaller ones.
-template <int R, bool WHOLE>
-void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, Place place) {
+template <int R, bool WHOLE, class T>
+void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, Place<T> place) {
   for (; rows >= R; rows -= R, x += R * step) {
-    tile<R, WHOLE>(x, step, depth, fetch, panel, place);
+    tile<R, WHOLE, T>(x, step, depth, fetch, panel, place);
     place.out += R * place.out_step;
     if (place.add) place.add += R * place.add_step;
   }
   if constexpr (R > 1)
-    if (rows) tiles<R / 2, WHOLE>(rows, x, step, depth, fetch, panel, place);
+    if (rows) tiles<R / 2, WHOLE, T>(rows, x, step, depth, fetch, panel, place);
 }
 
 // Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on.
-void lay_out(const Problem &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias, Lanes *to) {
+template <class T>
+void lay_out(const Problem<T> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias, Lanes *to) {
   for (int64_t column = begin; column < end; column += PANEL, to += (depth + 1) * WIDE)
     for (int v = 0; v < WIDE; ++v) {
       const int64_t first = column + v * LANES;
@@ -118,45 +127,60 @@ void lay_out(const Problem &p, int64_t begin, int64_t end, int64_t from, int64_t
 }
 
 // Some rows and some columns of the output.
-void multiply_part(const Problem &p, int64_t first_row, int64_t last_row, int64_t begin, int64_t end) {
-  const int64_t shares = (p.inputs + DEPTH - 1) / DEPTH;
+template <class T>
+void multiply_part(const Problem<T> &p, int64_t first_row, int64_t last_row, int64_t begin, int64_t end) {
+  const int64_t shares = (p.inputs - 1) / DEPTH<T> + 1;
   const int64_t most = ((p.inputs + shares - 1) / shares + TOGETHER - 1) / TOGETHER * TOGETHER;
   const int64_t block = std::max<int64_t>(4, INPUTS / most / ROWS) * ROWS;
   const std::unique_ptr<Lanes[]> weights(new Lanes[(end - begin + PANEL - 1) / PANEL * (most + 1) * WIDE]);
   for (int64_t from = 0; from < p.inputs; from += most) {
     const int64_t depth = std::min(most, p.inputs - from);
     lay_out(p, begin, end, from, depth, p.bias && from == 0, weights.get());
-    const float *add = from == 0 ? p.add : p.out;
+    const T *add = from == 0 ? p.add : p.out;
     const int64_t add_step = from == 0 ? p.add_step : p.out_step;
     for (int64_t row = first_row; row < last_row; row += block) {
       const Lanes *panel = weights.get();
       for (int64_t column = begin; column < end; column += PANEL, panel += (depth + 1) * WIDE) {
-        const Place place{p.out + row * p.out_step + column, add ? add + row * add_step + column : nullptr, p.out_step,
+        const Place<T> place{p.out + row * p.out_step + column, add ? add + row * add_step + column : nullptr, p.out_step,
                           add_step, end - column};
-        (place.columns >= PANEL ? tiles<ROWS, true> : tiles<ROWS, false>)(
+        (place.columns >= PANEL ? tiles<ROWS, true, T> : tiles<ROWS, false, T>)(
             std::min(block, last_row - row), p.x + row * p.step + from, p.step, depth, column == begin, panel, place);
       }
     }
   }
 }
 
+template <class T>
+void multiply_all(const Problem<T> &p, int threads) {
+  const int64_t columns = std::max<int64_t>(1, WEIGHTS / std::min(p.inputs, DEPTH<T>) / PANEL) * PANEL;
+  const int64_t column_parts = (p.outputs + columns - 1) / columns;
+  const int64_t wanted = threads > 1 ? (4 * threads + column_parts - 1) / column_parts : 1;
+  const int64_t height = (std::max<int64_t>((p.rows + wanted - 1) / wanted, 16 * ROWS) + ROWS - 1) / ROWS * ROWS;
+  const int64_t row_parts = (p.rows + height - 1) / height;
+  parallel_for(column_parts * row_parts, threads, [&](int64_t task) {
+    const int64_t row = task / column_parts * height, column = task % column_parts * columns;
+    multiply_part(p, row, std::min(row + height, p.rows), column, std::min(column + columns, p.outputs));
+  });
+}
+
 }  // namespace
 
 extern "C" {
 
-// See Problem; `add` may be `out` itself. No size is 0.
-void lgrnet_linear(const float *x, const float *weight, const float *bias, const float *add, float *out, int64_t rows,
+// x [rows, inputs], weight [outputs, inputs], bias [outputs] or null, add like out or null, or `out` itself, and out
+// [rows, outputs] are of float or, if `bfloat16` is not 0, of BFloat16: then inputs, step and weight_step are even. Rows
+// lie so many numbers apart. No size is 0.
+void lgrnet_linear(const void *x, const void *weight, const void *bias, const void *add, void *out, int64_t rows,
                    int64_t inputs, int64_t outputs, int64_t step, int64_t weight_step, int64_t add_step,
-                   int64_t out_step, int threads) {
-  const Problem p{x, weight, bias, add, out, rows, inputs, outputs, step, weight_step, add_step, out_step};
-  const int64_t columns = std::max<int64_t>(1, WEIGHTS / std::min(inputs, DEPTH) / PANEL) * PANEL;
-  const int64_t column_parts = (outputs + columns - 1) / columns;
-  const int64_t wanted = threads > 1 ? (4 * threads + column_parts - 1) / column_parts : 1;
-  const int64_t height = (std::max<int64_t>((rows + wanted - 1) / wanted, 16 * ROWS) + ROWS - 1) / ROWS * ROWS;
-  const int64_t row_parts = (rows + height - 1) / height;
-  parallel_for(column_parts * row_parts, threads, [&](int64_t task) {
-    const int64_t row = task / column_parts * height, column = task % column_parts * columns;
-    multiply_part(p, row, std::min(row + height, rows), column, std::min(column + columns, outputs));
-  });
+                   int64_t out_step, int64_t bfloat16, int threads) {
+  const auto run = [&](auto *to) {
+    using T = std::decay_t<decltype(*to)>;
+    constexpr int64_t N = PER_LANE<T>;
+    multiply_all(Problem<T>{static_cast<const float *>(x), static_cast<const float *>(weight),
+                            static_cast<const T *>(bias), static_cast<const T *>(add), to, rows, inputs / N, outputs,
+                            step / N, weight_step / N, add_step, out_step},
+                 threads);
+  };
+  bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
 }
 }
