@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.linear import Linear
+from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.parts import in_parts
 from lgrnet.ops import linear, multi_head_attention
 
@@ -112,7 +113,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, dim: int, heads: int = 8):
         super().__init__()
         self.attention = Attention(dim, heads)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
 
     def forward(
         self,
@@ -133,7 +134,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = Linear(dim, hidden)
         self.linear2 = Linear(hidden, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]"""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrnet.layers.linear import Linear
+from lgrnet.layers.norm import LayerNorm
 from lgrnet.ops import ms_deform_attn
 
 
@@ -72,7 +73,7 @@ class DeformableBlock(nn.Module):
     def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4, backend: str = "auto"):
         super().__init__()
         self.attention = DeformableAttention(dim, heads, levels, points, backend)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
 
     def forward(self, tokens: Tensor, position: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """tokens [B, S, C], position broadcast to it -> [B, S, C]"""

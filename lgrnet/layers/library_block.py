@@ -32,7 +32,7 @@ class LibraryBlock(nn.Module):
 
     def is_ours(self) -> bool:
         """Whether our forward pass does what that of the library would."""
-        return self.fits(self) and not any(_hooked(layer) for layer in self.modules() if layer is not self)
+        return self.fits(self) and not any(hooked(layer) for layer in self.modules() if layer is not self)
 
     def may_add_in_place(self, x: Tensor) -> bool:
         """Whether shares may be added to a tensor of our own: on a CPU where nothing is kept for a backward pass, no
@@ -59,5 +59,6 @@ def layers_are(module: nn.Module, kinds: dict[str, type[nn.Module]]) -> bool:
     return layers.keys() == kinds.keys() and all(type(layers[name]) is kind for name, kind in kinds.items())
 
 
-def _hooked(layer: nn.Module) -> bool:
+def hooked(layer: nn.Module) -> bool:
+    """Whether someone waits for what this layer itself is given or makes."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

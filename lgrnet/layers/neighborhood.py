@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrnet.layers.linear import Linear
+from lgrnet.layers.norm import LayerNorm
 from lgrnet.ops import neighborhood_attention
 
 
@@ -66,7 +67,7 @@ class CyclicPropagation(nn.Module):
         super().__init__()
         self.cyclic = cyclic
         self.attention = NeighborhoodAttention(dim, heads, window, dilation, steps, backend)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
 
     def before_first(self, tokens: Tensor) -> Tensor:
         """What the first frames of a whole clip [B, T, S, C] look back at: [B, steps, S, C]."""

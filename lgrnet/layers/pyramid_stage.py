@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrnet.layers.library_block import LibraryBlock, layers_are
+from lgrnet.layers.norm import normalised
 from lgrnet.layers.residual_block import ResidualBlock
 
 
@@ -22,9 +23,9 @@ class PatchEmbedding(LibraryBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, H', W', D]"""
-        if self.may_add_in_place(x):
-            x = x.contiguous(memory_format=torch.channels_last)
-        return self.forward_of_library(self, x)
+        if not self.may_add_in_place(x):
+            return self.forward_of_library(self, x)
+        return normalised(self.norm, self.proj(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1))
 
 
 class PyramidStage(LibraryBlock):
@@ -49,4 +50,4 @@ class PyramidStage(LibraryBlock):
         shape, tokens = tuple(x.shape[1:3]), x.flatten(1, 2)
         for block in self.blocks:
             tokens = block(tokens, shape)
-        return self.norm(tokens).transpose(1, 2).unflatten(2, shape)
+        return normalised(self.norm, tokens).transpose(1, 2).unflatten(2, shape)

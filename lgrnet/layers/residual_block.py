@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lgrnet.layers.depthwise_mlp import DepthwiseMlp
 from lgrnet.layers.library_block import LibraryBlock
+from lgrnet.layers.norm import normalised
 from lgrnet.layers.spatial_reduction import SpatialReductionAttention
 
 
@@ -36,6 +37,6 @@ class ResidualBlock(LibraryBlock):
 
     def _tokens(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         x = x.contiguous()
-        sums = self.attn.added_to(x, self.norm1(x), shape)
-        self.mlp.add_to(sums, self.norm2(sums), shape)
+        sums = self.attn.added_to(x, normalised(self.norm1, x), shape)
+        self.mlp.add_to(sums, normalised(self.norm2, sums), shape)
         return sums

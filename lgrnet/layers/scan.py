@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lgrnet.layers.attention import FeedForward
 from lgrnet.layers.hilbert import hilbert_order, zigzag_order
+from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.position import sine_time
 from lgrnet.ops import selective_scan
 
@@ -54,7 +55,7 @@ class GridScan(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(directions, inner))
         self.log_decay = nn.Parameter(torch.empty(directions * inner, states))
         self.skip = nn.Parameter(torch.ones(directions * inner))
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.reset_parameters()
 
@@ -92,7 +93,7 @@ class GridScanBlock(nn.Module):
     def __init__(self, dim: int, states: int, order: str, backend: str = "auto"):
         super().__init__()
         self.scan = GridScan(dim, states, order, backend=backend)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
 
     def forward(self, queries: Tensor, position: Tensor) -> Tensor:
         """queries [B, T, N, C], position broadcast to it -> [B, T, N, C]"""

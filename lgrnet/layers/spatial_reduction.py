@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lgrnet.layers.library_block import LibraryBlock, layers_are
+from lgrnet.layers.norm import normalised
 from lgrnet.ops import linear, multi_head_attention
 
 
@@ -49,7 +50,7 @@ class SpatialReductionAttention(LibraryBlock):
         if not isinstance(self.sr, nn.Conv2d):
             return x
         maps = x.transpose(1, 2).unflatten(2, shape)
-        return self.norm(self.sr(maps).flatten(2).transpose(1, 2))
+        return normalised(self.norm, self.sr(maps).flatten(2).transpose(1, 2))
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

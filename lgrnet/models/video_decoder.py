@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.attention import AttentionBlock, FeedForward, LearnedQueries, MultiLayerPerceptron, free_rows
+from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.position import sine_space_time
 from lgrnet.structures import SegOutput
 
@@ -73,7 +74,7 @@ class VideoDecoder(nn.Module):
         self.level_embed = nn.Embedding(len(MEMORY_LEVELS), dim)
         self.queries = LearnedQueries(num_queries, dim)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.mask_embed = MultiLayerPerceptron(dim, 3)
         self.class_head = nn.Linear(dim, num_classes + 1)
         self._initialise(identical_layers)

@@ -14,11 +14,13 @@ from lgrnet.ops.attention import multi_head_attention  # noqa: E402
 from lgrnet.ops.deform import ms_deform_attn  # noqa: E402
 from lgrnet.ops.depthwise import depthwise_gelu  # noqa: E402
 from lgrnet.ops.neighborhood import neighborhood_attention  # noqa: E402
+from lgrnet.ops.normalization import layer_norm  # noqa: E402
 from lgrnet.ops.projection import linear  # noqa: E402
 from lgrnet.ops.scan import selective_scan  # noqa: E402
 
 __all__ = [
     "depthwise_gelu",
+    "layer_norm",
     "linear",
     "ms_deform_attn",
     "multi_head_attention",
