@@ -49,8 +49,8 @@ class DepthwiseMlp(LibraryBlock):
 
     def _whole(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
         conv = _convolution(self.dwconv)
-        hidden = depthwise_gelu(self.fc1(x), conv.weight, conv.bias, shape)
-        return self.drop(self.fc2(self.drop(hidden)))
+        hidden = depthwise_gelu(linear(x, self.fc1.weight, self.fc1.bias), conv.weight, conv.bias, shape)
+        return self.drop(linear(self.drop(hidden), self.fc2.weight, self.fc2.bias))
 
     def add_to(self, sums: Tensor, x: Tensor, shape: tuple[int, int]) -> None:
         """Adds what `forward` returns to `sums` [B, H * W, C], in place; only where `may_add_in_place`.

@@ -91,13 +91,16 @@ def is_faster(dtype: torch.dtype) -> bool:
     return library().lgrnet_bfloat16() == 2 if dtype == torch.bfloat16 else level() != LEVELS[0]
 
 
-def inference_backend(backends: Mapping[str, Backend], backend: str, given: Mapping[str, Tensor | None]) -> Callable:
+def inference_backend(
+    backends: Mapping[str, Backend], backend: str, given: Mapping[str, Tensor | None], gradients: bool = False
+) -> Callable:
     """`choose` for an op whose kernel, "cpu", takes `PRODUCTS`, without gradients, and whose reference is torch's.
 
     "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
     gradients, a graph or autocast. Called so often that it asks as little as it can.
 
-    given  the op's tensors by name, of which the first is there
+    given      the op's tensors by name, of which the first is there
+    gradients  True: the kernel has gradients in float32, too; with AVX-512 "auto" takes it for them, as it is faster
 
     Raises ValueError for tensors that do not fit each other, BackendError for a backend that is unknown or cannot.
     """
@@ -107,17 +110,19 @@ def inference_backend(backends: Mapping[str, Backend], backend: str, given: Mapp
     if not plain or first.dtype not in PRODUCTS:
         check_tensors(**given)
     if backend == "auto":
-        able = plain and first.dtype in PRODUCTS and without_gradients(tensors)
+        able = plain and first.dtype in PRODUCTS
+        if able and not without_gradients(tensors):
+            able = gradients and first.dtype == torch.float32 and missing() is None and level() == LEVELS[-1]
         busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         real = type(first) in (Tensor, Parameter)  # other kinds, as fake tensors, may have no memory
         can = able and real and not busy and is_faster(first.dtype) and cannot_run(first) is None
         return backends["cpu" if can else "reference"].run
-    if backend == "cpu" and (reason := _cannot_multiply(tensors)):
+    if backend == "cpu" and (reason := _cannot_multiply(tensors, gradients)):
         raise BackendError(f"backend 'cpu' cannot be used because {reason}; choose auto or reference")
     return choose(backends, backend, first)
 
 
-def _cannot_multiply(tensors: Sequence[Tensor]) -> str | None:
+def _cannot_multiply(tensors: Sequence[Tensor], gradients: bool) -> str | None:
     """Why a kernel of `inference_backend` cannot take these, None when it can."""
     types = {t.dtype for t in tensors}
     if others := [str(t) for t in types if t not in PRODUCTS]:
@@ -126,7 +131,9 @@ def _cannot_multiply(tensors: Sequence[Tensor]) -> str | None:
         return "its tensors are of one type, not some of float32 and some of bfloat16"
     if types == {torch.bfloat16} and missing() is None and library().lgrnet_bfloat16() == 0:
         return "this processor has no instructions for products of bfloat16 (AVX512_BF16)"
-    return None if without_gradients(tensors) else "it has no gradients"
+    if without_gradients(tensors) or (gradients and types == {torch.float32}):
+        return None
+    return "it has no gradients" + " in bfloat16" * gradients
 
 
 def without_gradients(tensors: Iterable[Tensor | None]) -> bool:

@@ -14,6 +14,8 @@ from lgrnet.ops.projection.reference import linear_reference
 
 __all__ = ["linear"]
 
+WORTH = 2**22
+"""Products from which on the kernel is taken for gradients: for fewer its way through autograd takes longer."""
 BACKENDS = {"cpu": Backend(linear_cpu, cannot_run), "reference": Backend(linear_reference)}
 
 
@@ -33,10 +35,11 @@ def linear(
     bias      [D] or None
     residual  [..., D] or None
     out       [..., D], contiguous, takes the result, without gradients; may be `residual` itself; None: a new tensor
-    backend   "cpu" (compiled, float32 or bfloat16, no gradients) or "reference", which is torch's own; "auto" takes the
-              first where it can and is faster, which is wherever nothing is recorded for gradients, a graph or
-              autocast; in bfloat16 only where the processor multiplies pairs of numbers (AVX512_BF16) and not whole
-              matrices (AMX). There sums are float32 and rounded once, and an odd C is torch's
+    backend   "cpu" (compiled, float32, or bfloat16 without gradients) or "reference", which is torch's own; "auto"
+              takes the first where it can and is faster, but not for a graph or under autocast. In float32: without
+              gradients, and with them from `WORTH` products on with AVX-512. In bfloat16: where the processor
+              multiplies pairs of numbers (AVX512_BF16) and not whole matrices (AMX); sums are float32 and rounded
+              once, and an odd C is torch's
 
     Returns [..., D]. By the kernel each row's numbers are the same whatever the number of rows or threads.
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that
@@ -49,7 +52,8 @@ def linear(
     _check_shape("residual", residual, shape)
     _check_shape("out", out, shape)
     given = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
-    function = inference_backend(BACKENDS, backend, given)
+    gradients = backend == "cpu" or x.numel() * shape[-1] >= WORTH
+    function = inference_backend(BACKENDS, backend, given, gradients)
     if out is not None and not (out.is_contiguous() and without_gradients(given.values())):
         raise ValueError("out is not contiguous, or gradients are wanted; give a contiguous one, under torch.no_grad()")
     return function(x, weight, bias, residual, out)

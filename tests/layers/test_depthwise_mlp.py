@@ -63,7 +63,7 @@ def test_drop_out_in_training_draws_as_theirs(monkeypatch):
         torch.manual_seed(1)
         with torch.no_grad():
             results.append(mlp(x, SHAPE))
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=3e-5)
     assert int((results[0] == 0).sum()) > 100
 
 

@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lgrnet.ops import cpu, linear
 from lgrnet.ops.backends import BackendError
+from lgrnet.ops.projection import WORTH
+from lgrnet.ops.projection.cpu import linear_backward, linear_forward
 from tests.ops.errors import relative
 
 compiled = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
@@ -22,6 +24,7 @@ SIZES = {  # rows, C, D
     "channels in shares that are not alike": (9, 1000, 20),
     "columns in several parts": (30, 320, 500),
     "more rows than are laid out at once": (2000, 30, 20),
+    "rows whose shares of the weights' gradient are added": (9000, 30, 10),
 }
 
 
@@ -49,6 +52,77 @@ def test_linear(name, threads, dtype, monkeypatch):
     kept = residual.clone()
     assert linear(x, weight, residual=kept, out=kept, backend="cpu") is kept
     assert relative(kept, plain + residual) < limit
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", SIZES)
+def test_gradients(name, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    rows, inputs, outputs = SIZES[name]
+    low = [normal(*shape) for shape in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))]
+    dout = normal(rows, outputs, seed=1)
+
+    def gradients(tensors, backend):
+        x, weight, bias, residual = leaves = [t.clone().requires_grad_() for t in tensors]
+        y = linear(x, weight, bias, residual=residual, backend=backend)
+        return y, *torch.autograd.grad(y, leaves, dout.to(y.dtype))
+
+    expected = gradients([t.double() for t in low], "reference")
+    for found, exact in zip(gradients(low, "cpu"), expected, strict=True):
+        assert relative(found, exact) < 4e-6
+
+
+@compiled
+def test_gradients_are_the_same_on_any_number_of_threads_and_wherever_tensors_lie(monkeypatch):
+    x, weight, dout = normal(9000, 40), normal(30, 40), normal(9000, 30)
+    whole = linear_backward(x, weight, dout, [True, True])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    crooked = [t.T.contiguous().T for t in (x, weight, dout)]
+    three = (x.view(3, 3000, 40), weight, dout.view(3, 3000, 30))
+    for tensors in ((x, weight, dout), crooked, three):
+        for found, expected in zip(linear_backward(*tensors, [True, True]), whole, strict=True):
+            assert torch.equal(found.view_as(expected), expected)
+
+
+@compiled
+def test_only_the_gradients_that_are_wanted_and_those_of_gradients():
+    x, weight, bias = normal(9, 5), normal(4, 5).requires_grad_(), normal(4).requires_grad_()
+    dweight, dbias = torch.autograd.grad(linear(x, weight, bias, backend="cpu").sum(), (weight, bias))
+    torch.testing.assert_close(dweight, x.sum(0).expand(4, 5))
+    assert torch.equal(dbias, torch.full((4,), 9.0))
+    x = x.requires_grad_()
+    (slope,) = torch.autograd.grad(linear(x, weight, backend="cpu").pow(2).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), weight)
+    (plain,) = torch.autograd.grad(F.linear(x, weight).pow(2).sum(), x, create_graph=True)
+    torch.testing.assert_close(second, *torch.autograd.grad(plain.sum(), weight))
+    torch.library.opcheck(linear_forward, (x, weight, bias), test_utils=("test_schema", "test_faketensor"))
+    arguments = (x.detach(), weight.detach(), normal(9, 4), [True, False])
+    torch.library.opcheck(linear_backward, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@compiled
+def test_the_ops_refuse_what_is_not_as_they_read():
+    x, weight = normal(3, 4), normal(2, 4)
+    for wrong in ((x[:, 1:], weight), (x.double(), weight), (x, weight.bfloat16())):
+        with pytest.raises(ValueError, match="expected float32"):
+            linear_forward(*wrong, None)
+        with pytest.raises(ValueError, match="expected float32"):
+            linear_backward(*wrong, normal(3, 2), [True, True])
+    for dout in (normal(2, 2), normal(3, 2).double()):
+        with pytest.raises(ValueError, match="dout is"):
+            linear_backward(x, weight, dout, [True, True])
+
+
+@compiled
+def test_training_takes_the_kernel_for_many_products_with_avx512(monkeypatch):
+    def by_kernel(rows):
+        y = linear(normal(rows, 64), normal(64, 64).requires_grad_())
+        return "linear_forward" in type(y.grad_fn).__name__
+
+    for level in ("avx2", "avx512"):
+        monkeypatch.setattr(cpu, "level", lambda level=level: level)
+        assert by_kernel(WORTH // 64**2) == (level == "avx512") and not by_kernel(100)
 
 
 @compiled
@@ -161,13 +235,11 @@ def test_what_does_not_fit_is_refused(call, words):
 @compiled
 def test_the_kernel_by_name_says_what_it_cannot():
     x, weight = torch.ones(2, 3), torch.ones(4, 3)
-    for given, reason in (
-        (x.requires_grad_(), "it has no gradients"),
-        (x.double(), "takes float32 or bfloat16, not .*64"),
-    ):
-        with pytest.raises(BackendError, match=f"backend 'cpu' cannot be used because .*{reason}"):
-            linear(given, weight, backend="cpu")
-    mixed = (x.detach(), weight.bfloat16())
+    with pytest.raises(BackendError, match="takes float32 or bfloat16, not .*64"):
+        linear(x.double(), weight.double(), backend="cpu")
+    with pytest.raises(BackendError, match="it has no gradients in bfloat16"):
+        linear(x.bfloat16().requires_grad_(), weight.bfloat16(), backend="cpu")
+    mixed = (x, weight.bfloat16())
     with pytest.raises(BackendError, match="of one type, not some of float32 and some of bfloat16"):
         linear(*mixed, backend="cpu")
 

@@ -1,4 +1,4 @@
-// Linear layers of tokens, forward, in float32, or in bfloat16 with sums in float32.
+// Linear layers of tokens, forward and backward, in float32, and forward in bfloat16 with sums in float32.
 //
 // Weights are laid out in panels, a few vectors of output channels for one input channel after the other. Of bfloat16 a
 // lane holds two input channels, and a row of them is one of floats: half as many steps, of the same kind. A tile of
@@ -6,11 +6,16 @@
 // tile and the output's own lines are fetched: between the layers of a net they seldom lie in the nearest caches, and to
 // wait for them is what a product of so few channels loses most by.
 //
+// Backward the same products run with other operands: the gradient of the tokens is that of the output times the weights,
+// which are laid out by columns, and the gradient of the weights is that of the output, read across its rows, times the
+// tokens.
+//
 // Every number of the output is summed in one order, whatever the number of threads or rows.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
 #include "../../cpu/bfloat16.h"
 #include "../../cpu/threads.h"
@@ -27,15 +32,23 @@ constexpr int64_t DEPTH = PER_LANE<T> == 1 ? 384 : INT64_MAX;
 constexpr int64_t WEIGHTS = 64 * 1024;      // floats of weights at once: they stay in the second cache
 constexpr int64_t INPUTS = 16 * 1024;       // and so do the floats of a block of rows
 constexpr int64_t TOGETHER = CACHE_LINE;    // floats at a time
+constexpr int64_t SMALL = 64 * 1024;        // a result of fewer floats is summed SLICE tokens at a time
+constexpr int64_t SLICE = 4096;
 
-// The inputs' channels and steps are counted in floats, each of which holds PER_LANE<T> of them.
-template <class T>
+// The inputs' channels and steps are counted in floats, each of which holds PER_LANE<T> of them. ACROSS: x is what lies
+// in memory as [inputs, rows], with `step` from one input channel to the next.
+template <class T, bool ACROSS = false>
 struct Problem {
-  const float *x, *weight;  // [rows, inputs], [outputs, inputs]
+  const float *x, *weight;  // [rows, inputs]; [outputs, inputs], or [inputs, outputs] where it lies `by_columns`
   const T *bias, *add;      // [outputs] or null, like out or null
   T *out;                   // [rows, outputs]
   int64_t rows, inputs, outputs;
   int64_t step, weight_step, add_step, out_step;  // from one row to the next
+  bool by_columns = false;
+
+  const float *at(int64_t row, int64_t channel) const {
+    return x + (ACROSS ? row + channel * step : row * step + channel);
+  }
 };
 
 // What a tile writes to, of `columns` channels: the product, and what is added to it if there is something.
@@ -46,18 +59,18 @@ struct Place {
   int64_t out_step, add_step, columns;
 };
 
-template <class T, int R>
+template <class T, bool ACROSS, int R>
 LGRNET_INLINE void multiply(const float *x, int64_t step, const Lanes *panel, Lanes (*sums)[WIDE]) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const Lanes one = all(x[r * step]);
+    const Lanes one = all(x[ACROSS ? r : r * step]);
 #pragma GCC unroll 4
     for (int v = 0; v < WIDE; ++v) sums[r][v] = add_product<T>(sums[r][v], one, panel[v]);
   }
 }
 
 // The panel begins with the vectors of the bias. `fetch` says that the rows of the next tile are.
-template <int R, bool WHOLE, class T>
+template <int R, bool WHOLE, bool ACROSS, class T>
 LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel,
                         const Place<T> &place) {
   Lanes sums[R][WIDE];
@@ -71,13 +84,14 @@ LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch,
   panel += WIDE;
   int64_t c = 0;
   for (; c + TOGETHER <= depth; c += TOGETHER) {
-    if (fetch)
+    if (fetch && !ACROSS)
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) __builtin_prefetch(x + (R + r) * step + c);
 #pragma GCC unroll 4
-    for (int64_t k = 0; k < TOGETHER; ++k, panel += WIDE) multiply<T, R>(x + c + k, step, panel, sums);
+    for (int64_t k = 0; k < TOGETHER; ++k, panel += WIDE)
+      multiply<T, ACROSS, R>(x + (c + k) * (ACROSS ? step : 1), step, panel, sums);
   }
-  for (; c < depth; ++c, panel += WIDE) multiply<T, R>(x + c, step, panel, sums);
+  for (; c < depth; ++c, panel += WIDE) multiply<T, ACROSS, R>(x + c * (ACROSS ? step : 1), step, panel, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -94,25 +108,30 @@ LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch,
 }
 
 // The tiles of a panel one below the other, and of the rows that are left smaller ones.
-template <int R, bool WHOLE, class T>
+template <int R, bool WHOLE, bool ACROSS, class T>
 void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch, const Lanes *panel, Place<T> place) {
-  for (; rows >= R; rows -= R, x += R * step) {
-    tile<R, WHOLE, T>(x, step, depth, fetch, panel, place);
+  for (; rows >= R; rows -= R, x += R * (ACROSS ? 1 : step)) {
+    tile<R, WHOLE, ACROSS, T>(x, step, depth, fetch, panel, place);
     place.out += R * place.out_step;
     if (place.add) place.add += R * place.add_step;
   }
   if constexpr (R > 1)
-    if (rows) tiles<R / 2, WHOLE, T>(rows, x, step, depth, fetch, panel, place);
+    if (rows) tiles<R / 2, WHOLE, ACROSS, T>(rows, x, step, depth, fetch, panel, place);
 }
 
 // Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on.
-template <class T>
-void lay_out(const Problem<T> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias, Lanes *to) {
+template <class T, bool ACROSS>
+void lay_out(const Problem<T, ACROSS> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias, Lanes *to) {
   for (int64_t column = begin; column < end; column += PANEL, to += (depth + 1) * WIDE)
     for (int v = 0; v < WIDE; ++v) {
       const int64_t first = column + v * LANES;
       const int there = static_cast<int>(std::clamp<int64_t>(end - first, 0, LANES));
       to[v] = with_bias && there ? load_part(p.bias + first, there) : Lanes{};
+      if (p.by_columns) {
+        const float *column = p.weight + from * p.weight_step + first;
+        for (int64_t c = 0; c < depth; ++c, column += p.weight_step) to[(c + 1) * WIDE + v] = load_part(column, there);
+        continue;
+      }
       const float *rows = p.weight + first * p.weight_step + from;
       if (there == LANES) {
         gather_columns(rows, p.weight_step, depth, to + WIDE + v, WIDE);
@@ -127,8 +146,8 @@ void lay_out(const Problem<T> &p, int64_t begin, int64_t end, int64_t from, int6
 }
 
 // Some rows and some columns of the output.
-template <class T>
-void multiply_part(const Problem<T> &p, int64_t first_row, int64_t last_row, int64_t begin, int64_t end) {
+template <class T, bool ACROSS>
+void multiply_part(const Problem<T, ACROSS> &p, int64_t first_row, int64_t last_row, int64_t begin, int64_t end) {
   const int64_t shares = (p.inputs - 1) / DEPTH<T> + 1;
   const int64_t most = ((p.inputs + shares - 1) / shares + TOGETHER - 1) / TOGETHER * TOGETHER;
   const int64_t block = std::max<int64_t>(4, INPUTS / most / ROWS) * ROWS;
@@ -143,15 +162,15 @@ void multiply_part(const Problem<T> &p, int64_t first_row, int64_t last_row, int
       for (int64_t column = begin; column < end; column += PANEL, panel += (depth + 1) * WIDE) {
         const Place<T> place{p.out + row * p.out_step + column, add ? add + row * add_step + column : nullptr, p.out_step,
                           add_step, end - column};
-        (place.columns >= PANEL ? tiles<ROWS, true, T> : tiles<ROWS, false, T>)(
-            std::min(block, last_row - row), p.x + row * p.step + from, p.step, depth, column == begin, panel, place);
+        (place.columns >= PANEL ? tiles<ROWS, true, ACROSS, T> : tiles<ROWS, false, ACROSS, T>)(
+            std::min(block, last_row - row), p.at(row, from), p.step, depth, column == begin, panel, place);
       }
     }
   }
 }
 
-template <class T>
-void multiply_all(const Problem<T> &p, int threads) {
+template <class T, bool ACROSS>
+void multiply_all(const Problem<T, ACROSS> &p, int threads) {
   const int64_t columns = std::max<int64_t>(1, WEIGHTS / std::min(p.inputs, DEPTH<T>) / PANEL) * PANEL;
   const int64_t column_parts = (p.outputs + columns - 1) / columns;
   const int64_t wanted = threads > 1 ? (4 * threads + column_parts - 1) / column_parts : 1;
@@ -163,24 +182,49 @@ void multiply_all(const Problem<T> &p, int threads) {
   });
 }
 
+// A sum over tokens. Where the result is small, so many tokens at a time that there is work for many threads; their
+// shares are added in order.
+void multiply_tokens(const Problem<float, true> &p, int threads) {
+  const int64_t size = p.rows * p.outputs, slices = size > SMALL ? 1 : (p.inputs - 1) / SLICE + 1;
+  std::vector<float> shares((slices - 1) * size);
+  parallel_for(slices, slices > 1 ? threads : 1, [&](int64_t slice) {
+    Problem<float, true> part = p;
+    part.x = p.at(0, slice * SLICE);
+    part.weight = p.weight + slice * SLICE * p.weight_step;
+    part.inputs = slices > 1 ? std::min(SLICE, p.inputs - slice * SLICE) : p.inputs;
+    part.out = slice ? &shares[(slice - 1) * size] : p.out;
+    multiply_all(part, slices > 1 ? 1 : threads);
+  });
+  for (int64_t slice = 1; slice < slices; ++slice)
+    for (int64_t i = 0; i < size; ++i) p.out[i] += shares[(slice - 1) * size + i];
+}
+
 }  // namespace
 
 extern "C" {
 
-// x [rows, inputs], weight [outputs, inputs], bias [outputs] or null, add like out or null, or `out` itself, and out
-// [rows, outputs] are of float or, if `bfloat16` is not 0, of BFloat16: then inputs, step and weight_step are even. Rows
-// lie so many numbers apart. No size is 0.
+// x [rows, inputs], weight [outputs, inputs], or [inputs, outputs] if `by_columns` is not 0, bias [outputs] or null, add
+// like out or null, or `out` itself, and out [rows, outputs] are of float or, if `bfloat16` is not 0, of BFloat16: then
+// inputs, step and weight_step are even, and by_columns is 0. Rows lie so many numbers apart. No size is 0.
 void lgrnet_linear(const void *x, const void *weight, const void *bias, const void *add, void *out, int64_t rows,
                    int64_t inputs, int64_t outputs, int64_t step, int64_t weight_step, int64_t add_step,
-                   int64_t out_step, int64_t bfloat16, int threads) {
+                   int64_t out_step, int64_t bfloat16, int64_t by_columns, int threads) {
   const auto run = [&](auto *to) {
     using T = std::decay_t<decltype(*to)>;
     constexpr int64_t N = PER_LANE<T>;
     multiply_all(Problem<T>{static_cast<const float *>(x), static_cast<const float *>(weight),
                             static_cast<const T *>(bias), static_cast<const T *>(add), to, rows, inputs / N, outputs,
-                            step / N, weight_step / N, add_step, out_step},
+                            step / N, weight_step / N, add_step, out_step, by_columns != 0},
                  threads);
   };
   bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
+}
+
+// out [rows, outputs] = x [inputs, rows], transposed, times weight [inputs, outputs]: the sum over many tokens, `inputs`
+// of them. Rows of x and weight lie so many floats apart. No size is 0.
+void lgrnet_linear_across(const float *x, const float *weight, float *out, int64_t rows, int64_t inputs,
+                          int64_t outputs, int64_t step, int64_t weight_step, int threads) {
+  multiply_tokens({x, weight, nullptr, nullptr, out, rows, inputs, outputs, step, weight_step, 0, outputs, true},
+                  threads);
 }
 }
