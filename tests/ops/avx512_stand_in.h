@@ -48,6 +48,7 @@ inline void mask_storeu_ps(float *place, uint32_t mask, __m512 v) {
 inline __m512 add_ps(__m512 a, __m512 b) { return a + b; }
 inline __m512 mul_ps(__m512 a, __m512 b) { return a * b; }
 inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) EACH(out[i] = std::fma(a[i], b[i], c[i]))
+inline __m512 sqrt_ps(__m512 v) EACH(out[i] = std::sqrt(v[i]))
 // The second operand where one is NaN.
 inline __m512 max_ps(__m512 a, __m512 b) EACH(out[i] = a[i] > b[i] ? a[i] : b[i])
 inline __m512 min_ps(__m512 a, __m512 b) EACH(out[i] = a[i] < b[i] ? a[i] : b[i])
@@ -151,6 +152,7 @@ inline __m512i add_epi32(__m512i a, __m512i b) {
 #define _mm512_add_ps stand_in::add_ps
 #define _mm512_mul_ps stand_in::mul_ps
 #define _mm512_fmadd_ps stand_in::fmadd_ps
+#define _mm512_sqrt_ps stand_in::sqrt_ps
 #define _mm512_max_ps stand_in::max_ps
 #define _mm512_min_ps stand_in::min_ps
 #define _mm512_cmp_ps_mask(a, b, predicate) stand_in::cmp_ps_mask<predicate>(a, b)

@@ -18,6 +18,7 @@ TESTS += ["test_depthwise.py", "test_attention.py", "test_projection.py", "test_
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 
 
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 FLAGS = ["-std=c++17", "-ffp-contract=fast", "-mavx2", "-mfma", "-pthread", "-fPIC", "-shared", "-w"]
 
 
@@ -65,7 +66,8 @@ def test_avx512_without_such_a_processor(tmp_path):
 
 def test_no_memory_of_others_is_touched_and_nothing_is_undefined(tmp_path):
     """With the address and undefined-behaviour sanitizers of the compiler, which end the process at the first fault."""
-    library = built(tmp_path, "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    wide = AVX512 if cpu.level() == "avx512" else []
+    library = built(tmp_path, *wide, "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     # Before Python: what it allocates must be theirs. That of C++ because they look for it when they start.
     runtimes = [_path_of(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
     if None in runtimes:

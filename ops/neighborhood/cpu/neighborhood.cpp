@@ -16,11 +16,13 @@
 #include <vector>
 
 // Also with AVX-512: vectors of two tokens' heads would begin in the middle of a line of the caches at every other key.
+// What has longer ones there is in pairs.h.
 #if defined(__AVX2__)
 #define LGRNET_LANES 8
 #endif
 
 #include "../../cpu/threads.h"
+#include "pairs.h"
 #include "planes.h"
 #include "sums.h"
 
@@ -111,7 +113,7 @@ struct Window {
 // N vectors, or as many as asked for where N is 0. The compiler may keep those of a known number in registers.
 template <int N>
 struct Vectors {
-  Lanes v[N];
+  alignas(CACHE_LINE * sizeof(float)) Lanes v[N];
 
   explicit Vectors(int64_t) {}
   Lanes *data() { return v; }
@@ -126,7 +128,8 @@ class Forward {
  public:
   Forward(const Problem &problem, const Level &of)
       : p(problem), level(of), q_map(p, of), k_map(p, of), v_map(p, of), k_rows(p, of), v_rows(p, of),
-        keys{p, of, std::vector<const float *>(p.window)}, values(keys), transpose(p.channels) {}
+        keys{p, of, std::vector<const float *>(p.window)}, values(keys), weights(p.window * p.window),
+        transpose(p.channels) {}
 
   void run(const Task &task) {
     q_map.open(p.q, level, task.clip, task.frame);
@@ -150,7 +153,6 @@ class Forward {
 
  private:
   void row_of_queries(int64_t y, int64_t ready, float *to) {
-    Vectors<W * W> weights(p.window * p.window);  // [column, row]
     Vectors<D> q(p.channels), sums(p.channels);
     const float *queries = q_map.row(y);
     for (const Block &block : level.blocks) {
@@ -158,12 +160,22 @@ class Forward {
       k_map.expect(ready, block);
       v_map.expect(ready, block);
       q_map.columns(queries, block, q.data());
-      const Lanes most = keys.multiply(block, q.data(), LOG2_E, weights.data());
-      keys.exponentials(weights.data(), most, [](int64_t, Lanes) LGRNET_MEMBER {});
-      const Lanes share = all(1.0f) / values.add(block, weights.data(), sums.data());
-      for (int64_t c = 0; c < keys.channels(); ++c) sums.data()[c] *= share;
+      attend(block, q.data(), sums.data());
       transpose.store(sums.data(), block.count, to + block.begin * p.channels);
     }
+  }
+
+  // The output [d] of a block of queries [d].
+  LGRNET_MEMBER void attend(const Block &block, const Lanes *q, Lanes *out) {
+#if defined(__AVX512F__)
+    if constexpr (D == 8 && W == 5)
+      return neighborhood::attend({keys.rows.data(), block.first, block.step},
+                                  {values.rows.data(), block.first, block.step}, q, out);
+#endif
+    const Lanes most = keys.multiply(block, q, LOG2_E, weights.data());
+    keys.exponentials(weights.data(), most, [](int64_t, Lanes) LGRNET_MEMBER {});
+    const Lanes share = all(1.0f) / values.add(block, weights.data(), out);
+    for (int64_t c = 0; c < keys.channels(); ++c) out[c] *= share;
   }
 
   const Problem &p;
@@ -171,6 +183,7 @@ class Forward {
   Map<D> q_map, k_map, v_map;
   Rows<D> k_rows, v_rows;
   Window<ONE_TOKEN, D, W> keys, values;
+  Vectors<W * W> weights;  // [column, row]
   Transpose<D> transpose;
 };
 

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "../../cpu/lanes.h"
@@ -115,18 +116,58 @@ LGRNET_INLINE IntLanes lane_numbers() {
   return numbers;
 }
 
-// Memory for floats that begins where a vector may.
+// Memory for floats that begins where a line of the caches does, and ends with one.
 class Floats {
  public:
-  explicit Floats(int64_t count) : memory(whole(count) / LANES, Lanes{}) {}
+  explicit Floats(int64_t count) : memory((whole(count) + CACHE_LINE - 1) / CACHE_LINE, Line{}) {}
   float *data() { return reinterpret_cast<float *>(memory.data()); }
 
  private:
-  std::vector<Lanes> memory;
+  struct alignas(CACHE_LINE * sizeof(float)) Line {
+    float floats[CACHE_LINE];
+  };
+  std::vector<Line> memory;
 };
 
+#if defined(__AVX512F__)
+typedef float Pair __attribute__((vector_size(16 * sizeof(float))));
+
+LGRNET_INLINE Pair load_pair(const float *place) {
+  Pair pair;
+  std::memcpy(&pair, place, sizeof(pair));
+  return pair;
+}
+LGRNET_INLINE void store_pair(float *place, Pair pair) { std::memcpy(place, &pair, sizeof(pair)); }
+
+// Lanes of a and b by their numbers, which are constants; those of b go on after those of a.
+#if defined(__clang__)
+#define LGRNET_SHUFFLE_PAIRS(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t IntPair __attribute__((vector_size(16 * sizeof(int32_t))));
+#define LGRNET_SHUFFLE_PAIRS(a, b, ...) __builtin_shuffle(a, b, IntPair{__VA_ARGS__})
+#endif
+
+// 8 rows of 8 floats to 8 columns, or back.
+LGRNET_INLINE void transpose_eights(const float *from, float *to) {
+  Pair a[4], b[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) a[i] = load_pair(from + 16 * i);
+#pragma GCC unroll 2
+  for (int i = 0; i < 4; i += 2) {  // four rows: their columns 0 to 3, and 4 to 7
+    b[i] = LGRNET_SHUFFLE_PAIRS(a[i], a[i + 1], 0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+    b[i + 1] = LGRNET_SHUFFLE_PAIRS(a[i], a[i + 1], 4, 12, 20, 28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    store_pair(to + 32 * i, LGRNET_SHUFFLE_PAIRS(b[i], b[i + 2], 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23));
+    store_pair(to + 32 * i + 16, LGRNET_SHUFFLE_PAIRS(b[i], b[i + 2], 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29,
+                                                      30, 31));
+  }
+}
+#endif
+
 // Between up to LANES rows of d floats, one after the other, and their columns. D is d where the compiler knows it, else
-// 0: below, too.
+// 0: below, too. Where D is LANES there are LANES rows, and the columns lie one after the other.
 template <int D>
 class Transpose {
  public:
@@ -134,6 +175,9 @@ class Transpose {
 
   // Column c becomes columns[c * step]; lanes without a row are 0.
   void load(const float *from, int64_t count, Lanes *columns, int64_t step = 1) {
+#if defined(__AVX512F__)
+    if constexpr (D == LANES) return transpose_eights(from, reinterpret_cast<float *>(columns));
+#endif
     if (count < LANES) {
       std::fill_n(std::copy_n(from, count * d(), part.data()), (LANES - count) * d(), 0.0f);
       from = part.data();
@@ -142,6 +186,9 @@ class Transpose {
   }
 
   void store(const Lanes *columns, int64_t count, float *to, int64_t step = 1) {
+#if defined(__AVX512F__)
+    if constexpr (D == LANES) return transpose_eights(reinterpret_cast<const float *>(columns), to);
+#endif
     scatter_columns(columns, d(), count < LANES ? part.data() : to, d(), step);
     if (count < LANES) std::copy_n(part.data(), count * d(), to);
   }

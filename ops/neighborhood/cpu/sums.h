@@ -85,17 +85,17 @@ class TokenSums {
         user.query = user.query % kept * size() * LANES;
         user.place = user.query + user.place * p.window * LANES;
       }
-    memory.resize(kept * size());
+    memory = Floats(kept * size() * LANES);
   }
 
   Query query(const Block &block) {
-    Lanes *of = memory.data() + block.begin / LANES % kept * size();
+    Lanes *of = reinterpret_cast<Lanes *>(memory.data()) + block.begin / LANES % kept * size();
     return {of, of + p.channels, of + 2 * p.channels, of + 2 * p.channels + p.window * p.window};
   }
 
   void add(const Block &block, const Query &) {
     const int64_t channels = D ? D : p.channels, window = W ? W : p.window;
-    const float *q = reinterpret_cast<const float *>(memory.data()), *dout = q + channels * LANES;
+    const float *q = memory.data(), *dout = q + channels * LANES;
     const float *weights = dout + channels * LANES, *dlogits = weights + window * window * LANES;
     for (const int64_t key : done[block.begin / LANES]) {
       const User *user = users[key].data();
@@ -124,7 +124,7 @@ class TokenSums {
   std::vector<std::vector<User>> users;    // of each block of keys
   std::vector<std::vector<int64_t>> done;  // the blocks of keys that each block of queries is the last to look at
   int64_t kept = 1;
-  std::vector<Lanes> memory;  // of so many blocks of queries
+  Floats memory{0};  // of so many blocks of queries
 };
 
 // Where vectors are of several tokens. The blocks of keys collect at the end of the row of queries.
