@@ -92,15 +92,19 @@ def is_faster(dtype: torch.dtype) -> bool:
 
 
 def inference_backend(
-    backends: Mapping[str, Backend], backend: str, given: Mapping[str, Tensor | None], gradients: bool = False
+    backends: Mapping[str, Backend],
+    backend: str,
+    given: Mapping[str, Tensor | None],
+    worth_gradients: Callable[[], bool] | None = None,
 ) -> Callable:
     """`choose` for an op whose kernel, "cpu", takes `PRODUCTS`, without gradients, and whose reference is torch's.
 
     "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
     gradients, a graph or autocast. Called so often that it asks as little as it can.
 
-    given      the op's tensors by name, of which the first is there
-    gradients  True: the kernel has gradients in float32, too; with AVX-512 "auto" takes it for them, as it is faster
+    given            the op's tensors by name, of which the first is there
+    worth_gradients  given where the kernel has gradients in float32, too; with AVX-512 "auto" takes it for them where
+                     this says so. Not asked while a graph is recorded, whose sizes are none to decide by
 
     Raises ValueError for tensors that do not fit each other, BackendError for a backend that is unknown or cannot.
     """
@@ -110,14 +114,15 @@ def inference_backend(
     if not plain or first.dtype not in PRODUCTS:
         check_tensors(**given)
     if backend == "auto":
-        able = plain and first.dtype in PRODUCTS
-        if able and not without_gradients(tensors):
-            able = gradients and first.dtype == torch.float32 and missing() is None and level() == LEVELS[-1]
         busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         real = type(first) in (Tensor, Parameter)  # other kinds, as fake tensors, may have no memory
-        can = able and real and not busy and is_faster(first.dtype) and cannot_run(first) is None
+        can = plain and first.dtype in PRODUCTS and real and not busy
+        can = can and is_faster(first.dtype) and cannot_run(first) is None
+        if can and not without_gradients(tensors):
+            can = worth_gradients is not None and first.dtype == torch.float32 and level() == LEVELS[-1]
+            can = can and worth_gradients()
         return backends["cpu" if can else "reference"].run
-    if backend == "cpu" and (reason := _cannot_multiply(tensors, gradients)):
+    if backend == "cpu" and (reason := _cannot_multiply(tensors, worth_gradients is not None)):
         raise BackendError(f"backend 'cpu' cannot be used because {reason}; choose auto or reference")
     return choose(backends, backend, first)
 

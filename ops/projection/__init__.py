@@ -52,8 +52,7 @@ def linear(
     _check_shape("residual", residual, shape)
     _check_shape("out", out, shape)
     given = {"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out}
-    gradients = backend == "cpu" or x.numel() * shape[-1] >= WORTH
-    function = inference_backend(BACKENDS, backend, given, gradients)
+    function = inference_backend(BACKENDS, backend, given, lambda: x.numel() * len(weight) >= WORTH)
     if out is not None and not (out.is_contiguous() and without_gradients(given.values())):
         raise ValueError("out is not contiguous, or gradients are wanted; give a contiguous one, under torch.no_grad()")
     return function(x, weight, bias, residual, out)
