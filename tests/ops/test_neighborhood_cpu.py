@@ -32,6 +32,7 @@ CASES = [
     (((9, 13), (2, 3)), 16, 5, 3, 2, 3, 1),
     (((1, 1), (1, 9), (9, 1)), 2, 3, 9, 1, 2, 1),
 ]
+OURS = (((30, 13), (5, 7)), 8, 8, 5, 1, 2, 1)  # heads, channels and window of LGRNet, which have code of their own
 SMALL = (((9, 13), (2, 3)), 4, 8, 5, 1, 3, 1)
 relative = partial(errors.relative, least=1)  # numbers here are like 1
 
@@ -81,7 +82,7 @@ def test_half_precision_comes_and_goes_with_float32_inside(dtype, tolerance):
         assert ours.dtype == dtype and relative(ours, true) < tolerance
 
 
-@pytest.mark.parametrize("case", [(((60, 9), (8, 8)), 2, 8, 3, 1, 1, 1), (((50, 7),), 3, 5, 3, 2, 2, 1), SMALL])
+@pytest.mark.parametrize("case", [(((60, 9), (8, 8)), 2, 8, 3, 1, 1, 1), (((50, 7),), 3, 5, 3, 2, 2, 1), SMALL, OURS])
 def test_the_number_of_threads_changes_no_bit(case):
     before, results = torch.get_num_threads(), []
     try:
@@ -94,10 +95,11 @@ def test_the_number_of_threads_changes_no_bit(case):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("heads, window", [(3, 3), (8, 5)])
 @pytest.mark.parametrize("dilation, place", [(1, (0, 0)), (1, (4, 6)), (2, (8, 12)), (1, (3, 11))])
 @pytest.mark.parametrize("which", range(3))
-def test_not_a_number_stays_where_it_belongs(which, dilation, place):
-    tensors, weights, arguments = inputs((((10, 13),), 3, 8, 3, dilation, 3, 1))
+def test_not_a_number_stays_where_it_belongs(which, dilation, place, heads, window):
+    tensors, weights, arguments = inputs((((10, 13),), heads, 8, window, dilation, 3, 1))
     with torch.no_grad():
         tensors[which][0, 1, place[0] * 13 + place[1], 2, 4] = float("nan")
     found, expected = (
