@@ -291,6 +291,7 @@ EAGER = {
     "depthwise": ["as timm", "channels_last"],
     "attention": ["SDPA", "explicit softmax"],
     "projection": ["torch"],
+    "normalization": ["torch"],
     "heads": ["ours and last masks x4", "published way"],
     "loss": ["full-size masks"],
     "backbone": ["ours frame by frame", "plain timm", "plain timm frame by frame", "channels_last", "eager bf16"],
