@@ -61,10 +61,10 @@ LGRNET_INLINE void multiply_all(int64_t count, const float *rows, int64_t row_st
   int64_t first = 0;
   for (; first + ROWS <= count; first += ROWS)
     multiply<T, ROWS, V>(rows + first * row_step, row_step, step, panel, depth,
-                      [&](int r, int v, Lanes sum) LGRNET_MEMBER { use(first + r, v, sum); });
+                         [&](int r, int v, Lanes sum) LGRNET_MEMBER { use(first + r, v, sum); });
   for (; first < count; ++first)
     multiply<T, 1, V>(rows + first * row_step, row_step, step, panel, depth,
-                   [&](int r, int v, Lanes sum) LGRNET_MEMBER { use(first + r, v, sum); });
+                      [&](int r, int v, Lanes sum) LGRNET_MEMBER { use(first + r, v, sum); });
 }
 
 // One head of one image.

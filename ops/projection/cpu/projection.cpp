@@ -121,15 +121,16 @@ void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch
 
 // Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on.
 template <class T, bool ACROSS>
-void lay_out(const Problem<T, ACROSS> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias, Lanes *to) {
+void lay_out(const Problem<T, ACROSS> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias,
+             Lanes *to) {
   for (int64_t column = begin; column < end; column += PANEL, to += (depth + 1) * WIDE)
     for (int v = 0; v < WIDE; ++v) {
       const int64_t first = column + v * LANES;
       const int there = static_cast<int>(std::clamp<int64_t>(end - first, 0, LANES));
       to[v] = with_bias && there ? load_part(p.bias + first, there) : Lanes{};
       if (p.by_columns) {
-        const float *column = p.weight + from * p.weight_step + first;
-        for (int64_t c = 0; c < depth; ++c, column += p.weight_step) to[(c + 1) * WIDE + v] = load_part(column, there);
+        const float *row = p.weight + from * p.weight_step + first;
+        for (int64_t c = 0; c < depth; ++c, row += p.weight_step) to[(c + 1) * WIDE + v] = load_part(row, there);
         continue;
       }
       const float *rows = p.weight + first * p.weight_step + from;
