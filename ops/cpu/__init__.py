@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from lgrnet.ops.backends import Backend, BackendError, check_tensors, choose, exporting
 
-VERSION = 9
+VERSION = 10
 LEVELS = ("portable", "avx2", "avx512")
 """From the plainest to the widest; the index is what `lgrnet_level` answers."""
 
@@ -88,7 +88,15 @@ def is_faster(dtype: torch.dtype) -> bool:
     """Whether the library has the instructions for products of this type that torch's own products of matrices have."""
     if missing() is not None:
         return False
-    return library().lgrnet_bfloat16() == 2 if dtype == torch.bfloat16 else level() != LEVELS[0]
+    return library().lgrnet_bfloat16() >= 2 if dtype == torch.bfloat16 else level() != LEVELS[0]
+
+
+@cache
+def products_of(dtype: torch.dtype) -> int:
+    """How the kernels of linear layers and attention multiply: 0 float32, 1 pairs of bfloat16, 2 whole matrices of it."""
+    if dtype == torch.float32:
+        return 0
+    return 2 if library().lgrnet_bfloat16() == 3 else 1
 
 
 def inference_backend(

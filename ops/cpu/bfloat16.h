@@ -39,9 +39,36 @@ LGRNET_INLINE void store_part(BFloat16 *place, Lanes lanes, int count) {
   std::memcpy(place, some, count * sizeof(BFloat16));
 }
 
-// Below, a lane holds a pair, which lies in memory as two numbers one after the other: products of pairs are summed.
+// What follows takes instructions that not every processor with AVX-512 has (AVX512_BF16; level.cpp says which): asm,
+// since an intrinsic would need the flags of those that do.
+
+#if LGRNET_LANES == 16 && !defined(LGRNET_EMULATED)
+// The numbers of `first`, then those of `second`.
+LGRNET_INLINE __m512i both_rounded(Lanes first, Lanes second) {
+  __m512i both;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(first), "v"(second));
+  return both;
+}
+#endif
+
+LGRNET_INLINE void store_both(BFloat16 *place, Lanes first, Lanes second) {
+#if LGRNET_LANES == 16 && !defined(LGRNET_EMULATED)
+  _mm512_storeu_si512(place, both_rounded(first, second));
+#else
+  store(place, first);
+  store(place + LANES, second);
+#endif
+}
+
+// From here on a lane holds a pair, which lies in memory as two numbers one after the other: products of pairs are
+// summed.
 LGRNET_INLINE Lanes pairs(Lanes first, Lanes second) {
+#if LGRNET_LANES == 16 && !defined(LGRNET_EMULATED)
+  const BitLanes lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return (Lanes)_mm512_permutexvar_epi16((__m512i)(lanes * 0x10001 + (LANES << 16)), both_rounded(first, second));
+#else
   return (Lanes)((rounded(first) >> 16) | (rounded(second) & 0xFFFF0000));
+#endif
 }
 
 // Two numbers at a time, or one where T is float: what one lane holds.
@@ -55,7 +82,6 @@ LGRNET_INLINE Lanes add_product(Lanes sum, Lanes a, Lanes b) {
     return sum + a * b;
   } else {
 #if LGRNET_LANES == 16 && !defined(LGRNET_EMULATED)
-    // Not every processor with AVX-512 has it (see level.cpp): an intrinsic would need the flags of those that do.
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
 #else

@@ -13,7 +13,9 @@
 #define __AVX512BW__ 1
 #define __AVX512DQ__ 1
 #define __AVX512VL__ 1
-#define LGRNET_EMULATED 1  // what is no intrinsic
+#ifndef LGRNET_EMULATED
+#define LGRNET_EMULATED 1  // what is no intrinsic; the value is what lgrnet_bfloat16 says
+#endif
 
 namespace stand_in {
 
@@ -86,9 +88,9 @@ inline __m512 permutexvar_ps(__m512i order, __m512 v) EACH(out[i] = v[lane(order
 // 128 bits each: the first two from a, the last two from b.
 template <int CONTROL>
 inline __m512 shuffle_f32x4(__m512 a, __m512 b)
-    EACH(out[i] = (i < 8 ? a : b)[(CONTROL >> 2 * (i / 4) & 3) * 4 + i % 4])
-inline __m512 unpacklo_ps(__m512 a, __m512 b) EACH(out[i] = (i % 2 ? b : a)[i / 4 * 4 + i % 4 / 2])
-inline __m512 unpackhi_ps(__m512 a, __m512 b) EACH(out[i] = (i % 2 ? b : a)[i / 4 * 4 + i % 4 / 2 + 2])
+    EACH(const __m512 &from = i < 8 ? a : b; out[i] = from[(CONTROL >> 2 * (i / 4) & 3) * 4 + i % 4])
+inline __m512 unpacklo_ps(__m512 a, __m512 b) EACH(const __m512 &from = i % 2 ? b : a; out[i] = from[i / 4 * 4 + i % 4 / 2])
+inline __m512 unpackhi_ps(__m512 a, __m512 b) EACH(const __m512 &from = i % 2 ? b : a; out[i] = from[i / 4 * 4 + i % 4 / 2 + 2])
 inline __m512d unpacklo_pd(__m512d a, __m512d b) {
   for (int i = 1; i < 8; i += 2) a[i] = b[i - 1];
   return a;

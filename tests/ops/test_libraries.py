@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,24 +16,29 @@ from tests.ops.own_process import ROOT, assert_passes
 TESTS = ["test_scan_cpu.py", "test_neighborhood_cpu.py", "test_deform_cpu.py"]
 TESTS += ["test_depthwise.py", "test_attention.py", "test_projection.py", "test_normalization.py"]
 
+BFLOAT16 = ["test_attention.py", "test_projection.py"]
+
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 
 
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+STAND_IN = ["-include", str(Path(__file__).parent / "avx512_stand_in.h")]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = ["-std=c++17", "-ffp-contract=fast", "-mavx2", "-mfma", "-pthread", "-fPIC", "-shared", "-w"]
 
 
-def assert_passes_with(library: Path, **environment: str) -> None:
-    assert_passes(TESTS, {"LGRNET_KERNELS": str(library), **environment}, "-s", "-p", "tests.ops.one_library")
+def assert_passes_with(library: Path, tests: list[str] = TESTS, **environment: str) -> None:
+    assert_passes(tests, {"LGRNET_KERNELS": str(library), **environment}, "-s", "-p", "tests.ops.one_library")
 
 
-def built(folder: Path, *flags: str) -> Path:
-    """A library of all kernels for AVX2, with more flags."""
+def built(folder: Path, *flags: str, ops: Sequence[str] = ("*",)) -> Path:
+    """A library of the kernels of these ops for AVX2, with more flags."""
     compiler = shutil.which("g++") or pytest.skip("there is no g++")
     if cpu.level() == "portable":
         pytest.skip("this processor has no AVX2")
     library = folder / "kernels.so"
-    sources = sorted(str(path) for path in (ROOT / "ops").glob("**/*.cpp"))
+    sources = [str(path) for op in ops for path in (ROOT / "ops").glob(f"{op}/cpu/*.cpp")]
+    sources.append(str(ROOT / "ops/cpu/level.cpp"))
     subprocess.run([compiler, *FLAGS, *flags, *sources, "-ldl", "-o", str(library)], check=True)
     return library
 
@@ -61,18 +67,36 @@ def test_avx512_without_such_a_processor(tmp_path):
     """The same sources with the intrinsics of avx512_stand_in.h: the values, not the speed."""
     if cpu.level() == "avx512":
         pytest.skip("the other tests run it")
-    assert_passes_with(built(tmp_path, "-O2", "-include", str(Path(__file__).parent / "avx512_stand_in.h")))
+    assert_passes_with(built(tmp_path, "-O2", *STAND_IN))
 
 
 def test_no_memory_of_others_is_touched_and_nothing_is_undefined(tmp_path):
     """With the address and undefined-behaviour sanitizers of the compiler, which end the process at the first fault."""
     wide = AVX512 if cpu.level() == "avx512" else []
-    library = built(tmp_path, *wide, "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    assert_passes_with(built(tmp_path, *wide, "-O0", *SANITIZERS), **runtimes())
+
+
+@pytest.mark.skipif(
+    cpu.missing() is not None or cpu.library().lgrnet_bfloat16() != 3, reason="the other tests multiply pairs"
+)
+def test_products_of_pairs_where_those_of_matrices_would_be_taken():
+    library = Path(cpu.__file__).parent / f"kernels.{cpu.level()}.so"
+    assert_passes_with(library, BFLOAT16, LGRNET_PAIRS="1")
+
+
+def test_products_of_matrices_touch_no_memory_of_others(tmp_path):
+    """Those of AMX in plain C++, on any processor: the sanitizers cannot see what its instructions read."""
+    library = built(tmp_path, "-O1", *STAND_IN, "-DLGRNET_EMULATED=3", *SANITIZERS, ops=["attention", "projection"])
+    assert_passes_with(library, BFLOAT16, **runtimes())
+
+
+def runtimes() -> dict[str, str]:
+    """What a process needs that loads a library with sanitizers."""
     # Before Python: what it allocates must be theirs. That of C++ because they look for it when they start.
-    runtimes = [_path_of(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
-    if None in runtimes:
+    found = [_path_of(name) for name in ("libasan.so", "libubsan.so", "libstdc++.so")]
+    if None in found:
         pytest.skip("the compiler comes without its sanitizers")
-    assert_passes_with(library, LD_PRELOAD=" ".join(runtimes), ASAN_OPTIONS="detect_leaks=0:detect_odr_violation=0")
+    return {"LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0"}
 
 
 def _path_of(name: str) -> str | None:

@@ -6,22 +6,24 @@
 // registers. What a task is never depends on the number of threads.
 //
 // Of bfloat16 a lane holds two channels of a query, and then the weights of two keys: half as many steps, of the same
-// kind. The values of two keys are laid side by side for that.
+// kind. The values of two keys are laid side by side for that. With products of whole matrices the same vectors are
+// columns of theirs, and keys and values are copied into rows that fill them.
 //
 // Letters as in ops/attention/__init__.py: B images, N queries, M keys, d channels of each head.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
-#include "../../cpu/bfloat16.h"
+#include "../../cpu/matrices.h"
 #include "../../cpu/threads.h"
 #include "../../cpu/transpose.h"
 
 namespace {
 
-constexpr int WIDE = 3;                       // vectors of queries at once, as long as there are so many
+constexpr int WIDE = 3;                       // vectors of queries at once, at most
 constexpr int ROWS = 4;                       // keys or channels at once
 constexpr int64_t KEYS = 256;                 // keys whose shares are summed up by themselves: long sums lose digits
 constexpr int64_t PART = 64 * WIDE * LANES;   // queries of a task, at most
@@ -30,6 +32,7 @@ struct Problem {
   int64_t batch, heads, queries, keys, channels;   // channels of one head
   int64_t query_step, key_step, value_step;        // numbers from one token to the next
   float scale;
+  bool by_matrices;  // of bfloat16, by a processor that multiplies them whole
 
   int64_t parts() const { return (queries + PART - 1) / PART; }
   int64_t tasks() const { return batch * heads * parts(); }
@@ -67,36 +70,68 @@ LGRNET_INLINE void multiply_all(int64_t count, const float *rows, int64_t row_st
                       [&](int r, int v, Lanes sum) LGRNET_MEMBER { use(first + r, v, sum); });
 }
 
+// The product of TILE rows, which begin row_step floats apart, with `panel` [depth, V]: `out` [TILE, V]. The depth is
+// one of whole tiles.
+template <int V>
+LGRNET_INLINE void multiply_matrices(const float *rows, int64_t row_step, const Lanes *panel, int64_t depth,
+                                     Lanes *out) {
+  clear_tile<0>(), clear_tile<1>(), clear_tile<2>();
+  for (int64_t k = 0; k < depth; k += TILE, panel += TILE * V) {
+    load_tile<3>(rows + k, row_step);
+    load_tile<4>(panel, V * LANES);
+    multiply_tiles<0, 3, 4>();
+    if constexpr (V > 1) load_tile<5>(panel + 1, V * LANES), multiply_tiles<1, 3, 5>();
+    if constexpr (V > 2) load_tile<6>(panel + 2, V * LANES), multiply_tiles<2, 3, 6>();
+  }
+  float *to = reinterpret_cast<float *>(out);
+  store_tile<0>(to, V * LANES);
+  if constexpr (V > 1) store_tile<1>(to + LANES, V * LANES);
+  if constexpr (V > 2) store_tile<2>(to + 2 * LANES, V * LANES);
+}
+
 // One head of one image.
 template <class T>
 class Head {
  public:
   Head(const Problem &problem, const T *keys_of, const T *values_of)
       : p(problem), depth(p.channels / N), keys(reinterpret_cast<const float *>(keys_of)), values(values_of),
-        columns(p.channels * WIDE), logits(p.keys * WIDE), some(LANES * depth) {
+        columns((p.channels + 2 * TILE) * WIDE), logits((p.keys + 2 * TILE) * WIDE), some(LANES * depth) {
     if constexpr (N == 2) lay_side_by_side();
+    if (p.by_matrices) fill_matrices();
   }
 
   // out [count, d] of up to V * LANES queries.
   template <int V>
   void attend(const T *queries, int64_t count, T *out, int64_t out_step) {
     for (int v = 0; v < V; ++v) read(queries, v * LANES, count, &columns[v], V);
+    std::fill_n(&columns[depth * V], (whole_tiles(depth) - depth) * V, Lanes{});
     Several<V> most = each<V>([](int) { return all(-std::numeric_limits<float>::infinity()); });
     const Lanes factor = all(p.scale * LOG2_E);
     if constexpr (N == 1)
       for (int64_t i = 0; i < depth * V; ++i) columns[i] *= factor;
-    multiply_all<T, V>(p.keys, keys, p.key_step / N, 1, columns.data(), depth,
-                       [&](int64_t m, int v, Lanes sum) LGRNET_MEMBER {
-                         logits[m * V + v] = N == 1 ? sum : sum * factor;
-                         most[v] = at_least(logits[m * V + v], most[v]);
-                       });
+    if (p.by_matrices) {
+      multiply_keys<V>();
+      for (int64_t m = 0; m < p.keys; ++m)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) most[v] = at_least(logits[m * V + v], most[v]);
+    } else {
+      multiply_all<T, V>(p.keys, keys, p.key_step / N, 1, columns.data(), depth,
+                         [&](int64_t m, int v, Lanes sum) LGRNET_MEMBER {
+                           logits[m * V + v] = sum;
+                           most[v] = at_least(sum, most[v]);
+                         });
+    }
+    if constexpr (N == 2) most = most * factor;
     std::fill(columns.begin(), columns.end(), Lanes{});
     Several<V> total{};
     for (int64_t first = 0; first < p.keys; first += KEYS) {
       const int64_t keys_here = std::min(KEYS, p.keys - first);
-      total = total + exponentials(most, first, keys_here);
-      multiply_all<T, V>(p.channels, value_rows(first), 1, value_step(), &logits[first * V], (keys_here + N - 1) / N,
-                         [&](int64_t c, int v, Lanes sum) LGRNET_MEMBER { columns[c * V + v] += sum; });
+      total = total + exponentials(most, factor, first, keys_here);
+      if (p.by_matrices)
+        add_values<V>(first, keys_here);
+      else
+        multiply_all<T, V>(p.channels, value_rows(first), 1, value_step(), &logits[first * V], (keys_here + N - 1) / N,
+                           [&](int64_t c, int v, Lanes sum) LGRNET_MEMBER { columns[c * V + v] += sum; });
     }
     const auto share = each<V>([&](int v) { return all(1.0f) / total[v]; });
     for (int64_t c = 0; c < p.channels; ++c)
@@ -110,13 +145,14 @@ class Head {
  private:
   static constexpr int64_t N = PER_LANE<T>;
 
-  // Softmax's numerators in place of `count` logits of base 2, those of N keys in one vector; returns their sums.
+  // Softmax's numerators in place of `count` logits, those of N keys in one vector; returns their sums. `most` is of
+  // base 2, as logits of float32 are; those of bfloat16 become so by `factor`.
   template <int V>
-  Several<V> exponentials(const Several<V> &most, int64_t first, int64_t count) {
+  Several<V> exponentials(const Several<V> &most, Lanes factor, int64_t first, int64_t count) {
     Several<V> total{}, before{};
     for (int64_t m = 0; m < count; ++m) {
       const Lanes *row = &logits[(first + m) * V];
-      const auto found = exp2_below_128(each<V>([&](int v) { return row[v] - most[v]; }));
+      const auto found = exp2_below_128(each<V>([&](int v) { return (N == 1 ? row[v] : row[v] * factor) - most[v]; }));
       total = total + found;
       Lanes *to = &logits[first * V + m / N * V];
       if (N == 1 || m % 2 == 1 || m + 1 == count)
@@ -146,6 +182,37 @@ class Head {
     }
   }
 
+  // Keys [M, d / 2] and values [d, M / 2], pairs of channels and of keys, with zeros where matrices are not filled.
+  void fill_matrices() {
+    const int64_t wide = whole_tiles(depth), pairs_of_keys = (p.keys + 1) / 2, long_rows = whole_tiles(pairs_of_keys);
+    key_rows.resize(whole_tiles(p.keys) * wide);
+    for (int64_t m = 0; m < p.keys; ++m) std::copy_n(keys + m * (p.key_step / 2), depth, &key_rows[m * wide]);
+    side_by_side.resize(long_rows * p.channels);
+    value_columns.resize(whole_tiles(p.channels) * long_rows / LANES);
+    for (int64_t m = 0; m < long_rows; m += LANES)
+      gather_columns(&side_by_side[m * p.channels], p.channels, p.channels, &value_columns[m / LANES],
+                     long_rows / LANES);
+  }
+
+  template <int V>
+  void multiply_keys() {
+    const int64_t wide = whole_tiles(depth);
+    for (int64_t m = 0; m < p.keys; m += TILE)
+      multiply_matrices<V>(&key_rows[m * wide], wide, columns.data(), wide, &logits[m * V]);
+  }
+
+  template <int V>
+  void add_values(int64_t first, int64_t count) {
+    const int64_t weights = (count + 1) / 2, long_rows = whole_tiles((p.keys + 1) / 2);
+    std::fill_n(&logits[(first + weights) * V], (whole_tiles(weights) - weights) * V, Lanes{});
+    Lanes sums[TILE * V];
+    for (int64_t c = 0; c < p.channels; c += TILE) {
+      const float *rows = reinterpret_cast<const float *>(&value_columns[c * long_rows / LANES]) + first / 2;
+      multiply_matrices<V>(rows, long_rows, &logits[first * V], whole_tiles(weights), sums);
+      for (int64_t i = 0; i < std::min<int64_t>(TILE, p.channels - c) * V; ++i) columns[c * V + i] += sums[i];
+    }
+  }
+
   // A vector of queries from `first` on, channel by channel; zeros where there are no more.
   void read(const T *queries, int64_t first, int64_t count, Lanes *to, int64_t step) {
     const int64_t there = std::clamp<int64_t>(count - first, 0, LANES);
@@ -171,6 +238,8 @@ class Head {
   std::vector<Lanes> columns, logits;  // [d, V], [M, V]
   std::vector<float> some;             // [LANES, depth]
   std::vector<float> side_by_side;
+  std::vector<float> key_rows;        // [M, d / 2], and
+  std::vector<Lanes> value_columns;   // [d, M / 2], up to whole tiles
 };
 
 template <class T>
@@ -179,15 +248,20 @@ void attend(const Problem &p, const T *queries, const T *keys, const T *values, 
   const int64_t begin = task % p.parts() * PART, end = std::min(begin + PART, p.queries);
   queries += image * p.queries * p.query_step + head * p.channels;
   out += image * p.queries * out_step + head * p.channels;
+  std::optional<Tiles> tiles;
+  if (p.by_matrices) tiles.emplace();
   Head<T> one(p, keys + image * p.keys * p.key_step + head * p.channels,
               values + image * p.keys * p.value_step + head * p.channels);
   for (int64_t n = begin; n < end; n += WIDE * LANES) {
     const int64_t count = std::min<int64_t>(WIDE * LANES, end - n);
     const T *from = queries + n * p.query_step;
-    if (count > LANES)
-      one.template attend<WIDE>(from, count, out + n * out_step, out_step);
+    T *to = out + n * out_step;
+    if (count > 2 * LANES)
+      one.template attend<WIDE>(from, count, to, out_step);
+    else if (count > LANES)
+      one.template attend<2>(from, count, to, out_step);
     else
-      one.template attend<1>(from, count, out + n * out_step, out_step);
+      one.template attend<1>(from, count, to, out_step);
   }
 }
 
@@ -195,13 +269,13 @@ void attend(const Problem &p, const T *queries, const T *keys, const T *values, 
 
 extern "C" {
 
-// queries and out [B, N, heads * d], keys and values [B, M, heads * d] are of float or, if `bfloat16` is not 0, of
-// BFloat16: then d and all steps are even. Tokens of all but out lie `step` numbers apart, and images follow each other
-// without a gap. No size is 0.
+// queries and out [B, N, heads * d], keys and values [B, M, heads * d] are of float or, if `bfloat16` is 1 or, for
+// products of whole matrices, 2, of XX
 void lgrnet_attention(const void *queries, const void *keys, const void *values, void *out, int64_t batch,
                       int64_t heads, int64_t query_count, int64_t key_count, int64_t channels, int64_t query_step,
                       int64_t key_step, int64_t value_step, int64_t bfloat16, float scale, int threads) {
-  const Problem p{batch, heads, query_count, key_count, channels, query_step, key_step, value_step, scale};
+  const Problem p{batch,      heads,    query_count, key_count, channels,
+                  query_step, key_step, value_step,  scale,     bfloat16 == 2};
   const auto run = [&](auto *to) {
     using From = const std::decay_t<decltype(*to)> *;
     parallel_for(p.tasks(), threads, [&](int64_t task) {

@@ -14,10 +14,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
-#include "../../cpu/bfloat16.h"
+#include "../../cpu/matrices.h"
 #include "../../cpu/threads.h"
 #include "../../cpu/transpose.h"
 
@@ -30,6 +31,7 @@ constexpr int64_t PANEL = WIDE * LANES;     // output channels of a panel
 template <class T>
 constexpr int64_t DEPTH = PER_LANE<T> == 1 ? 384 : INT64_MAX;
 constexpr int64_t WEIGHTS = 64 * 1024;      // floats of weights at once: they stay in the second cache
+constexpr int64_t MATRICES = 256 * 1024;    // and those of processors that have AMX, whose second cache is larger
 constexpr int64_t INPUTS = 16 * 1024;       // and so do the floats of a block of rows
 constexpr int64_t TOGETHER = CACHE_LINE;    // floats at a time
 constexpr int64_t SMALL = 64 * 1024;        // a result of fewer floats is summed SLICE tokens at a time
@@ -45,6 +47,7 @@ struct Problem {
   int64_t rows, inputs, outputs;
   int64_t step, weight_step, add_step, out_step;  // from one row to the next
   bool by_columns = false;
+  bool by_matrices = false;  // of bfloat16, by a processor that multiplies them whole
 
   const float *at(int64_t row, int64_t channel) const {
     return x + (ACROSS ? row + channel * step : row * step + channel);
@@ -58,6 +61,18 @@ struct Place {
   const T *add;
   int64_t out_step, add_step, columns;
 };
+
+template <bool WHOLE, class T>
+LGRNET_INLINE void write(const Place<T> &place, int64_t row, int v, Lanes sum) {
+  T *out = place.out + row * place.out_step + v * LANES;
+  const T *add = place.add ? place.add + row * place.add_step + v * LANES : nullptr;
+  if (WHOLE) {
+    store(out, add ? load(add) + sum : sum);
+  } else {
+    const int count = static_cast<int>(std::clamp<int64_t>(place.columns - v * LANES, 0, LANES));
+    store_part(out, add ? load_part(add, count) + sum : sum, count);
+  }
+}
 
 template <class T, bool ACROSS, int R>
 LGRNET_INLINE void multiply(const float *x, int64_t step, const Lanes *panel, Lanes (*sums)[WIDE]) {
@@ -95,16 +110,7 @@ LGRNET_INLINE void tile(const float *x, int64_t step, int64_t depth, bool fetch,
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < WIDE; ++v) {
-      T *out = place.out + r * place.out_step + v * LANES;
-      const T *add = place.add ? place.add + r * place.add_step + v * LANES : nullptr;
-      if (WHOLE) {
-        store(out, add ? load(add) + sums[r][v] : sums[r][v]);
-      } else {
-        const int count = static_cast<int>(std::clamp<int64_t>(place.columns - v * LANES, 0, LANES));
-        store_part(out, add ? load_part(add, count) + sums[r][v] : sums[r][v], count);
-      }
-    }
+    for (int v = 0; v < WIDE; ++v) write<WHOLE>(place, r, v, sums[r][v]);
 }
 
 // The tiles of a panel one below the other, and of the rows that are left smaller ones.
@@ -119,11 +125,67 @@ void tiles(int64_t rows, const float *x, int64_t step, int64_t depth, bool fetch
     if (rows) tiles<R / 2, WHOLE, ACROSS, T>(rows, x, step, depth, fetch, panel, place);
 }
 
-// Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on.
+// The same by products of whole matrices, 2 x 2 of them side by side. What does not fill them is copied, with zeros.
+constexpr int SQUARE = 2 * TILE;
+
+template <bool WHOLE>
+void squares(int64_t rows, const float *x, int64_t step, int64_t depth, const Lanes *panel, Place<BFloat16> place,
+             float *copy) {
+  const int64_t whole = whole_tiles(depth);
+  for (; rows > 0; rows -= SQUARE, x += SQUARE * step) {
+    const int64_t some = std::min<int64_t>(rows, SQUARE);
+    const float *from = x;
+    int64_t apart = step;
+    if (some < SQUARE || whole > depth) {
+      for (int64_t r = 0; r < SQUARE; ++r)
+        for (int64_t c = 0; c < whole; ++c) copy[r * whole + c] = r < some && c < depth ? x[r * step + c] : 0;
+      from = copy;
+      apart = whole;
+    }
+    clear_tile<0>(), clear_tile<1>(), clear_tile<2>(), clear_tile<3>();
+    for (int64_t r = 0; r < some; ++r) {
+      __builtin_prefetch(place.out + r * place.out_step, 1);
+      if (place.add) __builtin_prefetch(place.add + r * place.add_step);
+    }
+    const Lanes *weights = panel + WIDE;
+    for (int64_t c = 0; c < whole; c += TILE, weights += TILE * WIDE) {
+      load_tile<4>(from + c, apart);
+      load_tile<6>(weights, PANEL);
+      load_tile<7>(weights + 1, PANEL);
+      multiply_tiles<0, 4, 6>();
+      multiply_tiles<1, 4, 7>();
+      load_tile<5>(from + TILE * apart + c, apart);
+      multiply_tiles<2, 5, 6>();
+      multiply_tiles<3, 5, 7>();
+    }
+    alignas(64) float sums[SQUARE * PANEL];
+    store_tile<0>(sums, PANEL);
+    store_tile<1>(sums + LANES, PANEL);
+    store_tile<2>(sums + TILE * PANEL, PANEL);
+    store_tile<3>(sums + TILE * PANEL + LANES, PANEL);
+    for (int64_t r = 0; r < some; ++r) {
+      Lanes row[WIDE];
+      for (int v = 0; v < WIDE; ++v) row[v] = panel[v] + load(sums + r * PANEL + v * LANES);
+      if (WHOLE) {
+        const BFloat16 *add = place.add ? place.add + r * place.add_step : nullptr;
+        if (add) row[0] += load(add), row[1] += load(add + LANES);
+        store_both(place.out + r * place.out_step, row[0], row[1]);
+      } else {
+        for (int v = 0; v < WIDE; ++v) write<WHOLE>(place, r, v, row[v]);
+      }
+    }
+    place.out += SQUARE * place.out_step;
+    if (place.add) place.add += SQUARE * place.add_step;
+  }
+}
+
+// Panel after panel the bias, if it is wanted, and the weights of `depth` input channels from `from` on, then zeros up
+// to `steps` of them.
 template <class T, bool ACROSS>
-void lay_out(const Problem<T, ACROSS> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, bool with_bias,
-             Lanes *to) {
-  for (int64_t column = begin; column < end; column += PANEL, to += (depth + 1) * WIDE)
+void lay_out(const Problem<T, ACROSS> &p, int64_t begin, int64_t end, int64_t from, int64_t depth, int64_t steps,
+             bool with_bias, Lanes *to) {
+  for (int64_t column = begin; column < end; column += PANEL, to += (steps + 1) * WIDE) {
+    std::fill(to + (depth + 1) * WIDE, to + (steps + 1) * WIDE, Lanes{});
     for (int v = 0; v < WIDE; ++v) {
       const int64_t first = column + v * LANES;
       const int there = static_cast<int>(std::clamp<int64_t>(end - first, 0, LANES));
@@ -144,6 +206,7 @@ void lay_out(const Problem<T, ACROSS> &p, int64_t begin, int64_t end, int64_t fr
         to[(c + 1) * WIDE + v] = load(some);
       }
     }
+  }
 }
 
 // Some rows and some columns of the output.
@@ -151,18 +214,28 @@ template <class T, bool ACROSS>
 void multiply_part(const Problem<T, ACROSS> &p, int64_t first_row, int64_t last_row, int64_t begin, int64_t end) {
   const int64_t shares = (p.inputs - 1) / DEPTH<T> + 1;
   const int64_t most = ((p.inputs + shares - 1) / shares + TOGETHER - 1) / TOGETHER * TOGETHER;
-  const int64_t block = std::max<int64_t>(4, INPUTS / most / ROWS) * ROWS;
+  const int64_t tile_rows = p.by_matrices ? SQUARE : ROWS;
+  const int64_t block = std::max<int64_t>(4, INPUTS / most / tile_rows) * tile_rows;
   const std::unique_ptr<Lanes[]> weights(new Lanes[(end - begin + PANEL - 1) / PANEL * (most + 1) * WIDE]);
+  std::vector<float> copy(p.by_matrices ? SQUARE * most : 0);
+  std::optional<Tiles> tiles_of_thread;
+  if (p.by_matrices) tiles_of_thread.emplace();
   for (int64_t from = 0; from < p.inputs; from += most) {
-    const int64_t depth = std::min(most, p.inputs - from);
-    lay_out(p, begin, end, from, depth, p.bias && from == 0, weights.get());
+    const int64_t depth = std::min(most, p.inputs - from), steps = p.by_matrices ? most : depth;
+    lay_out(p, begin, end, from, depth, steps, p.bias && from == 0, weights.get());
     const T *add = from == 0 ? p.add : p.out;
     const int64_t add_step = from == 0 ? p.add_step : p.out_step;
     for (int64_t row = first_row; row < last_row; row += block) {
       const Lanes *panel = weights.get();
-      for (int64_t column = begin; column < end; column += PANEL, panel += (depth + 1) * WIDE) {
+      for (int64_t column = begin; column < end; column += PANEL, panel += (steps + 1) * WIDE) {
         const Place<T> place{p.out + row * p.out_step + column, add ? add + row * add_step + column : nullptr, p.out_step,
                           add_step, end - column};
+        if constexpr (PER_LANE<T> == 2)
+          if (p.by_matrices) {
+            (place.columns >= PANEL ? squares<true> : squares<false>)(std::min(block, last_row - row), p.at(row, from),
+                                                                      p.step, depth, panel, place, copy.data());
+            continue;
+          }
         (place.columns >= PANEL ? tiles<ROWS, true, ACROSS, T> : tiles<ROWS, false, ACROSS, T>)(
             std::min(block, last_row - row), p.at(row, from), p.step, depth, column == begin, panel, place);
       }
@@ -172,7 +245,8 @@ void multiply_part(const Problem<T, ACROSS> &p, int64_t first_row, int64_t last_
 
 template <class T, bool ACROSS>
 void multiply_all(const Problem<T, ACROSS> &p, int threads) {
-  const int64_t columns = std::max<int64_t>(1, WEIGHTS / std::min(p.inputs, DEPTH<T>) / PANEL) * PANEL;
+  const int64_t most = p.by_matrices ? MATRICES : WEIGHTS;
+  const int64_t columns = std::max<int64_t>(1, most / std::min(p.inputs, DEPTH<T>) / PANEL) * PANEL;
   const int64_t column_parts = (p.outputs + columns - 1) / columns;
   const int64_t wanted = threads > 1 ? (4 * threads + column_parts - 1) / column_parts : 1;
   const int64_t height = (std::max<int64_t>((p.rows + wanted - 1) / wanted, 16 * ROWS) + ROWS - 1) / ROWS * ROWS;
@@ -205,8 +279,9 @@ void multiply_tokens(const Problem<float, true> &p, int threads) {
 extern "C" {
 
 // x [rows, inputs], weight [outputs, inputs], or [inputs, outputs] if `by_columns` is not 0, bias [outputs] or null, add
-// like out or null, or `out` itself, and out [rows, outputs] are of float or, if `bfloat16` is not 0, of BFloat16: then
-// inputs, step and weight_step are even, and by_columns is 0. Rows lie so many numbers apart. No size is 0.
+// like out or null, or `out` itself, and out [rows, outputs] are of float or, if `bfloat16` is 1 or, for products of
+// whole matrices, 2, of BFloat16: then inputs, step and weight_step are even, and by_columns is 0. Rows lie so many
+// numbers apart. No size is 0.
 void lgrnet_linear(const void *x, const void *weight, const void *bias, const void *add, void *out, int64_t rows,
                    int64_t inputs, int64_t outputs, int64_t step, int64_t weight_step, int64_t add_step,
                    int64_t out_step, int64_t bfloat16, int64_t by_columns, int threads) {
@@ -215,7 +290,7 @@ void lgrnet_linear(const void *x, const void *weight, const void *bias, const vo
     constexpr int64_t N = PER_LANE<T>;
     multiply_all(Problem<T>{static_cast<const float *>(x), static_cast<const float *>(weight),
                             static_cast<const T *>(bias), static_cast<const T *>(add), to, rows, inputs / N, outputs,
-                            step / N, weight_step / N, add_step, out_step, by_columns != 0},
+                            step / N, weight_step / N, add_step, out_step, by_columns != 0, bfloat16 == 2},
                  threads);
   };
   bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
