@@ -93,7 +93,7 @@ def is_faster(dtype: torch.dtype) -> bool:
 
 @cache
 def products_of(dtype: torch.dtype) -> int:
-    """How the kernels of linear layers and attention multiply: 0 float32, 1 pairs of bfloat16, 2 whole matrices of it."""
+    """How linear layers and attention multiply here: 0 float32, 1 pairs of bfloat16, 2 whole matrices of it."""
     if dtype == torch.float32:
         return 0
     return 2 if library().lgrnet_bfloat16() == 3 else 1
