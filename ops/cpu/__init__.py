@@ -92,11 +92,9 @@ def is_faster(dtype: torch.dtype) -> bool:
 
 
 @cache
-def products_of(dtype: torch.dtype) -> int:
-    """How linear layers and attention multiply here: 0 float32, 1 pairs of bfloat16, 2 whole matrices of it."""
-    if dtype == torch.float32:
-        return 0
-    return 2 if library().lgrnet_bfloat16() == 3 else 1
+def multiplies_matrices() -> bool:
+    """Whether the processor multiplies whole matrices of bfloat16 (AMX), and the system lets this process do it."""
+    return library().lgrnet_bfloat16() == 3
 
 
 def inference_backend(

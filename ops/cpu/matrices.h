@@ -52,7 +52,9 @@ LGRNET_INLINE void multiply_tiles() {
 // In plain C++, so that the sources are one; no processor takes it for the faster way.
 inline thread_local Lanes tiles_of_thread[8][TILE];
 
-struct Tiles {};
+struct Tiles {
+  Tiles() {}
+};
 
 template <int T>
 LGRNET_INLINE void clear_tile() {

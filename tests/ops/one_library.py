@@ -9,11 +9,9 @@ import ctypes
 import os
 import sys
 
-import torch
-
 from lgrnet.ops import cpu
 
 cpu._load = lambda name: ctypes.CDLL(os.environ["LGRNET_KERNELS"])
 if "LGRNET_PAIRS" in os.environ:
     for op in ("attention", "projection"):
-        sys.modules[f"lgrnet.ops.{op}.cpu"].products_of = lambda dtype: int(dtype != torch.float32)
+        sys.modules[f"lgrnet.ops.{op}.cpu"].multiplies_matrices = lambda: False

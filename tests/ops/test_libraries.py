@@ -16,7 +16,7 @@ from tests.ops.own_process import ROOT, assert_passes
 TESTS = ["test_scan_cpu.py", "test_neighborhood_cpu.py", "test_deform_cpu.py"]
 TESTS += ["test_depthwise.py", "test_attention.py", "test_projection.py", "test_normalization.py"]
 
-BFLOAT16 = ["test_attention.py", "test_projection.py"]
+PRODUCTS = ["test_attention.py", "test_projection.py"]
 
 pytestmark = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
 
@@ -81,13 +81,13 @@ def test_no_memory_of_others_is_touched_and_nothing_is_undefined(tmp_path):
 )
 def test_products_of_pairs_where_those_of_matrices_would_be_taken():
     library = Path(cpu.__file__).parent / f"kernels.{cpu.level()}.so"
-    assert_passes_with(library, BFLOAT16, LGRNET_PAIRS="1")
+    assert_passes_with(library, PRODUCTS, LGRNET_PAIRS="1")
 
 
 def test_products_of_matrices_touch_no_memory_of_others(tmp_path):
     """Those of AMX in plain C++, on any processor: the sanitizers cannot see what its instructions read."""
     library = built(tmp_path, "-O1", *STAND_IN, "-DLGRNET_EMULATED=3", *SANITIZERS, ops=["attention", "projection"])
-    assert_passes_with(library, BFLOAT16, **runtimes())
+    assert_passes_with(library, PRODUCTS, **runtimes())
 
 
 def runtimes() -> dict[str, str]:

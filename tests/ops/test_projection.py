@@ -171,6 +171,20 @@ def test_not_a_number_stays_in_its_row(dtype):
     assert y[3].isnan().all() and y.isnan().any(1).sum() == 1
 
 
+@compiled
+def test_numbers_that_are_not_finite_or_of_any_size():
+    x, weight, bias = normal(70, 70), normal(40, 70), normal(40)
+    weight[:, 5], weight[7, 9] = 1.0, float("inf")
+    x[3, 5], x[9, 6], x[20, 7], x[21, 5], x[21, 6] = (float(number) for number in ("inf", "-inf", "nan", "inf", "-inf"))
+    x[40], x[50] = 1e36, x[50] * 1e-30
+    y, expected = linear(x, weight, bias, backend="cpu"), F.linear(x, weight, bias)
+    assert torch.equal(y.isnan(), expected.isnan()) and torch.equal(y.isinf(), expected.isinf())
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    sizes = F.linear(x.double().abs(), weight.double().abs(), bias.double().abs())
+    some = expected.isfinite()
+    assert some.sum() > 2000 and ((y - exact).abs() / sizes)[some].max() < 1e-6
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference", pytest.param("cpu", marks=compiled)])
 def test_of_nothing(backend):
     assert linear(torch.zeros(0, 4), torch.ones(3, 4), torch.ones(3), backend=backend).shape == (0, 3)

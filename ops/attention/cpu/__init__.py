@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lgrnet.ops.attention.reference import multi_head_attention_reference
-from lgrnet.ops.cpu import PRODUCTS, address, in_lanes, kernel, products_of, rows_of
+from lgrnet.ops.cpu import PRODUCTS, address, in_lanes, kernel, multiplies_matrices, rows_of
 
 __all__ = ["multi_head_attention_cpu"]
 
@@ -23,9 +23,10 @@ def multi_head_attention_cpu(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Ten
         if q.dtype == torch.bfloat16 and (channels % 2 or not in_lanes(*rows)):
             return multi_head_attention_reference(q, k, v, heads)
         steps = (tensor.stride(0) for tensor in rows)
-        sizes = (len(q), heads, q.shape[1], k.shape[1], channels, *steps, products_of(q.dtype))
-        attend = kernel("lgrnet_attention", 4, 9, c_float, c_int)
-        attend(*map(address, (*rows, out)), *sizes, channels**-0.5, torch.get_num_threads())
+        sizes = (len(q), heads, q.shape[1], k.shape[1], channels, *steps)
+        products = (q.dtype == torch.bfloat16, multiplies_matrices())
+        attend = kernel("lgrnet_attention", 4, 10, c_float, c_int)
+        attend(*map(address, (*rows, out)), *sizes, *products, channels**-0.5, torch.get_num_threads())
     return out
 
 

@@ -269,13 +269,16 @@ void attend(const Problem &p, const T *queries, const T *keys, const T *values, 
 
 extern "C" {
 
-// queries and out [B, N, heads * d], keys and values [B, M, heads * d] are of float or, if `bfloat16` is 1 or, for
-// products of whole matrices, 2, of XX
+// queries and out [B, N, heads * d], keys and values [B, M, heads * d] are of float or, if `bfloat16` is not 0, of
+// BFloat16: then d and all steps are even. Tokens of all but out lie `step` numbers apart, and images follow each other
+// without a gap. No size is 0. by_matrices: of BFloat16, not 0 where the processor has AMX and lgrnet_bfloat16 has asked
+// for it.
 void lgrnet_attention(const void *queries, const void *keys, const void *values, void *out, int64_t batch,
                       int64_t heads, int64_t query_count, int64_t key_count, int64_t channels, int64_t query_step,
-                      int64_t key_step, int64_t value_step, int64_t bfloat16, float scale, int threads) {
+                      int64_t key_step, int64_t value_step, int64_t bfloat16, int64_t by_matrices, float scale,
+                      int threads) {
   const Problem p{batch,      heads,    query_count, key_count, channels,
-                  query_step, key_step, value_step,  scale,     bfloat16 == 2};
+                  query_step, key_step, value_step,  scale,     bfloat16 && by_matrices};
   const auto run = [&](auto *to) {
     using From = const std::decay_t<decltype(*to)> *;
     parallel_for(p.tasks(), threads, [&](int64_t task) {

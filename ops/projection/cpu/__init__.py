@@ -10,7 +10,7 @@ from ctypes import c_int
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import address, in_lanes, kernel, products_of, rows_of, without_gradients
+from lgrnet.ops.cpu import address, in_lanes, kernel, multiplies_matrices, rows_of, without_gradients
 from lgrnet.ops.projection.reference import linear_reference
 
 __all__ = ["linear_cpu"]
@@ -44,9 +44,9 @@ def _multiply(
     residual = None if residual is None else rows_of(residual)
     outputs = out.shape[-1]
     steps = (rows.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0), outputs)
-    sizes = (*rows.shape, outputs, *steps, products_of(out.dtype), by_columns)
+    sizes = (*rows.shape, outputs, *steps, out.dtype == torch.bfloat16, by_columns, multiplies_matrices())
     addresses = map(address, (rows, weight, bias, residual, out))
-    kernel("lgrnet_linear", 5, 9, c_int)(*addresses, *sizes, torch.get_num_threads())
+    kernel("lgrnet_linear", 5, 10, c_int)(*addresses, *sizes, torch.get_num_threads())
 
 
 @torch.library.custom_op("lgrnet::linear_forward", mutates_args=(), device_types="cpu")
