@@ -22,6 +22,7 @@ SIZES = {  # B, N, M, heads, channels of a head
     "LGRNet's queries": (2, 20, 254, 8, 8),
     "keys of several sums": (1, 3, 1025, 2, 16),
     "a head of 100 channels": (1, 17, 33, 1, 100),
+    "many queries and keys of several sums": (1, 70, 545, 2, 34),
     "more queries than a task takes": (1, 3100, 6, 1, 4),
 }
 ERRORS = {torch.float32: 1e-6, torch.bfloat16: 2**-8 + 2**-9}  # weights and the result are rounded

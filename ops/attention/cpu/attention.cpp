@@ -26,6 +26,7 @@ namespace {
 constexpr int WIDE = 3;                       // vectors of queries at once, at most
 constexpr int ROWS = 4;                       // keys or channels at once
 constexpr int64_t KEYS = 256;                 // keys whose shares are summed up by themselves: long sums lose digits
+constexpr int64_t MANY = 64;                  // queries for which it is worth the while to lay out whole matrices
 constexpr int64_t PART = 64 * WIDE * LANES;   // queries of a task, at most
 
 struct Problem {
@@ -278,7 +279,7 @@ void lgrnet_attention(const void *queries, const void *keys, const void *values,
                       int64_t key_step, int64_t value_step, int64_t bfloat16, int64_t by_matrices, float scale,
                       int threads) {
   const Problem p{batch,      heads,    query_count, key_count, channels,
-                  query_step, key_step, value_step,  scale,     bfloat16 && by_matrices};
+                  query_step, key_step, value_step,  scale,     bfloat16 && by_matrices && query_count >= MANY};
   const auto run = [&](auto *to) {
     using From = const std::decay_t<decltype(*to)> *;
     parallel_for(p.tasks(), threads, [&](int64_t task) {
