@@ -338,6 +338,7 @@ def test_every_peer_has_a_name_of_its_own_and_ours_comes_first():
         names = [peer.name for peer in op.peers]
         assert names[0] == contest.OURS and len(set(names)) == len(names)
         assert "all" not in names and not any("," in name for name in names), "--against could not name it"
+        assert not any("," in case.name for case in op.cases(False)), "--case could not name it"
 
 
 def test_no_place_of_the_deformable_problem_has_two_gradients():

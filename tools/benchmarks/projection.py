@@ -18,14 +18,14 @@ from lgrnet.ops.projection.reference import linear_reference
 
 TURNS = 8
 SIZES = {  # tokens of a frame, channels in and out
-    "stage 1, 64 to 64": (7744, 64, 64),
-    "stage 2, 128 to 256": (1936, 128, 256),
-    "stage 2, 256 to 128": (1936, 256, 128),
-    "stage 3, 320 to 1024": (484, 320, 1024),
-    "stage 3, 1024 to 320": (484, 1024, 320),
-    "stage 4, 512 to 2048": (121, 512, 2048),
-    "encoder, 64 to 1024": (2541, 64, 1024),
-    "encoder, 1024 to 64": (2541, 1024, 64),
+    "stage 1: 64 to 64": (7744, 64, 64),
+    "stage 2: 128 to 256": (1936, 128, 256),
+    "stage 2: 256 to 128": (1936, 256, 128),
+    "stage 3: 320 to 1024": (484, 320, 1024),
+    "stage 3: 1024 to 320": (484, 1024, 320),
+    "stage 4: 512 to 2048": (121, 512, 2048),
+    "encoder: 64 to 1024": (2541, 64, 1024),
+    "encoder: 1024 to 64": (2541, 1024, 64),
 }
 
 

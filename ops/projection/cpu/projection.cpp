@@ -12,10 +12,10 @@
 // Every number of the output is summed in one order, whatever the number of threads or rows.
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
+#include "../../cpu/scratch.h"
 #include "../../cpu/threads.h"
 #include "problem.h"
 #include "squares.h"
@@ -90,14 +90,14 @@ void multiply_part(const Problem<T, ACROSS> &p, int64_t first_row, int64_t last_
   const int64_t shares = (p.inputs - 1) / DEPTH<T> + 1;
   const int64_t most = ((p.inputs + shares - 1) / shares + TOGETHER - 1) / TOGETHER * TOGETHER;
   const int64_t block = std::max<int64_t>(4, INPUTS / most / ROWS) * ROWS;
-  const std::unique_ptr<Lanes[]> weights(new Lanes[(end - begin + PANEL - 1) / PANEL * (most + 1) * WIDE]);
+  Lanes *const weights = scratch<Lanes>((end - begin + PANEL - 1) / PANEL * (most + 1) * WIDE);
   for (int64_t from = 0; from < p.inputs; from += most) {
     const int64_t depth = std::min(most, p.inputs - from);
-    Lanes *to = weights.get();
+    Lanes *to = weights;
     for (int64_t column = begin; column < end; column += PANEL, to += (depth + 1) * WIDE)
       p.panel_of(column, end, from, depth, to);
     for (int64_t row = first_row; row < last_row; row += block) {
-      const Lanes *panel = weights.get();
+      const Lanes *panel = weights;
       for (int64_t column = begin; column < end; column += PANEL, panel += (depth + 1) * WIDE) {
         const Place<T> place(p, row, column, end, from);
         (place.whole() ? tiles<ROWS, true, ACROSS, T> : tiles<ROWS, false, ACROSS, T>)(

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 
 #include "../../cpu/matrices.h"
+#include "../../cpu/scratch.h"
 #include "problem.h"
 
 namespace projection {
@@ -69,10 +69,8 @@ void squares(const Problem<BFloat16> &p, int64_t rows, const float *x, const Lan
       std::fill_n(copy, SQUARE * steps, 0.0f);
       for (int64_t r = 0; r < some; ++r) std::copy_n(x + r * p.step, p.inputs, copy + r * steps);
     }
-    for (int64_t r = 0; r < some; ++r) {
-      __builtin_prefetch(place.out + r * place.out_step, 1);
-      if (place.add) __builtin_prefetch(place.add + r * place.add_step);
-    }
+    if (place.add)
+      for (int64_t r = 0; r < some; ++r) __builtin_prefetch(place.add + r * place.add_step);
     clear_tile<0>(), clear_tile<1>(), clear_tile<2>(), clear_tile<3>();
     multiply_square(fills ? x : copy, fills ? p.step : steps, panel + WIDE, steps);
     write_square<WHOLE>(panel, some, place);
@@ -84,16 +82,16 @@ void squares(const Problem<BFloat16> &p, int64_t rows, const float *x, const Lan
 inline void multiply_squares(const Problem<BFloat16> &p, int64_t first_row, int64_t last_row, int64_t begin,
                              int64_t end) {
   const int64_t steps = whole_tiles(p.inputs), block = std::max<int64_t>(4, BLOCK / steps / SQUARE) * SQUARE;
-  const std::unique_ptr<Lanes[]> weights(new Lanes[(end - begin + PANEL - 1) / PANEL * (steps + 1) * WIDE]);
-  const std::unique_ptr<float[]> copy(new float[SQUARE * steps]);
-  lay_out_squares(p, begin, end, weights.get());
+  Lanes *const weights = scratch<Lanes>((end - begin + PANEL - 1) / PANEL * (steps + 1) * WIDE);
+  float *const copy = scratch<float>(SQUARE * steps);
+  lay_out_squares(p, begin, end, weights);
   const Tiles tiles;
   for (int64_t row = first_row; row < last_row; row += block) {
-    const Lanes *panel = weights.get();
+    const Lanes *panel = weights;
     for (int64_t column = begin; column < end; column += PANEL, panel += (steps + 1) * WIDE) {
       const Place<BFloat16> place(p, row, column, end, 0);
       (place.whole() ? squares<true> : squares<false>)(p, std::min(block, last_row - row), p.at(row, 0), panel, place,
-                                                       copy.get());
+                                                       copy);
     }
   }
 }
