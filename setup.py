@@ -11,6 +11,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "lgrnet/__init__.py").read_text(encoding="utf-8"), re.M)[1]
@@ -23,6 +24,8 @@ FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
+PLAINLY = {"avx512": ["-DLGRNET_EMULATED=1"]}
+"""For assemblers that do not know AVX512_BF16 or AMX, those before binutils 2.35: torch multiplies bfloat16 then."""
 
 
 class BuildKernels(build_ext):
@@ -36,7 +39,13 @@ class BuildKernels(build_ext):
         # In a folder of its own: all three make objects of the same names.
         alone = copy.copy(self)
         alone.build_temp = str(Path(self.build_temp, ext.name))
-        super(BuildKernels, alone).build_extension(ext)
+        try:
+            super(BuildKernels, alone).build_extension(ext)
+        except CompileError:
+            if ext.name.rpartition(".")[2] not in PLAINLY:
+                raise
+            ext.extra_compile_args += PLAINLY[ext.name.rpartition(".")[2]]
+            super(BuildKernels, alone).build_extension(ext)
 
     def get_export_symbols(self, ext):
         return []

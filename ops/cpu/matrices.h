@@ -49,7 +49,7 @@ LGRNET_INLINE void multiply_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(A), "i"(B));
 }
 #else
-// In plain C++, so that the sources are one; no processor takes it for the faster way.
+// In plain C++, so that the sources are one; no processor takes it for the faster way, and it need not be fast.
 inline thread_local Lanes tiles_of_thread[8][TILE];
 
 struct Tiles {
@@ -57,22 +57,22 @@ struct Tiles {
 };
 
 template <int T>
-LGRNET_INLINE void clear_tile() {
+__attribute__((noinline)) void clear_tile() {
   for (Lanes &row : tiles_of_thread[T]) row = Lanes{};
 }
 
 template <int T>
-LGRNET_INLINE void load_tile(const void *first, int64_t step) {
+__attribute__((noinline)) void load_tile(const void *first, int64_t step) {
   for (int r = 0; r < TILE; ++r) tiles_of_thread[T][r] = load(static_cast<const float *>(first) + r * step);
 }
 
 template <int T>
-LGRNET_INLINE void store_tile(float *first, int64_t step) {
+__attribute__((noinline)) void store_tile(float *first, int64_t step) {
   for (int r = 0; r < TILE; ++r) store(first + r * step, tiles_of_thread[T][r]);
 }
 
 template <int SUM, int A, int B>
-LGRNET_INLINE void multiply_tiles() {
+__attribute__((noinline)) void multiply_tiles() {
   for (int r = 0; r < TILE; ++r)
     for (int k = 0; k < TILE; ++k)
       tiles_of_thread[SUM][r] =

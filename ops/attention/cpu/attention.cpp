@@ -98,7 +98,7 @@ class Head {
       : p(problem), depth(p.channels / N), keys(reinterpret_cast<const float *>(keys_of)), values(values_of),
         columns((p.channels + 2 * TILE) * WIDE), logits((p.keys + 2 * TILE) * WIDE), some(LANES * depth) {
     if constexpr (N == 2) lay_side_by_side();
-    if (p.by_matrices) fill_matrices();
+    if (by_matrices()) fill_matrices();
   }
 
   // out [count, d] of up to V * LANES queries.
@@ -110,7 +110,7 @@ class Head {
     const Lanes factor = all(p.scale * LOG2_E);
     if constexpr (N == 1)
       for (int64_t i = 0; i < depth * V; ++i) columns[i] *= factor;
-    if (p.by_matrices) {
+    if (by_matrices()) {
       multiply_keys<V>();
       for (int64_t m = 0; m < p.keys; ++m)
 #pragma GCC unroll 4
@@ -128,7 +128,7 @@ class Head {
     for (int64_t first = 0; first < p.keys; first += KEYS) {
       const int64_t keys_here = std::min(KEYS, p.keys - first);
       total = total + exponentials(most, factor, first, keys_here);
-      if (p.by_matrices)
+      if (by_matrices())
         add_values<V>(first, keys_here);
       else
         multiply_all<T, V>(p.channels, value_rows(first), 1, value_step(), &logits[first * V], (keys_here + N - 1) / N,
@@ -145,6 +145,8 @@ class Head {
 
  private:
   static constexpr int64_t N = PER_LANE<T>;
+
+  bool by_matrices() const { return N == 2 && p.by_matrices; }
 
   // Softmax's numerators in place of `count` logits, those of N keys in one vector; returns their sums. `most` is of
   // base 2, as logits of float32 are; those of bfloat16 become so by `factor`.
