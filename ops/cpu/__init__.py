@@ -92,6 +92,12 @@ def is_faster(dtype: torch.dtype) -> bool:
 
 
 @cache
+def gradients_are_faster() -> bool:
+    """Whether linear layers have theirs in float32 sooner by the kernel; torch's products are as wide on Intel's."""
+    return bool(library().lgrnet_wider_than_torch())
+
+
+@cache
 def multiplies_matrices() -> bool:
     """Whether the processor multiplies whole matrices of bfloat16 (AMX), and the system lets this process do it."""
     return library().lgrnet_bfloat16() == 3
@@ -109,8 +115,8 @@ def inference_backend(
     gradients, a graph or autocast. Called so often that it asks as little as it can.
 
     given            the op's tensors by name, of which the first is there
-    worth_gradients  given where the kernel has gradients in float32, too; with AVX-512 "auto" takes it for them where
-                     this says so. Not asked while a graph is recorded, whose sizes are none to decide by
+    worth_gradients  given where the kernel has gradients in float32, too; where they are faster "auto" takes it for
+                     them if this says so. Not asked while a graph is recorded, whose sizes are none to decide by
 
     Raises ValueError for tensors that do not fit each other, BackendError for a backend that is unknown or cannot.
     """
@@ -125,7 +131,7 @@ def inference_backend(
         can = plain and first.dtype in PRODUCTS and real and not busy
         can = can and is_faster(first.dtype) and cannot_run(first) is None
         if can and not without_gradients(tensors):
-            can = worth_gradients is not None and first.dtype == torch.float32 and level() == LEVELS[-1]
+            can = worth_gradients is not None and first.dtype == torch.float32 and gradients_are_faster()
             can = can and worth_gradients()
         return backends["cpu" if can else "reference"].run
     if backend == "cpu" and (reason := _cannot_multiply(tensors, worth_gradients is not None)):

@@ -43,6 +43,16 @@ int lgrnet_level() {
   return 0;
 }
 
+// 1 where torch's products of float32 take vectors of half this library's: MKL's do on processors that are not Intel's.
+int lgrnet_wider_than_torch() {
+#if LGRNET_LANES == 16
+  __builtin_cpu_init();
+  return !__builtin_cpu_is("intel");
+#else
+  return 0;
+#endif
+}
+
 // Products of bfloat16 by this library: 3 with instructions for whole matrices (AMX); 2 with those for pairs of numbers;
 // 1 where torch's own are faster: without any, and where the system does not allow those for matrices (such processors
 // are slow at pairs); 0 where it would use instructions that this processor lacks.

@@ -37,9 +37,9 @@ def linear(
     out       [..., D], contiguous, takes the result, without gradients; may be `residual` itself; None: a new tensor
     backend   "cpu" (compiled, float32, or bfloat16 without gradients) or "reference", which is torch's own; "auto"
               takes the first where it can and is faster, but not for a graph or under autocast. In float32: without
-              gradients, and with them from `WORTH` products on with AVX-512. In bfloat16: where the processor
-              multiplies pairs of numbers (AVX512_BF16) or whole matrices (AMX); sums are float32 and rounded once,
-              and an odd C is torch's
+              gradients, and with them from `WORTH` products on with AVX-512 of another maker than Intel, where torch
+              keeps to half of its width. In bfloat16: where the processor multiplies pairs of numbers
+              (AVX512_BF16) or whole matrices (AMX); sums are float32 and rounded once, and an odd C is torch's
 
     Returns [..., D]. By the kernel each row's numbers are the same whatever the number of rows or threads.
     Raises ValueError for shapes, types or devices that do not fit, and BackendError (a ValueError) for a backend that

@@ -115,15 +115,15 @@ def test_the_ops_refuse_what_is_not_as_they_read():
 
 
 @compiled
-def test_training_takes_the_kernel_for_many_products_with_avx512(monkeypatch):
+def test_training_takes_the_kernel_for_many_products_where_it_is_faster(monkeypatch):
     def by_kernel(rows):
         y = linear(normal(rows, 64), normal(64, 64).requires_grad_())
         return "linear_forward" in type(y.grad_fn).__name__
 
     monkeypatch.setattr(cpu, "is_faster", lambda dtype: True)
-    for level in ("avx2", "avx512"):
-        monkeypatch.setattr(cpu, "level", lambda level=level: level)
-        assert by_kernel(WORTH // 64**2) == (level == "avx512") and not by_kernel(100)
+    for faster in (False, True):
+        monkeypatch.setattr(cpu, "gradients_are_faster", lambda faster=faster: faster)
+        assert by_kernel(WORTH // 64**2) == faster and not by_kernel(100)
 
 
 @compiled
