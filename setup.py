@@ -39,12 +39,13 @@ class BuildKernels(build_ext):
         # In a folder of its own: all three make objects of the same names.
         alone = copy.copy(self)
         alone.build_temp = str(Path(self.build_temp, ext.name))
+        plainly = PLAINLY.get(ext.name.rpartition(".")[2])
         try:
             super(BuildKernels, alone).build_extension(ext)
         except CompileError:
-            if ext.name.rpartition(".")[2] not in PLAINLY:
+            if plainly is None:
                 raise
-            ext.extra_compile_args += PLAINLY[ext.name.rpartition(".")[2]]
+            ext.extra_compile_args += plainly
             super(BuildKernels, alone).build_extension(ext)
 
     def get_export_symbols(self, ext):

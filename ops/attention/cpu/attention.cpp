@@ -105,7 +105,6 @@ class Head {
   template <int V>
   void attend(const T *queries, int64_t count, T *out, int64_t out_step) {
     for (int v = 0; v < V; ++v) read(queries, v * LANES, count, &columns[v], V);
-    std::fill_n(&columns[depth * V], (whole_tiles(depth) - depth) * V, Lanes{});
     Several<V> most = each<V>([](int) { return all(-std::numeric_limits<float>::infinity()); });
     const Lanes factor = all(p.scale * LOG2_E);
     if constexpr (N == 1)
@@ -200,6 +199,7 @@ class Head {
   template <int V>
   void multiply_keys() {
     const int64_t wide = whole_tiles(depth);
+    std::fill_n(&columns[depth * V], (wide - depth) * V, Lanes{});
     for (int64_t m = 0; m < p.keys; m += TILE)
       multiply_matrices<V>(&key_rows[m * wide], wide, columns.data(), wide, &logits[m * V]);
   }
