@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from lgrnet.ops.backends import Backend, BackendError, check_tensors, choose, exporting
 
-VERSION = 10
+VERSION = 11
 LEVELS = ("portable", "avx2", "avx512")
 """From the plainest to the widest; the index is what `lgrnet_level` answers."""
 

@@ -26,7 +26,7 @@ bool may_use_tiles() {
 extern "C" {
 
 // Changes with any function's arguments, so that a library of another release is not called by mistake.
-int lgrnet_version() { return 10; }
+int lgrnet_version() { return 11; }
 
 // Floats in a vector: a part of the layout of the scan's checkpoints.
 int lgrnet_lanes() { return LANES; }

@@ -139,6 +139,13 @@ inline __m512i add_epi32(__m512i a, __m512i b) {
   for (int i = 0; i < 16; ++i) lanes[i] = lane(a, i) + lane(b, i);
   return integers(lanes);
 }
+inline __m512i cvtepu16_epi32(__m256i v) {
+  uint16_t halves[16];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  int32_t lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = halves[i];
+  return integers(lanes);
+}
 
 #undef EACH
 
@@ -178,4 +185,5 @@ inline __m512i add_epi32(__m512i a, __m512i b) {
 #define _mm512_set1_epi32 stand_in::set1_epi32
 #define _mm512_set_epi32 stand_in::set_epi32
 #define _mm512_add_epi32 stand_in::add_epi32
+#define _mm512_cvtepu16_epi32 stand_in::cvtepu16_epi32
 #define asm(...)  // a hint for registers of 512 bits

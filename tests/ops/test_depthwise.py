@@ -149,6 +149,21 @@ def test_bfloat16_is_rounded_as_torch_rounds(sizes):
 
 
 @compiled
+@pytest.mark.parametrize("sizes", SIZES)
+def test_gradients_of_bfloat16_are_those_of_float32_of_the_same_numbers(sizes):
+    x, weight, bias = inputs(*sizes, torch.float32)
+    x, shift, dout = x.bfloat16(), bias / 2, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    gradients = []
+    for tokens in (x, x.float()):
+        leaves = [t.detach().clone().requires_grad_() for t in (tokens, weight, bias)]
+        out = depthwise_gelu_cpu(*leaves, sizes[1:3], shift)
+        gradients.append(torch.autograd.grad(out, leaves, dout.to(out.dtype)))
+    (dx, *others), (expected, *same) = gradients
+    assert dx.dtype == torch.bfloat16 and torch.equal(dx, expected.bfloat16())
+    assert all(torch.equal(a, b) for a, b in zip(others, same, strict=True))
+
+
+@compiled
 def test_half_way_goes_to_the_even_number():
     """Large numbers pass the GELU as they are, and the middle tap alone."""
     bits = torch.arange(0x42C80000, 0x42CA0000, 0x1000, dtype=torch.int32)  # from 100 on, sixteenths of a step

@@ -40,14 +40,15 @@ def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | N
 def depthwise_backward(
     x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, dout: Tensor, height: int, width: int
 ) -> list[Tensor]:
-    """Gradients of x, weight and bias, all in float32."""
+    """Gradients of x, of its type as dout is, and of weight and bias, in float32."""
     _check(x, weight, bias, shift, height, width)
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, weight, bias)]
     gradients = [torch.empty_like(t) for t in (x, weight, bias)]
     tensors = (x, shift, weight, bias, dout, *gradients)
-    sizes = (len(x), height, width, x.shape[2], torch.get_num_threads())
-    kernel("lgrnet_depthwise_backward", 8, 4, c_int)(*map(address, tensors), *sizes)
+    sizes, bfloat16 = (len(x), height, width, x.shape[2]), x.dtype == torch.bfloat16
+    function = kernel("lgrnet_depthwise_backward", 8, 5, c_int)
+    function(*map(address, tensors), *sizes, bfloat16, torch.get_num_threads())
     return gradients
 
 
@@ -68,9 +69,9 @@ def _remember(ctx, inputs, output) -> None:
 
 def _backward(ctx, dout):
     x, *others = ctx.saved_tensors
-    dx, *gradients = depthwise_backward(x.float(), *others, dout.float().contiguous(), ctx.height, ctx.width)
-    dshift = dx.sum((0, 1)) if ctx.needs_input_grad[3] else None
-    return dx.to(x.dtype), *gradients, dshift, None, None
+    dx, *gradients = depthwise_backward(x, *others, dout.contiguous(), ctx.height, ctx.width)
+    dshift = dx.sum((0, 1), dtype=torch.float32) if ctx.needs_input_grad[3] else None
+    return dx, *gradients, dshift, None, None
 
 
 depthwise_forward.register_autograd(_backward, setup_context=_remember)

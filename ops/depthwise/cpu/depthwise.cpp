@@ -1,5 +1,5 @@
 // Depthwise 3x3 convolution, bias and GELU of tokens in one pass, forward and backward, in float32. Tokens of bfloat16
-// are read and written as they are.
+// and their gradients are read and written as they are.
 //
 // A task is a band of rows of one image and a few channels. It copies its rows one after the other into a ring of
 // three, with a zero at either end, so that borders need no thought, and whatever lies far apart in the image lies
@@ -20,6 +20,10 @@ namespace {
 constexpr int64_t TAPS = 9;
 constexpr int64_t VECTORS = 64 / LANES;  // of a task, at most: 256 bytes of a token
 constexpr int64_t BAND = 32;             // rows of a task, at most
+
+// What the next row needs is asked for to come this near: its tokens lie so far apart that they all fall into a few
+// places of the first cache, and push each other out.
+constexpr int SECOND_CACHE = 2;
 
 struct Problem {
   int64_t batch, height, width, channels;
@@ -71,7 +75,8 @@ class Ring {
     const T *from = tokens + place.offset(p, y);
     const int64_t next_row = y + 1 < p.height ? p.width * p.channels : 0;
     for (int64_t x = 0; x < p.width; ++x, from += p.channels) {
-      for (int64_t c = 0; c < place.vectors() * LANES; c += 64 / sizeof(T)) __builtin_prefetch(from + next_row + c);
+      for (int64_t c = 0; c < place.vectors() * LANES; c += 64 / sizeof(T))
+        __builtin_prefetch(from + next_row + c, 0, SECOND_CACHE);
       for (int64_t v = 0; v < place.vectors(); ++v)
         *to++ = load_part(from + v * LANES, place.lanes(v)) + added[v];
     }
@@ -169,6 +174,27 @@ struct Inputs {
   const float *shift, *weight, *bias;  // shift may be null
 };
 
+// A row of a task in [B, H, W, C] that is written. The lines of the next one are asked for: else each store would wait
+// for its own.
+template <bool WHOLE, class T>
+class OutRow {
+ public:
+  OutRow(const Problem &problem, const Place<WHOLE> &where, T *out, int64_t y)
+      : p(problem), place(where), to(out + place.offset(p, y)), next_row(y + 1 < place.end ? p.width * p.channels : 0) {}
+
+  LGRNET_MEMBER void store(int64_t x, int64_t v, Lanes lanes) const {
+    T *at = to + x * p.channels + v * LANES;
+    __builtin_prefetch(at + next_row, 1, SECOND_CACHE);
+    store_part(at, lanes, place.lanes(v));
+  }
+
+ private:
+  const Problem &p;
+  const Place<WHOLE> &place;
+  T *to;
+  int64_t next_row;
+};
+
 template <bool WHOLE, class T>
 void forward(const Problem &p, const Inputs<T> &in, T *out, int64_t task) {
   const Place<WHOLE> place(p, task);
@@ -177,23 +203,22 @@ void forward(const Problem &p, const Inputs<T> &in, T *out, int64_t task) {
   for (int64_t y = place.begin - 1; y <= place.begin; ++y) ring.read(in.tokens, y, in.shift);
   for (int64_t y = place.begin; y < place.end; ++y) {
     ring.read(in.tokens, y + 1, in.shift);
-    T *to = out + place.offset(p, y);
+    const OutRow<WHOLE, T> row(p, place, out, y);
     ring.convolve(y, filter.taps.data(), filter.bias.data(), [&](int64_t x, int64_t v, const auto &sums) LGRNET_MEMBER {
-      for (int n = 0; n < sums.size(); ++n)
-        store_part(to + (x + n) * p.channels + v * LANES, gelu(sums[n]), place.lanes(v));
+      for (int n = 0; n < sums.size(); ++n) row.store(x + n, v, gelu(sums[n]));
     });
   }
 }
 
 // The gradient of one band: all of dtokens, and its share of those of weight and bias.
-template <bool WHOLE>
+template <bool WHOLE, class T>
 class Backward {
  public:
-  Backward(const Problem &problem, const Inputs<float> &inputs, int64_t task)
+  Backward(const Problem &problem, const Inputs<T> &inputs, int64_t task)
       : p(problem), in(inputs), place(p, task), filter(place, in.weight, in.bias), ring(p, place), slopes(p, place),
         none(place.vectors()), sums(place.vectors() * (TAPS + 1)) {}
 
-  void run(const float *dout, float *dtokens) {
+  void run(const T *dout, T *dtokens) {
     for (int64_t y = place.begin - 2; y < place.begin; ++y) ring.read(in.tokens, y, in.shift);
     for (int64_t y = place.begin - 1; y <= place.end; ++y) {
       ring.read(in.tokens, y + 1, in.shift);
@@ -239,28 +264,32 @@ class Backward {
     }
   }
 
-  void write(int64_t y, float *dtokens) {
-    float *to = dtokens + place.offset(p, y);
+  void write(int64_t y, T *dtokens) {
+    const OutRow<WHOLE, T> row(p, place, dtokens, y);
     slopes.convolve(y, filter.flipped.data(), none.data(), [&](int64_t x, int64_t v, const auto &sum) LGRNET_MEMBER {
-      for (int n = 0; n < sum.size(); ++n)
-        store_part(to + (x + n) * p.channels + v * LANES, sum[n], place.lanes(v));
+      for (int n = 0; n < sum.size(); ++n) row.store(x + n, v, sum[n]);
     });
   }
 
   const Problem &p;
-  const Inputs<float> &in;
+  const Inputs<T> &in;
   const Place<WHOLE> place;
   const Filter filter;
   Ring<WHOLE> ring, slopes;
   std::vector<Lanes> none, sums;
 };
 
-template <bool WHOLE>
-void backward(const Problem &p, const Inputs<float> &in, const float *dout, float *dtokens, float *shares,
-              int64_t task) {
-  Backward<WHOLE> backward(p, in, task);
+template <bool WHOLE, class T>
+void backward(const Problem &p, const Inputs<T> &in, const T *dout, T *dtokens, float *shares, int64_t task) {
+  Backward<WHOLE, T> backward(p, in, task);
   backward.run(dout, dtokens);
   backward.store_sums(shares);
+}
+
+// Calls run(a null of T), which tells it the type of the tokens.
+template <class Run>
+void with_type(int64_t bfloat16, Run run) {
+  bfloat16 ? run(static_cast<BFloat16 *>(nullptr)) : run(static_cast<float *>(nullptr));
 }
 
 }  // namespace
@@ -273,29 +302,30 @@ void lgrnet_depthwise_forward(const void *tokens, const float *shift, const floa
                               int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t bfloat16,
                               int threads) {
   const Problem p{batch, height, width, channels};
-  const auto run = [&](const auto *from, auto *to) {
-    const Inputs<std::decay_t<decltype(*to)>> in{from, shift, weight, bias};
+  with_type(bfloat16, [&](auto *type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const Inputs<T> in{static_cast<const T *>(tokens), shift, weight, bias};
     parallel_for(p.tasks(), threads, [&](int64_t task) {
-      p.whole(task) ? forward<true>(p, in, to, task) : forward<false>(p, in, to, task);
+      (p.whole(task) ? forward<true, T> : forward<false, T>)(p, in, static_cast<T *>(out), task);
     });
-  };
-  if (bfloat16)
-    run(static_cast<const BFloat16 *>(tokens), static_cast<BFloat16 *>(out));
-  else
-    run(static_cast<const float *>(tokens), static_cast<float *>(out));
+  });
 }
 
-// Gradients of tokens, weight and bias; all are written, none is added to.
-void lgrnet_depthwise_backward(const float *tokens, const float *shift, const float *weight, const float *bias,
-                               const float *dout, float *dtokens, float *dweight, float *dbias, int64_t batch,
-                               int64_t height, int64_t width, int64_t channels, int threads) {
+// Gradients of tokens, of their type as dout is, and of weight and bias; all are written, none is added to.
+void lgrnet_depthwise_backward(const void *tokens, const float *shift, const float *weight, const float *bias,
+                               const void *dout, void *dtokens, float *dweight, float *dbias, int64_t batch,
+                               int64_t height, int64_t width, int64_t channels, int64_t bfloat16, int threads) {
   const Problem p{batch, height, width, channels};
-  const Inputs<float> in{tokens, shift, weight, bias};
   const int64_t bands = batch * p.bands();
   std::vector<float> shares(bands * (TAPS + 1) * channels);
-  parallel_for(p.tasks(), threads, [&](int64_t task) {
-    float *share = &shares[task / p.parts() * (TAPS + 1) * channels];
-    (p.whole(task) ? backward<true> : backward<false>)(p, in, dout, dtokens, share, task);
+  with_type(bfloat16, [&](auto *type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const Inputs<T> in{static_cast<const T *>(tokens), shift, weight, bias};
+    parallel_for(p.tasks(), threads, [&](int64_t task) {
+      float *share = &shares[task / p.parts() * (TAPS + 1) * channels];
+      (p.whole(task) ? backward<true, T> : backward<false, T>)(p, in, static_cast<const T *>(dout),
+                                                               static_cast<T *>(dtokens), share, task);
+    });
   });
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t k = 0; k <= TAPS; ++k) {
