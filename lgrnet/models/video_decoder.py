@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lgrnet.layers.attention import AttentionBlock, FeedForward, LearnedQueries, MultiLayerPerceptron, free_rows
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.position import sine_space_time
+from lgrnet.ops import mask_logits
 from lgrnet.structures import SegOutput
 
 MEMORY_LEVELS = ("res5", "res4", "res3")
@@ -48,6 +49,7 @@ class VideoDecoder(nn.Module):
                          to a logit (so probability 0.622)
     identical_layers     True: all layers start as copies of the first, as published
     level_in_value       True: the level embedding is part of keys and values, as published; False: of the keys alone
+    mask_backend         of `mask_logits`
 
     Made of stages, like the encoder: `heads`, `low` and `memory` are maps over frames, looking at the clip is a
     reduction (`Attention.gather`), and `DecoderLayer.update` follows once per clip.
@@ -64,6 +66,7 @@ class VideoDecoder(nn.Module):
         attention_threshold: float = 0.5,
         identical_layers: bool = True,
         level_in_value: bool = True,
+        mask_backend: str = "auto",
     ):
         super().__init__()
         if num_queries < 1 or num_classes < 1:
@@ -71,6 +74,7 @@ class VideoDecoder(nn.Module):
         self.dim = dim
         self.attention_threshold = attention_threshold
         self.level_in_value = level_in_value
+        self.mask_backend = mask_backend
         self.level_embed = nn.Embedding(len(MEMORY_LEVELS), dim)
         self.queries = LearnedQueries(num_queries, dim)
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, hidden) for _ in range(depth))
@@ -90,10 +94,8 @@ class VideoDecoder(nn.Module):
     def heads(self, queries: Tensor, mask_features: Tensor) -> SegOutput:
         """queries [B, Q, C], mask_features [B, T, C, h, w] -> masks at the features' size, and classes."""
         queries = self.norm(queries)
-        # Frame by frame, as the features lie in memory: no copy of them is made.
-        products = self.mask_embed(queries)[:, None] @ mask_features.flatten(3)  # [B, T, Q, h*w]
-        mask_logits = products.unflatten(-1, mask_features.shape[-2:]).transpose(1, 2)
-        return SegOutput(mask_logits=mask_logits, class_logits=self.class_head(queries))
+        by_frame = mask_logits(self.mask_embed(queries), mask_features, backend=self.mask_backend)  # [B, T, Q, h, w]
+        return SegOutput(mask_logits=by_frame.transpose(1, 2), class_logits=self.class_head(queries))
 
     @torch.no_grad()
     def low(self, mask_logits: Tensor, shape: tuple[int, int]) -> Tensor:

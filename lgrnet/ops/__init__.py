@@ -13,6 +13,7 @@ if (_clone / "scan").is_dir():
 from lgrnet.ops.attention import multi_head_attention  # noqa: E402
 from lgrnet.ops.deform import ms_deform_attn  # noqa: E402
 from lgrnet.ops.depthwise import depthwise_gelu  # noqa: E402
+from lgrnet.ops.masks import mask_logits  # noqa: E402
 from lgrnet.ops.neighborhood import neighborhood_attention  # noqa: E402
 from lgrnet.ops.normalization import layer_norm  # noqa: E402
 from lgrnet.ops.projection import linear  # noqa: E402
@@ -22,6 +23,7 @@ __all__ = [
     "depthwise_gelu",
     "layer_norm",
     "linear",
+    "mask_logits",
     "ms_deform_attn",
     "multi_head_attention",
     "neighborhood_attention",

@@ -108,8 +108,9 @@ def inference_backend(
     backend: str,
     given: Mapping[str, Tensor | None],
     worth_gradients: Callable[[], bool] | None = None,
+    types: Sequence[torch.dtype] = PRODUCTS,
 ) -> Callable:
-    """`choose` for an op whose kernel, "cpu", takes `PRODUCTS`, without gradients, and whose reference is torch's.
+    """`choose` for an op whose kernel, "cpu", takes `types`, without gradients, and whose reference is torch's.
 
     "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
     gradients, a graph or autocast. Called so often that it asks as little as it can.
@@ -123,32 +124,32 @@ def inference_backend(
     tensors = [t for t in given.values() if t is not None]
     first = tensors[0]
     plain = all(t.dtype == first.dtype and t.device == first.device for t in tensors)
-    if not plain or first.dtype not in PRODUCTS:
+    if not plain or first.dtype not in types:
         check_tensors(**given)
     if backend == "auto":
         busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         real = type(first) in (Tensor, Parameter)  # other kinds, as fake tensors, may have no memory
-        can = plain and first.dtype in PRODUCTS and real and not busy
+        can = plain and first.dtype in types and real and not busy
         can = can and is_faster(first.dtype) and cannot_run(first) is None
         if can and not without_gradients(tensors):
             can = worth_gradients is not None and first.dtype == torch.float32 and gradients_are_faster()
             can = can and worth_gradients()
         return backends["cpu" if can else "reference"].run
-    if backend == "cpu" and (reason := _cannot_multiply(tensors, worth_gradients is not None)):
+    if backend == "cpu" and (reason := _cannot_multiply(tensors, types, worth_gradients is not None)):
         raise BackendError(f"backend 'cpu' cannot be used because {reason}; choose auto or reference")
     return choose(backends, backend, first)
 
 
-def _cannot_multiply(tensors: Sequence[Tensor], gradients: bool) -> str | None:
+def _cannot_multiply(tensors: Sequence[Tensor], types: Sequence[torch.dtype], gradients: bool) -> str | None:
     """Why a kernel of `inference_backend` cannot take these, None when it can."""
-    types = {t.dtype for t in tensors}
-    if others := [str(t) for t in types if t not in PRODUCTS]:
-        return f"it takes float32 or bfloat16, not {others[0]}"
-    if len(types) > 1:
+    found = {t.dtype for t in tensors}
+    if others := [str(t) for t in found if t not in types]:
+        return f"it takes {' or '.join(str(t).removeprefix('torch.') for t in types)}, not {others[0]}"
+    if len(found) > 1:
         return "its tensors are of one type, not some of float32 and some of bfloat16"
-    if types == {torch.bfloat16} and missing() is None and library().lgrnet_bfloat16() == 0:
+    if found == {torch.bfloat16} and missing() is None and library().lgrnet_bfloat16() == 0:
         return "this processor has no instructions for products of bfloat16 (AVX512_BF16)"
-    if without_gradients(tensors) or (gradients and types == {torch.float32}):
+    if without_gradients(tensors) or (gradients and found == {torch.float32}):
         return None
     return "it has no gradients" + " in bfloat16" * gradients
 

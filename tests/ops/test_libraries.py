@@ -14,7 +14,7 @@ from lgrnet.ops import cpu
 from tests.ops.own_process import ROOT, assert_passes
 
 TESTS = ["test_scan_cpu.py", "test_neighborhood_cpu.py", "test_deform_cpu.py"]
-TESTS += ["test_depthwise.py", "test_attention.py", "test_projection.py", "test_normalization.py"]
+TESTS += ["test_depthwise.py", "test_attention.py", "test_projection.py", "test_normalization.py", "test_masks.py"]
 
 PRODUCTS = ["test_attention.py", "test_projection.py"]
 

@@ -292,7 +292,7 @@ EAGER = {
     "attention": ["SDPA", "explicit softmax"],
     "projection": ["torch"],
     "normalization": ["torch"],
-    "heads": ["ours and last masks x4", "published way"],
+    "heads": ["ours and last masks x4", "torch's products", "published way"],
     "loss": ["full-size masks"],
     "backbone": ["ours frame by frame", "plain timm", "plain timm frame by frame", "channels_last", "eager bf16"],
     "model": ["reference ops", "ours bf16", "reference ops bf16"],

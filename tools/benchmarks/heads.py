@@ -76,15 +76,19 @@ def cases(quick: bool) -> list[Case]:
     return [Case(f"T={n}", {"frames": n, "side": side}, n) for n in frames]
 
 
+def _decoder(device: str, backend: str = "auto") -> VideoDecoder:
+    torch.manual_seed(0)
+    return VideoDecoder(dim=CHANNELS, mask_backend=backend).eval().requires_grad_(False).to(device)
+
+
 def problem(case: Case, device: str) -> Problem:
     """Logits of either sign."""
-    torch.manual_seed(0)
-    decoder = VideoDecoder(dim=CHANNELS).eval().requires_grad_(False).to(device)
+    decoder, by_torch = _decoder(device), _decoder(device, "reference")
     side = case.sizes["side"]
     queries = torch.randn(CALLS, 1, QUERIES, CHANNELS, device=device)
     features = 4 * torch.randn(1, case.sizes["frames"], CHANNELS, side, side, device=device)
     truth = in_type_of_input(PublishedHeads(decoder))
-    return Problem((queries, features), truth, {"decoder": decoder})
+    return Problem((queries, features), truth, {"decoder": decoder, "by_torch": by_torch})
 
 
 OP = Op(
@@ -96,6 +100,7 @@ OP = Op(
         Peer(
             "ours and last masks x4", lambda p: in_type_of_input(DirectHeads(p.fixed["decoder"], True)), tolerance=BITS
         ),
+        Peer("torch's products", lambda p: in_type_of_input(DirectHeads(p.fixed["by_torch"])), tolerance=BITS),
         Peer("published way", lambda p: in_type_of_input(PublishedHeads(p.fixed["decoder"])), tolerance=BITS),
     ),
     modes=("fwd",),

@@ -57,6 +57,7 @@ def build(small: bool, backend: str) -> LGRNet:
         for module in net.modules():
             if isinstance(module, Attention):
                 module.backend = backend
+        net.decoder.mask_backend = backend
     return net
 
 
