@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class BackendError(ValueError):
@@ -73,6 +74,18 @@ def choose(
 def exporting() -> bool:
     """Whether what runs is recorded for a file (torch.export, a trace, ONNX), which can hold no kernel of ours."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+def transformed() -> bool:
+    """Whether torch changes calls on their way, or looks on, which misses a kernel that is called past its dispatcher.
+
+    That is torch.func (vmap, jvp, ...), derivatives in forward mode, and modes such as fake tensors, make_fx, or a
+    counter of operations. torch has no public names for the questions. False while torch.compile records.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    seen = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+    return seen or forward_ad._current_level >= 0
 
 
 @contextmanager

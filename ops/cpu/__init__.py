@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from lgrnet.ops.backends import Backend, BackendError, check_tensors, choose, exporting
+from lgrnet.ops.backends import Backend, BackendError, check_tensors, choose, exporting, transformed
 
 VERSION = 11
 LEVELS = ("portable", "avx2", "avx512")
@@ -113,7 +113,7 @@ def inference_backend(
     """`choose` for an op whose kernel, "cpu", takes `types`, without gradients, and whose reference is torch's.
 
     "auto" takes the kernel where it can do this and is the faster one, which is wherever nothing is recorded for
-    gradients, a graph or autocast. Called so often that it asks as little as it can.
+    gradients, a graph or autocast, nor `transformed`. Called so often that it asks as little as it can.
 
     given            the op's tensors by name, of which the first is there
     worth_gradients  given where the kernel has gradients in float32, too; where they are faster "auto" takes it for
@@ -127,8 +127,8 @@ def inference_backend(
     if not plain or first.dtype not in types:
         check_tensors(**given)
     if backend == "auto":
-        busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-        real = type(first) in (Tensor, Parameter)  # other kinds, as fake tensors, may have no memory
+        busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or transformed()
+        real = all(type(t) in (Tensor, Parameter) for t in tensors)  # other kinds, as fake tensors, may have no memory
         can = plain and first.dtype in types and real and not busy
         can = can and is_faster(first.dtype) and cannot_run(first) is None
         if can and not without_gradients(tensors):
@@ -142,14 +142,16 @@ def inference_backend(
 
 def _cannot_multiply(tensors: Sequence[Tensor], types: Sequence[torch.dtype], gradients: bool) -> str | None:
     """Why a kernel of `inference_backend` cannot take these, None when it can."""
-    found = {t.dtype for t in tensors}
-    if others := [str(t) for t in found if t not in types]:
+    if transformed():
+        return "what looks on (torch.func, forward-mode gradients, fake tensors) would not see it"
+    found = {t.dtype: str(t.dtype).removeprefix("torch.") for t in tensors}
+    if others := [name for dtype, name in found.items() if dtype not in types]:
         return f"it takes {' or '.join(str(t).removeprefix('torch.') for t in types)}, not {others[0]}"
     if len(found) > 1:
         return "its tensors are of one type, not some of float32 and some of bfloat16"
-    if found == {torch.bfloat16} and missing() is None and library().lgrnet_bfloat16() == 0:
+    if torch.bfloat16 in found and missing() is None and library().lgrnet_bfloat16() == 0:
         return "this processor has no instructions for products of bfloat16 (AVX512_BF16)"
-    if without_gradients(tensors) or (gradients and found == {torch.float32}):
+    if without_gradients(tensors) or (gradients and torch.float32 in found):
         return None
     return "it has no gradients" + " in bfloat16" * gradients
 

@@ -24,7 +24,7 @@ def mask_logits(queries: Tensor, features: Tensor, *, backend: str = "auto") -> 
     queries   [B, Q, C], the mask embeddings
     features  [B, T, C, h, w]
     backend   "cpu" (compiled, float32, no gradients) or "reference", which is torch's own; "auto" takes the first where
-              it can and is faster, as `lgrnet.ops.linear` does
+              it can and is faster, as `lgrnet.ops.layer_norm` does
 
     Returns [B, T, Q, h, w], frame by frame as the features lie in memory. By the kernel the numbers of a place are the
     same whatever stands beside it.
@@ -35,7 +35,11 @@ def mask_logits(queries: Tensor, features: Tensor, *, backend: str = "auto") -> 
     if not fits or queries.shape[0] != features.shape[0] or queries.shape[2] != features.shape[2]:
         raise ValueError(
             f"queries have shape {tuple(queries.shape)} and features {tuple(features.shape)}, expected [B, Q, C] and "
-            "[B, T, C, h, w]"
+            "[B, T, C, h, w] of the same B and C"
+        )
+    if queries.dtype != features.dtype and not torch.is_autocast_enabled(features.device.type):
+        raise ValueError(
+            f"queries are {queries.dtype}, features {features.dtype}; convert one to the type of the other"
         )
     given = {"queries": queries, "features": features}
     return inference_backend(BACKENDS, backend, given, types=(torch.float32,))(queries, features)

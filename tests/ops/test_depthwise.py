@@ -9,7 +9,7 @@ import torch
 
 from lgrnet.ops import cpu, depthwise_gelu
 from lgrnet.ops.backends import BackendError
-from lgrnet.ops.depthwise.cpu import depthwise_forward, depthwise_gelu_cpu
+from lgrnet.ops.depthwise.cpu import depthwise_backward, depthwise_forward, depthwise_gelu_cpu
 from lgrnet.ops.depthwise.reference import depthwise_gelu_reference
 from tests.ops.errors import relative
 
@@ -149,18 +149,29 @@ def test_bfloat16_is_rounded_as_torch_rounds(sizes):
 
 
 @compiled
+@pytest.mark.parametrize("shifted", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_gradients_of_bfloat16_are_those_of_float32_of_the_same_numbers(sizes):
+def test_gradients_of_bfloat16_are_those_of_float32_of_the_same_numbers(sizes, shifted):
     x, weight, bias = inputs(*sizes, torch.float32)
-    x, shift, dout = x.bfloat16(), bias / 2, torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    dout = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     gradients = []
-    for tokens in (x, x.float()):
-        leaves = [t.detach().clone().requires_grad_() for t in (tokens, weight, bias)]
-        out = depthwise_gelu_cpu(*leaves, sizes[1:3], shift)
+    for tokens in (x.bfloat16(), x.bfloat16().float()):
+        leaves = [t.clone().requires_grad_() for t in (tokens, weight, bias, bias / 2)[: 3 + shifted]]
+        out = depthwise_gelu_cpu(*leaves[:3], sizes[1:3], *leaves[3:])
         gradients.append(torch.autograd.grad(out, leaves, dout.to(out.dtype)))
     (dx, *others), (expected, *same) = gradients
     assert dx.dtype == torch.bfloat16 and torch.equal(dx, expected.bfloat16())
     assert all(torch.equal(a, b) for a, b in zip(others, same, strict=True))
+
+
+@compiled
+def test_the_compiled_ops_read_no_type_or_shape_that_they_do_not_know():
+    x, weight, bias = inputs(1, 2, 3, 4, torch.float32)
+    with pytest.raises(ValueError, match="x is torch.float16, expected torch.float32 or torch.bfloat16"):
+        depthwise_forward(x.half(), weight, bias, None, 2, 3)
+    for dout, words in ((x.bfloat16(), "dout is torch.bfloat16"), (x[:, :1], r"of shape \(1, 1, 4\), expected")):
+        with pytest.raises(ValueError, match=words):
+            depthwise_backward(x, weight, bias, None, dout, 2, 3)
 
 
 @compiled

@@ -7,7 +7,8 @@ import torch
 
 from lgrnet.models.video_decoder import VideoDecoder
 from lgrnet.ops import cpu, mask_logits
-from lgrnet.ops.backends import BackendError
+from lgrnet.ops.backends import Backend, BackendError
+from lgrnet.ops.masks import BACKENDS
 from tests.ops.errors import relative
 
 compiled = pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
@@ -29,15 +30,30 @@ def inputs(name, dtype=torch.float32):
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
+def exactly(queries, features):
+    return torch.einsum("bqc,btchw->btqhw", queries.double(), features.double())
+
+
 @compiled
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", SIZES)
-def test_value(name, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_value_on_any_number_of_threads(name, monkeypatch):
     queries, features = inputs(name)
-    got = mask_logits(queries, features, backend="cpu")
-    expected = torch.einsum("bqc,btchw->btqhw", queries.double(), features.double())
+    got, expected = mask_logits(queries, features, backend="cpu"), exactly(queries, features)
     assert got.shape == expected.shape and got.is_contiguous() and relative(got, expected) < 1e-6
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(mask_logits(queries, features, backend="cpu"), got)
+
+
+@pytest.mark.skipif(not cpu.is_faster(torch.float32), reason="torch's own is the faster one here")
+def test_auto_takes_the_kernel_where_nothing_is_recorded(monkeypatch):
+    queries, features = inputs("LGRNet's, smaller")
+    calls, kernel = [], BACKENDS["cpu"]
+    monkeypatch.setitem(BACKENDS, "cpu", Backend(lambda *given: calls.append(1) or kernel.run(*given), kernel.why_not))
+    decoder = VideoDecoder(dim=64)
+    for leaf in (queries.clone().requires_grad_(), queries):
+        decoder.requires_grad_(leaf.requires_grad).heads(leaf, features)
+        mask_logits(leaf, features)
+        assert len(calls) == (0 if leaf.requires_grad else 2)
 
 
 @compiled
@@ -55,8 +71,20 @@ def test_a_place_is_the_same_whatever_stands_beside_it_and_where_it_lies():
     last = features.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     for other in (wider, crooked, last):
         assert not other.is_contiguous() and torch.equal(mask_logits(queries, other, backend="cpu"), whole)
+    for other in (features[:, :1].expand(-1, 4, -1, -1, -1), features[:1].expand(2, -1, -1, -1, -1)):
+        assert 0 in other.stride()
+        expected = mask_logits(queries, other.contiguous(), backend="cpu")
+        assert torch.equal(mask_logits(queries, other, backend="cpu"), expected)
     turned = queries.mT.contiguous().mT
     assert torch.equal(mask_logits(turned, features, backend="cpu"), whole)
+
+
+@compiled
+def test_axes_of_one_element_have_any_stride():
+    many = torch.randn(50)
+    features = many.as_strided((2, 1, 1, 1, 1), (3, 999, 777, 555, 333))
+    queries = torch.randn(2, 3, 1)
+    assert relative(mask_logits(queries, features, backend="cpu"), exactly(queries, features)) < 1e-6
 
 
 @compiled
@@ -85,12 +113,28 @@ def test_of_nothing(backend, empty):
 
 def test_gradients_other_types_and_autocast_take_torchs_own():
     queries, features = inputs("odd numbers")
-    assert mask_logits(queries.requires_grad_(), features).requires_grad
+    expected = exactly(queries, features)
+    for leaves in ((queries.clone().requires_grad_(), features), (queries, features.clone().requires_grad_())):
+        got = mask_logits(*leaves)
+        assert got.requires_grad and relative(got.detach(), expected) < 1e-6
     with torch.no_grad():
-        assert mask_logits(queries.double(), features.double()).dtype == torch.float64
-        assert mask_logits(queries.bfloat16(), features.bfloat16()).dtype == torch.bfloat16
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)):
+            got = mask_logits(queries.to(dtype), features.to(dtype))
+            assert got.dtype == dtype and relative(got, expected) < tolerance
         with torch.autocast("cpu", torch.bfloat16):
-            assert mask_logits(queries, features).dtype == torch.bfloat16
+            got = mask_logits(queries, features.bfloat16())
+            assert got.dtype == torch.bfloat16 and relative(got, expected) < 2e-2
+
+
+class Product(torch.nn.Module):
+    def forward(self, queries, features):
+        return mask_logits(queries, features)
+
+
+def test_recorded_graphs():
+    low = inputs("odd numbers")
+    for graph in (torch.export.export(Product(), tuple(low)).module(), torch.compile(Product())):
+        assert relative(graph(*low), exactly(*low)) < 1e-6
 
 
 def test_the_decoders_masks_with_and_without_gradients():
@@ -107,8 +151,12 @@ def test_the_decoders_masks_with_and_without_gradients():
     [
         (lambda: mask_logits(torch.ones(2, 3), torch.ones(1, 1, 3, 2, 2)), r"\(2, 3\) .* expected \[B, Q, C\]"),
         (lambda: mask_logits(torch.ones(1, 2, 3), torch.ones(1, 3, 2, 2)), r"features \(1, 3, 2, 2\), expected"),
-        (lambda: mask_logits(torch.ones(1, 2, 3), torch.ones(1, 1, 4, 2, 2)), "expected"),
-        (lambda: mask_logits(torch.ones(1, 2, 3), torch.ones(2, 1, 3, 2, 2)), "expected"),
+        (lambda: mask_logits(torch.ones(1, 2, 3), torch.ones(1, 1, 4, 2, 2)), r"\(1, 1, 4, 2, 2\), .* same B and C"),
+        (lambda: mask_logits(torch.ones(1, 2, 3), torch.ones(2, 1, 3, 2, 2)), r"\(2, 1, 3, 2, 2\), .* same B and C"),
+        (
+            lambda: mask_logits(torch.ones(1, 2, 3, dtype=torch.bfloat16), torch.ones(1, 1, 3, 2, 2)),
+            "queries are torch.bfloat16, features torch.float32; convert one",
+        ),
         (
             lambda: mask_logits(torch.ones(1, 2, 3), torch.ones(1, 1, 3, 2, 2, device="meta")),
             "features is on meta, queries on cpu",
@@ -124,7 +172,7 @@ def test_what_does_not_fit_is_refused(call, words):
 @compiled
 def test_the_kernel_by_name_says_what_it_cannot():
     queries, features = inputs("odd numbers")
-    with pytest.raises(BackendError, match="takes float32, not .*bfloat16"):
+    with pytest.raises(BackendError, match="takes float32, not bfloat16"):
         mask_logits(queries.bfloat16(), features.bfloat16(), backend="cpu")
     with pytest.raises(BackendError, match="it has no gradients"):
         mask_logits(queries.requires_grad_(), features, backend="cpu")

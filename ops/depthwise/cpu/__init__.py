@@ -42,6 +42,10 @@ def depthwise_backward(
 ) -> list[Tensor]:
     """Gradients of x, of its type as dout is, and of weight and bias, in float32."""
     _check(x, weight, bias, shift, height, width)
+    if dout.shape != x.shape or dout.dtype != x.dtype:
+        raise ValueError(
+            f"dout is {dout.dtype} of shape {tuple(dout.shape)}, expected that of x, {x.dtype} of {tuple(x.shape)}"
+        )
     if x.numel() == 0:
         return [torch.zeros_like(t) for t in (x, weight, bias)]
     gradients = [torch.empty_like(t) for t in (x, weight, bias)]
@@ -69,16 +73,20 @@ def _remember(ctx, inputs, output) -> None:
 
 def _backward(ctx, dout):
     x, *others = ctx.saved_tensors
+    dtype, shifted = x.dtype, ctx.needs_input_grad[3]
+    if shifted:  # a sum of rounded numbers would lose digits
+        x, dout = x.float(), dout.float()
     dx, *gradients = depthwise_backward(x, *others, dout.contiguous(), ctx.height, ctx.width)
-    dshift = dx.sum((0, 1), dtype=torch.float32) if ctx.needs_input_grad[3] else None
-    return dx, *gradients, dshift, None, None
+    return dx.to(dtype), *gradients, dx.sum((0, 1)) if shifted else None, None, None
 
 
 depthwise_forward.register_autograd(_backward, setup_context=_remember)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, height: int, width: int) -> None:
-    """The kernel reads and writes where the sizes say: wrong ones would be memory of others."""
+    """The kernel reads and writes where the sizes and types say: wrong ones would be memory of others."""
+    if x.dtype not in TOKENS:
+        raise ValueError(f"x is {x.dtype}, expected {' or '.join(map(str, TOKENS))}")
     channels = x.shape[2]
     found = (weight.numel(), len(bias), channels if shift is None else len(shift))
     if min(height, width) < 0 or height * width != x.shape[1] or found != (9 * channels, channels, channels):

@@ -286,12 +286,6 @@ void backward(const Problem &p, const Inputs<T> &in, const T *dout, T *dtokens, 
   backward.store_sums(shares);
 }
 
-// Calls run(a null of T), which tells it the type of the tokens.
-template <class Run>
-void with_type(int64_t bfloat16, Run run) {
-  bfloat16 ? run(static_cast<BFloat16 *>(nullptr)) : run(static_cast<float *>(nullptr));
-}
-
 }  // namespace
 
 extern "C" {
@@ -302,13 +296,14 @@ void lgrnet_depthwise_forward(const void *tokens, const float *shift, const floa
                               int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t bfloat16,
                               int threads) {
   const Problem p{batch, height, width, channels};
-  with_type(bfloat16, [&](auto *type) {
-    using T = std::remove_pointer_t<decltype(type)>;
+  const auto run = [&](auto *to) {
+    using T = std::remove_pointer_t<decltype(to)>;
     const Inputs<T> in{static_cast<const T *>(tokens), shift, weight, bias};
     parallel_for(p.tasks(), threads, [&](int64_t task) {
-      (p.whole(task) ? forward<true, T> : forward<false, T>)(p, in, static_cast<T *>(out), task);
+      (p.whole(task) ? forward<true, T> : forward<false, T>)(p, in, to, task);
     });
-  });
+  };
+  bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
 }
 
 // Gradients of tokens, of their type as dout is, and of weight and bias; all are written, none is added to.
@@ -318,15 +313,16 @@ void lgrnet_depthwise_backward(const void *tokens, const float *shift, const flo
   const Problem p{batch, height, width, channels};
   const int64_t bands = batch * p.bands();
   std::vector<float> shares(bands * (TAPS + 1) * channels);
-  with_type(bfloat16, [&](auto *type) {
-    using T = std::remove_pointer_t<decltype(type)>;
+  const auto run = [&](auto *to) {
+    using T = std::remove_pointer_t<decltype(to)>;
     const Inputs<T> in{static_cast<const T *>(tokens), shift, weight, bias};
+    const T *const from = static_cast<const T *>(dout);
     parallel_for(p.tasks(), threads, [&](int64_t task) {
       float *share = &shares[task / p.parts() * (TAPS + 1) * channels];
-      (p.whole(task) ? backward<true, T> : backward<false, T>)(p, in, static_cast<const T *>(dout),
-                                                               static_cast<T *>(dtokens), share, task);
+      (p.whole(task) ? backward<true, T> : backward<false, T>)(p, in, from, to, share, task);
     });
-  });
+  };
+  bfloat16 ? run(static_cast<BFloat16 *>(dtokens)) : run(static_cast<float *>(dtokens));
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t k = 0; k <= TAPS; ++k) {
       double sum = 0;

@@ -22,8 +22,7 @@ constexpr int64_t BLOCK = WIDE * LANES;
 constexpr int64_t BLOCKS = 32;  // of a task
 
 struct Problem {
-  int64_t clips, frames, queries, channels, places;
-  int64_t clip_step, frame_step, channel_step;  // numbers from one to the next in the features
+  int64_t queries, channels, places, channel_step;  // floats from one channel of the features to the next
 
   int64_t parts() const { return (places + BLOCK * BLOCKS - 1) / (BLOCK * BLOCKS); }
 };
@@ -59,17 +58,14 @@ void groups(const Problem &p, int64_t queries, const float *weights, const float
     if (queries) groups<N / 2, WHOLE>(p, queries, weights, map, ahead, counts, out);
 }
 
-// The queries [Q, C] of a clip, channel by channel for each group.
-std::vector<float> laid_out(const Problem &p, const float *queries) {
-  std::vector<float> weights(p.queries * p.channels);
-  float *to = weights.data();
+// Queries [Q, C], channel by channel for each group of `groups`.
+void lay_out(const Problem &p, const float *queries, float *to) {
   int64_t group = GROUP;
   for (int64_t first = 0; first < p.queries; first += group) {
     while (group > p.queries - first) group /= 2;
     for (int64_t c = 0; c < p.channels; ++c)
       for (int64_t n = 0; n < group; ++n) *to++ = queries[(first + n) * p.channels + c];
   }
-  return weights;
 }
 
 void multiply_part(const Problem &p, const float *weights, const float *map, int64_t part, float *out) {
@@ -92,13 +88,14 @@ extern "C" {
 void lgrnet_mask_logits(const float *queries, const float *features, float *out, int64_t clips, int64_t frames,
                         int64_t count, int64_t channels, int64_t places, int64_t clip_step, int64_t frame_step,
                         int64_t channel_step, int threads) {
-  const Problem p{clips, frames, count, channels, places, clip_step, frame_step, channel_step};
-  std::vector<std::vector<float>> weights;
-  for (int64_t clip = 0; clip < clips; ++clip) weights.push_back(laid_out(p, queries + clip * count * channels));
+  const Problem p{count, channels, places, channel_step};
+  std::vector<float> weights(clips * count * channels);
+  for (int64_t clip = 0; clip < clips; ++clip)
+    lay_out(p, queries + clip * count * channels, &weights[clip * count * channels]);
   parallel_for(clips * frames * p.parts(), threads, [&](int64_t task) {
     const int64_t map = task / p.parts(), clip = map / frames, frame = map % frames;
-    multiply_part(p, weights[clip].data(), features + clip * clip_step + frame * frame_step, task % p.parts(),
-                  out + map * count * places);
+    multiply_part(p, &weights[clip * count * channels], features + clip * clip_step + frame * frame_step,
+                  task % p.parts(), out + map * count * places);
   });
 }
 }
