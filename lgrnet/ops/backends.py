@@ -54,8 +54,13 @@ def choose(
     like   one of the op's floating-point inputs: its device and type decide
     peers  implementations of other packages, taken only by name
 
-    Raises BackendError for a name that is not there, or whose backend cannot do this.
+    Under torch.func and in forward mode that is the reference. Raises BackendError for a name that is not there, or
+    whose backend cannot do this.
     """
+    if functional():
+        if wanted not in ("auto", "reference") and wanted in backends:
+            raise BackendError(f"backend {wanted!r} does not know torch.func or forward mode; choose auto or reference")
+        wanted = "reference" if wanted == "auto" else wanted
     if wanted == "auto":
         return next(backend.run for backend in backends.values() if backend.why_not(like) is None)
     if wanted not in backends:
@@ -76,16 +81,22 @@ def exporting() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
-def transformed() -> bool:
-    """Whether torch changes calls on their way, or looks on, which misses a kernel that is called past its dispatcher.
+def functional() -> bool:
+    """Whether torch.func (vmap, jvp, ...) or derivatives in forward mode are at work: the kernels have none of them.
 
-    That is torch.func (vmap, jvp, ...), derivatives in forward mode, and modes such as fake tensors, make_fx, or a
-    counter of operations. torch has no public names for the questions. False while torch.compile records.
+    torch has no public names for these questions. False while torch.compile records.
     """
     if torch.compiler.is_compiling():
         return False
-    seen = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    return seen or forward_ad._current_level >= 0
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def transformed() -> bool:
+    """Whether torch changes calls on their way, or looks on, which misses a kernel that is called past its dispatcher.
+
+    That is `functional`, and modes such as fake tensors, make_fx, or a counter of operations.
+    """
+    return functional() or (not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0)
 
 
 @contextmanager

@@ -47,6 +47,8 @@ def ms_deform_attn(
     Returns [B, Q, heads * d]. Raises ValueError for shapes, types or devices that do not fit,
     and BackendError (a ValueError) for a backend that is unknown or cannot do this.
     """
+    if min((side for shape in shapes for side in shape), default=0) < 0:
+        raise ValueError(f"levels have shapes {tuple(shapes)}; expected no side below 0")
     if value.ndim != 4 or offsets.ndim != 6:
         raise ValueError(
             f"value has shape {tuple(value.shape)}, offsets {tuple(offsets.shape)}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,6 +11,10 @@ def depthwise_gelu_reference(
     x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, int], shift: Tensor | None = None
 ) -> Tensor:
     """See `lgrnet.ops.depthwise_gelu`."""
+    if x.numel() == 0:
+        return x.clone()
+    kind, exact = x.dtype, torch.promote_types(x.dtype, weight.dtype)
     x = x if shift is None else x + shift
-    maps = x.transpose(1, 2).unflatten(2, shape)
-    return F.gelu(F.conv2d(maps, weight, bias, padding=1, groups=x.shape[2]).flatten(2).transpose(1, 2))
+    maps = x.to(exact).transpose(1, 2).unflatten(2, shape)
+    sums = F.conv2d(maps, weight.to(exact), bias.to(exact), padding=1, groups=x.shape[2])
+    return F.gelu(sums.flatten(2).transpose(1, 2)).to(kind)

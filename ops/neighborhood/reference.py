@@ -46,18 +46,22 @@ def neighborhood_attention_reference(
     frame_shift: int,
 ) -> Tensor:
     """See `lgrnet.ops.neighborhood_attention`."""
+    if q.numel() == 0:
+        return q.clone()
+    kind, exact = q.dtype, torch.promote_types(q.dtype, torch.promote_types(k.dtype, v.dtype))
+    q, k, v = (t.to(exact) for t in (q, k, v))
     if frame_shift % q.shape[1]:
         k, v = (t.roll(frame_shift, dims=1) for t in (k, v))
     sizes = [h * w for h, w in shapes]
     levels = zip(shapes, *(t.split(sizes, dim=2) for t in (q, k, v)), strict=True)
-    return torch.cat([_level(*level, window, dilation) for level in levels], dim=2)
+    return torch.cat([_level(*level, window, dilation) for level in levels], dim=2).to(kind)
 
 
 def _level(shape: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, window: int, dilation: int) -> Tensor:
     """One level: q, k, v [B, T, h * w, heads, d] -> [B, T, h * w, heads, d]."""
     height, width = shape
     keys, padded_height, padded_width = window_indices(height, width, window, dilation, q.device)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or q.shape[1] <= CHUNK:
         return _attend(q, k, v, shape, keys, padded_height, padded_width)
     chunks = zip(*(t.split(CHUNK, dim=1) for t in (q, k, v)), strict=True)
     return torch.cat([_attend(*chunk, shape, keys, padded_height, padded_width) for chunk in chunks], dim=1)

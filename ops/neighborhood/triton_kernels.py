@@ -233,9 +233,11 @@ def neighborhood_forward_kernel(
             values = _read(v, start + at_y * width + at_x, v_token, inside, channel, channel_there, GROUP, WIDTH)
             new_total, new_sums = (), ()
             for r in tl.static_range(ROWS):
+                # Zero times what is not finite is no zero: a row that is not seen adds nothing.
+                seen = (j >= later[r]) & (j < later[r] + WINDOW)
                 weight = tl.exp2(logits[i * ROWS + r] - top[r])
                 new_total = new_total + (total[r] + weight,)
-                new_sums = new_sums + (sums[r] + weight[:, :, None] * values,)
+                new_sums = new_sums + (sums[r] + tl.where(seen[:, None, None], weight[:, :, None] * values, 0.0),)
             total, sums = new_total, new_sums
 
     for r in tl.static_range(ROWS):
@@ -323,9 +325,9 @@ def neighborhood_backward_query_kernel(
             for r in tl.static_range(ROWS):
                 seen = (j >= later[r]) & (j < later[r] + WINDOW)
                 logit = tl.sum(queries[r] * keys, 2)
-                weight = tl.where(seen[:, None], tl.exp2(logit - log_sum[r]), 0.0)
-                dlogit = weight * (tl.sum(given[r] * values, 2) - product[r])
-                new_gradient = new_gradient + (gradient[r] + dlogit[:, :, None] * keys,)
+                dlogit = tl.exp2(logit - log_sum[r]) * (tl.sum(given[r] * values, 2) - product[r])
+                owed = tl.where(seen[:, None, None], dlogit[:, :, None] * keys, 0.0)
+                new_gradient = new_gradient + (gradient[r] + owed,)
             gradient = new_gradient
     for r in tl.static_range(ROWS):
         _write(dq, token[r], HEADS * DIM, there[r], channel, channel_there, gradient[r])
@@ -348,10 +350,10 @@ def _pull(
     for r in tl.static_range(ROWS):
         seen = inside & (first_key <= place_y + r) & (place_y + r < first_key + WINDOW)
         logit = tl.sum(queries * keys[r], 2)
-        weight = tl.where(seen[:, None], tl.exp2(logit - log_sum), 0.0)
+        weight = tl.exp2(logit - log_sum)
         dlogit = weight * (tl.sum(given * values[r], 2) - product)
-        new_dkeys = new_dkeys + (dkeys[r] + dlogit[:, :, None] * queries,)
-        new_dvalues = new_dvalues + (dvalues[r] + weight[:, :, None] * given,)
+        new_dkeys = new_dkeys + (dkeys[r] + tl.where(seen[:, None, None], dlogit[:, :, None] * queries, 0.0),)
+        new_dvalues = new_dvalues + (dvalues[r] + tl.where(seen[:, None, None], weight[:, :, None] * given, 0.0),)
     return new_dkeys, new_dvalues
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +26,8 @@ def selective_scan_reference(
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See `lgrnet.ops.selective_scan`."""
-    with torch.autocast(x.device.type, enabled=False):
+    known = torch.amp.is_autocast_available(x.device.type)  # not of the meta device
+    with torch.autocast(x.device.type, enabled=False) if known else nullcontext():
         return _scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
 
 
@@ -48,7 +51,7 @@ def _scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return
             state = torch.addcmul(drive_i, decay_i, state)
             states.append(state)
         outputs.append(torch.einsum("bgldn,bgln->bgld", torch.stack(states, 2), weights_out[:, :, part]))
-    y = torch.cat(outputs, 2) + skip.to(dtype)[:, None] * u
+    y = (torch.cat(outputs, 2) if outputs else torch.zeros_like(u)) + skip.to(dtype)[:, None] * u
 
     merged = torch.zeros_like(x, dtype=dtype)
     for g in range(order.shape[0]):

@@ -74,13 +74,21 @@ def test_inputs_that_are_not_contiguous():
     compare(crooked, truth, (shapes, 3, 1, 1))
 
 
-@pytest.mark.parametrize("which", ["q", "k", "v"])
-def test_not_a_number_reaches_who_looks_at_it_and_nobody_else(which):
-    tensors = [t.detach() for t in both(((7, 1),), 2, 1, 2)[0]]
-    tensors["qkv".index(which)][0, 0, 0, 0, 0] = float("nan")
-    out = neighborhood_attention(*tensors, ((7, 1),), 3, backend="triton")
-    expected = neighborhood_attention_reference(*tensors, ((7, 1),), 3, 1, 1)
-    assert torch.equal(out.isnan().any(-1), expected.isnan().any(-1)) and out.isnan().any()
+@pytest.mark.parametrize("token", [0, 3])
+@pytest.mark.parametrize("which", ["q", "k", "v", "dout"])
+def test_not_a_number_reaches_who_looks_at_it_and_nobody_else(which, token):
+    """Two rows of queries share the rows of keys that either sees."""
+    q, k, v = (t.detach() for t in both(((7, 1),), 2, 1, 2)[0])
+    tensors = {"q": q, "k": k, "v": v, "dout": torch.ones_like(q)}
+    tensors[which][0, 0, token, 0, 0] = float("nan")
+    found = []
+    for attend in (neighborhood_attention, neighborhood_attention_reference):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+        out = attend(*leaves, ((7, 1),), 3, 1, 1, **({"backend": "triton"} if attend is neighborhood_attention else {}))
+        found.append([out, *torch.autograd.grad(out, leaves, tensors["dout"])])
+    assert any(t.isnan().any() for t in found[0])
+    for got, expected in zip(*found, strict=True):
+        assert torch.equal(got.isnan().any(-1), expected.isnan().any(-1))
 
 
 def test_logits_of_any_size():

@@ -65,6 +65,16 @@ def test_every_gradient():
     assert torch.autograd.gradcheck(lambda *t: ms_deform_attn(*t, SHAPES), tensors)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("heads, queries, levels", [(0, 7, 2), (2, 0, 2), (2, 7, 0), (2, 7, 3)])
+def test_nothing_gives_nothing_and_levels_may_be_empty(heads, queries, levels, backend):
+    shapes = ((4, 5), (2, 3), (0, 4))[:levels]
+    value = torch.randn(2, sum(h * w for h, w in shapes), heads, 5)
+    offsets, logits = torch.randn(2, queries, heads, levels, 3, 2), torch.randn(2, queries, heads, levels * 3)
+    out = ms_deform_attn(value, offsets, logits, torch.rand(2, queries, levels, 2), shapes, backend=backend)
+    assert out.shape == (2, queries, heads * 5) and bool(out.any()) == (heads * queries * levels > 0)
+
+
 def test_bad_input():
     value, offsets, weights, reference = inputs()
     with pytest.raises(ValueError, match="value has shape .* expected"):
@@ -75,5 +85,7 @@ def test_bad_input():
         ms_deform_attn(value, offsets, weights, reference[:, :, :1], SHAPES)
     with pytest.raises(ValueError, match="expected \\[B, S, heads, d\\]"):
         ms_deform_attn(value[0], offsets, weights, reference, SHAPES)
+    with pytest.raises(ValueError, match="expected no side below 0"):
+        ms_deform_attn(value, offsets, weights, reference, ((-1, -4),))
     with pytest.raises(ValueError, match="one of .*reference"):
         ms_deform_attn(value, offsets, weights, reference, SHAPES, backend="abacus")

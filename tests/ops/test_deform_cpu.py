@@ -56,6 +56,31 @@ def test_samples_outside_are_zero_and_have_no_gradient(where):
     assert not offsets.grad.any() and not value.grad.any() and not logits.grad.any()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_pixel_before_the_map_the_slope_is_that_of_grid_sample(axis):
+    """A kink: whole offsets from pixel centres meet it."""
+    shapes = ((1, 4), (4, 1))[axis]
+    value = torch.arange(1.0, 5.0).view(1, 4, 1, 1)
+    found = []
+    for backend in ("cpu", "reference"):
+        offsets = torch.zeros(1, 1, 1, 1, 1, 2)
+        offsets[..., axis] = -1
+        center = torch.tensor([0.5 / shapes[1], 0.5 / shapes[0]]).view(1, 1, 1, 2)
+        out = ms_deform_attn(
+            value, offsets.requires_grad_(), torch.zeros(1, 1, 1, 1), center, (shapes,), backend=backend
+        )
+        found.append(torch.autograd.grad(out.sum(), offsets)[0])
+    assert torch.equal(*found) and found[0].any()
+
+
+@pytest.mark.parametrize("where", [-1000.0, -1.5, 5.5, 1000.0])
+def test_what_is_outside_sees_no_infinity_inside(where):
+    value = torch.full((1, 6, 1, 8), torch.inf)
+    offsets = torch.full((1, 1, 1, 1, 1, 2), where)
+    out = ms_deform_attn(value, offsets, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 2), ((2, 3),), backend="cpu")
+    assert torch.equal(out, torch.zeros(1, 1, 8))
+
+
 def test_the_last_pixels_of_a_map_count():
     value = torch.ones(1, 6, 1, 8)
     at = torch.tensor([[-0.5, 0.5], [2.5, 0.0], [1.5, 1.75], [0.0, -0.25]])

@@ -244,3 +244,18 @@ def test_a_backend_that_is_not_there():
 def test_the_kernel_refuses_sides_that_are_not_the_maps():
     with pytest.raises(ValueError, match="expected"):
         depthwise_forward(*inputs(1, 2, 3, 4, torch.float32), None, 3, 3)
+
+
+@pytest.mark.parametrize("batch, height, width, channels", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 2, 0, 4), (2, 2, 3, 0)])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_of_nothing(batch, height, width, channels, backend):
+    x, weight, bias = inputs(batch, height, width, channels, torch.float32)
+    assert depthwise_gelu(x, weight, bias, (height, width), backend=backend).shape == x.shape
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_weights_of_another_type(backend):
+    x, weight, bias = inputs(1, 2, 3, 4, torch.float32)
+    expected = depthwise_gelu_reference(x.bfloat16().double(), weight.double(), bias.double(), (2, 3))
+    got = depthwise_gelu(x.bfloat16(), weight, bias, (2, 3), backend=backend)
+    assert got.dtype == torch.bfloat16 and relative(got, expected) < 1e-2

@@ -101,3 +101,27 @@ def test_bad_input():
         neighborhood_attention(q, q, q, [(4, 4)], 4)
     with pytest.raises(ValueError, match="one of .*reference"):
         neighborhood_attention(q, q, q, [(4, 4)], 3, backend="abacus")
+
+
+@pytest.mark.parametrize("clips, frames, levels", [(0, 2, 1), (1, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_nothing_gives_nothing(clips, frames, levels, backend):
+    q = torch.randn(clips, frames, 6 * levels, 2, 4)
+    assert neighborhood_attention(q, q, q, ((2, 3),) * levels, 3, backend=backend).shape == q.shape
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace` is deprecated")
+def test_a_trace_is_the_same_with_and_without_gradients():
+    q = torch.randn(1, 2, 6, 2, 4)
+    traced = torch.jit.trace(lambda x: neighborhood_attention(x, x, x, ((2, 3),), 3), q)
+    torch.testing.assert_close(traced(2 * q), neighborhood_attention(2 * q, 2 * q, 2 * q, ((2, 3),), 3))
+
+
+def test_types_may_differ_and_that_of_the_queries_is_the_results():
+    q = torch.randn(1, 2, 6, 2, 4)
+    for backend in ("auto", "reference"):
+        out = neighborhood_attention(q.bfloat16(), q, q, ((2, 3),), 3, backend=backend)
+        assert (
+            out.dtype == torch.bfloat16
+            and neighborhood_attention(q.double(), q, q, ((2, 3),), 3).dtype == torch.float64
+        )

@@ -112,3 +112,14 @@ def test_unknown_backend():
         selective_scan(**inputs(), backend="abacus")
     with pytest.raises(ValueError, match="order is torch.float64, expected an integer type"):
         selective_scan(**{**inputs(), "order": inputs()["order"].double()})
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_no_token_leaves_the_state(backend):
+    state = torch.randn(2, 1, 3, 4)
+    per_token, weights = [torch.zeros(2, 0, 1, n) for n in (2, 4, 4)], [torch.zeros(1, 3, 2), torch.zeros(1, 3)]
+    y, after = selective_scan(
+        torch.zeros(2, 0, 3), *per_token, *weights, -torch.ones(1, 3, 4), torch.zeros(1, 3),
+        torch.zeros(1, 0, dtype=torch.int64), state, True, backend=backend,
+    )  # fmt: skip
+    assert y.shape == (2, 0, 3) and torch.equal(after, state)

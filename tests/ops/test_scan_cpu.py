@@ -151,9 +151,12 @@ def test_no_direction_gives_zeros():
     assert torch.equal(tensors[0].grad, torch.zeros_like(tensors[0]))
 
 
-@pytest.mark.parametrize("order", [[[0, 1, 1]], [[0, 1, 3]], [[-1, 0, 1]]])
-def test_an_order_that_is_no_permutation_is_refused(order):
-    arguments = inputs(length=3, directions=1) | {"order": torch.tensor(order).int()}
+WRONG = {torch.int32: [[0, 1, 1], [0, 1, 3], [-1, 0, 1]], torch.int64: [[0, 1, 1], [2**32, 1, 2], [-(2**32), 1, 2]]}
+
+
+@pytest.mark.parametrize("dtype, order", [(dtype, order) for dtype, orders in WRONG.items() for order in orders])
+def test_an_order_that_is_no_permutation_is_refused(dtype, order):
+    arguments = inputs(length=3, directions=1) | {"order": torch.tensor([order], dtype=dtype)}
     tensors, _, wrong = both(arguments)
     with pytest.raises(ValueError, match="no permutation"):
         selective_scan_cpu(*tensors, wrong)

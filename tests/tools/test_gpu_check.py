@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -165,8 +166,19 @@ class TestApart:
         result = self.result(tmp_path, code, budget=60, left=45)
         assert result.passed and "--section toy" in result.checks[0].name and "--seconds 20" in result.checks[0].name
 
+    def test_without_time_it_is_not_begun(self, tmp_path):
+        result = self.result(tmp_path, "open(notes, 'w').write('no')", left=schedule.START_S - 1)
+        assert "no time was left" in result.error and not (tmp_path / "toy.jsonl").exists() and not result.passed
+
     def test_the_program_itself_takes_part(self, tmp_path):
         setup = check.Setup("cpu", True, time.monotonic() + 300)
         chosen, said = [gpu_check.SECTIONS["neighborhood"]], []
         results = schedule.all_apart(chosen, setup, ROOT / "tools/gpu_check.py", tmp_path, said.append)
         assert results == said and results[0].passed and len(results[0].checks) == 12, results[0].error
+
+
+def test_a_clip_that_would_take_too_long_is_passed_over():
+    setup = check.Setup("cpu", True, time.monotonic() + 60)
+    clips = importlib.import_module("gpu_checks.clips")
+    (found,) = clips._length(None, 600, setup, [10.0])
+    assert found.status == check.SKIPPED and "no time left, at 10 frames/s" in found.note

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 
 import lgrnet
@@ -39,7 +38,7 @@ def environment(device: str) -> dict[str, object]:
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": _version("timm"),
         "numpy": np.__version__,
     }
     if device == "cpu":

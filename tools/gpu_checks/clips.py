@@ -12,6 +12,8 @@ from benchmarks.clock import peak_bytes
 from gpu_checks.check import SKIPPED, Check, Setup, attempt, bounded, milliseconds, told
 
 LENGTHS, QUICK_LENGTHS = (6, 60, 300, 600, 1200), (2,)
+CALLS = 6
+"""Inferences of a length: to begin with, for its memory, and for its time, which begins with one, too."""
 REPLAYED = {False: 1e-4, True: 1e-2}
 """Largest difference in fp32 and in bf16. A replay runs the same kernels, but libraries may choose others for it."""
 
@@ -27,7 +29,10 @@ def clip(setup: Setup, length: int) -> Tensor:
     return torch.rand(1, length, 3, side, side, device=setup.device)
 
 
-def _length(net: nn.Module, length: int, setup: Setup) -> Iterator[Check]:
+def _length(net: nn.Module, length: int, setup: Setup, rates: list[float]) -> Iterator[Check]:
+    if rates and setup.left_s < CALLS * length / rates[-1]:
+        yield Check(f"T = {length}", status=SKIPPED, note=f"no time left, at {rates[-1]:.0f} frames/s")
+        return
     frames, device = clip(setup, length), torch.device(setup.device)
     outputs: list[Tensor] = []
 
@@ -43,14 +48,15 @@ def _length(net: nn.Module, length: int, setup: Setup) -> Iterator[Check]:
     if peak is not None:
         yield told(f"T = {length}: peak memory a frame", peak / 1e6 / length, "MB", f"{peak / 1e6:.0f} MB in all")
     time = milliseconds(infer, setup.device, 1 if setup.quick else 3)
-    yield told(f"T = {length}: speed in bf16", 1000 * length / time, "frames/s", f"{time:.1f} ms")
+    rates.append(1000 * length / time)
+    yield told(f"T = {length}: speed in bf16", rates[-1], "frames/s", f"{time:.1f} ms")
 
 
 def memory(setup: Setup) -> Iterator[Check]:
     """Longer and longer clips in bf16 autocast, as the predictor runs them: a few frames at a time."""
-    net = model(setup)
+    net, rates = model(setup), []
     for length in QUICK_LENGTHS if setup.quick else LENGTHS:
-        yield from attempt(f"T = {length}", lambda n=length: _length(net, n, setup))
+        yield from attempt(f"T = {length}", lambda n=length: _length(net, n, setup, rates))
 
 
 def _graph(net: nn.Module, half: bool, setup: Setup) -> Iterator[Check]:

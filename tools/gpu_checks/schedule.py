@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from gpu_checks.check import Check, Result, Section, Setup, failures, in_words
 
 START_S = 25.0
 """What a process may take to import torch and to find the GPU, on top of its section."""
-TOGETHER = 7
-"""Sections without times that run side by side: most of their time is spent compiling kernels."""
+TOGETHER = min(7, max(2, os.cpu_count() or 1))
+"""Sections without times that run side by side: most of their time is spent compiling kernels, a core for each."""
 
 
 def in_here(section: Section, setup: Setup, note: Callable[[dict], None] = lambda line: None) -> Result:
@@ -42,7 +43,10 @@ def apart(section: Section, setup: Setup, command: Sequence[str], notes: Path) -
     command  starts this program; the section, its notes and its seconds are added
     """
     result, begun = Result(section.name, section.title), time.monotonic()
-    seconds = max(0.0, min(section.budget_s, setup.left_s - START_S))
+    seconds = min(section.budget_s, setup.left_s - START_S)
+    if seconds <= 0:
+        result.error = "not begun: no time was left"
+        return result
     notes.unlink(missing_ok=True)
     arguments = ["--section", section.name, "--notes", str(notes), "--seconds", f"{seconds:.0f}"]
     try:

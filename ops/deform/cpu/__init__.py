@@ -23,8 +23,9 @@ def ms_deform_attn_cpu(
 @torch.library.custom_op("lgrnet::deform_forward", mutates_args=(), device_types="cpu")
 def deform_forward(value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, sides: list[int]) -> Tensor:
     """[B, Q, heads * d]; `sides` are height, width, height, width, ... of the levels."""
+    _check(value, sides)
     out = _out(value, offsets)
-    if logits.shape[-1] == 0:
+    if out.numel() == 0 or logits.shape[-1] == 0:
         return out.zero_()
     shapes = torch.tensor(sides, dtype=torch.int32)
     tensors = (value, offsets, logits, reference, shapes, out)
@@ -35,16 +36,17 @@ def deform_forward(value: Tensor, offsets: Tensor, logits: Tensor, reference: Te
 @torch.library.custom_op("lgrnet::deform_backward", mutates_args=(), device_types="cpu")
 def deform_backward(
     value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, dout: Tensor, sides: list[int]
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, offsets and logits."""
+    _check(value, sides)
     inputs = (value, offsets, logits)
-    if logits.shape[-1] == 0:
-        return [torch.zeros_like(t) for t in inputs]
+    if dout.numel() == 0 or logits.shape[-1] == 0:
+        return tuple(torch.zeros_like(t) for t in inputs)
     gradients = [torch.empty_like(t) for t in inputs]
     shapes = torch.tensor(sides, dtype=torch.int32)
     tensors = (*inputs, reference, shapes, dout, *gradients)
     kernel("lgrnet_deform_backward", 9, 8, c_int)(*map(address, tensors), *_sizes(value, offsets, reference))
-    return gradients
+    return tuple(gradients)
 
 
 @deform_forward.register_fake
@@ -54,7 +56,7 @@ def _(value, offsets, logits, reference, sides):
 
 @deform_backward.register_fake
 def _(value, offsets, logits, reference, dout, sides):
-    return [torch.empty_like(t) for t in (value, offsets, logits)]
+    return tuple(torch.empty_like(t) for t in (value, offsets, logits))
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -63,7 +65,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
-    tensors = ctx.saved_tensors
+    tensors = [t.contiguous() for t in ctx.saved_tensors]  # which hooks may have laid out otherwise
     dvalue, doffsets, dlogits = deform_backward(*tensors, dout.contiguous(), ctx.sides)
     dreference = None
     if ctx.needs_input_grad[3]:
@@ -79,6 +81,13 @@ deform_forward.register_autograd(_backward, setup_context=_remember)
 
 def _out(value: Tensor, offsets: Tensor) -> Tensor:
     return value.new_empty(len(value), offsets.shape[1], value.shape[2] * value.shape[3])
+
+
+def _check(value: Tensor, sides: list[int]) -> None:
+    """The kernel reads and writes where the sides say: wrong ones would be memory of others."""
+    tokens = sum(height * width for height, width in zip(sides[::2], sides[1::2], strict=True))
+    if min(sides, default=0) < 0 or tokens != value.shape[1]:
+        raise ValueError(f"levels have sides {sides}, {tokens} tokens; expected none below 0, {value.shape[1]} tokens")
 
 
 def _sizes(value: Tensor, offsets: Tensor, reference: Tensor) -> tuple[int, ...]:

@@ -123,10 +123,10 @@ struct Slope {
   Lanes right, below, share, share_x, share_y;
 };
 
-// The floor of a place in a padded map, clamped to 0 .. last = size + 1, where what is outside meets only zeros.
-// Moves `place` into these bounds; NaN stays.
+// The floor of a place in a padded map. What is outside goes to last = size + 1, where it meets only zeros: before the map
+// a pixel would be its neighbour, which may be infinite. NaN stays.
 LGRNET_INLINE IntLanes whole_part(Lanes &place, Lanes last) {
-  place = at_most(at_least(place, all(0.0f)), last);
+  place = place < all(0.0f) ? last : at_most(place, last);
   const IntLanes whole = __builtin_convertvector(place, IntLanes);
   return whole > 0 ? whole : IntLanes{};  // NaN gives any number
 }
@@ -240,8 +240,8 @@ struct Samples {
       sample->at = line * row + column * pixel + first;
       // A place outside stays outside when it moves a little.
       if (BACK)
-        *slope = {right, below, share, ((far_x > none) & (far_x < wide)) ? share : none,
-                  ((far_y > none) & (far_y < high)) ? share : none};
+        *slope = {right, below, share, ((far_x >= none) & (far_x < wide)) ? share : none,
+                  ((far_y >= none) & (far_y < high)) ? share : none};
     }
   }
 };

@@ -39,7 +39,7 @@ def depthwise_forward(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | N
 @torch.library.custom_op("lgrnet::depthwise_backward", mutates_args=(), device_types="cpu")
 def depthwise_backward(
     x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, dout: Tensor, height: int, width: int
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of its type as dout is, and of weight and bias, in float32."""
     _check(x, weight, bias, shift, height, width)
     if dout.shape != x.shape or dout.dtype != x.dtype:
@@ -47,13 +47,13 @@ def depthwise_backward(
             f"dout is {dout.dtype} of shape {tuple(dout.shape)}, expected that of x, {x.dtype} of {tuple(x.shape)}"
         )
     if x.numel() == 0:
-        return [torch.zeros_like(t) for t in (x, weight, bias)]
+        return tuple(torch.zeros_like(t) for t in (x, weight, bias))
     gradients = [torch.empty_like(t) for t in (x, weight, bias)]
     tensors = (x, shift, weight, bias, dout, *gradients)
     sizes, bfloat16 = (len(x), height, width, x.shape[2]), x.dtype == torch.bfloat16
     function = kernel("lgrnet_depthwise_backward", 8, 5, c_int)
     function(*map(address, tensors), *sizes, bfloat16, torch.get_num_threads())
-    return gradients
+    return tuple(gradients)
 
 
 @depthwise_forward.register_fake
@@ -63,7 +63,7 @@ def _(x, weight, bias, shift, height, width):
 
 @depthwise_backward.register_fake
 def _(x, weight, bias, shift, dout, height, width):
-    return [torch.empty_like(t) for t in (x, weight, bias)]
+    return tuple(torch.empty_like(t) for t in (x, weight, bias))
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -72,7 +72,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
-    x, *others = ctx.saved_tensors
+    x, *others = (None if t is None else t.contiguous() for t in ctx.saved_tensors)  # hooks may lay them out anew
     dtype, shifted = x.dtype, ctx.needs_input_grad[3]
     if shifted:  # a sum of rounded numbers would lose digits
         x, dout = x.float(), dout.float()

@@ -43,10 +43,10 @@ def neighborhood_forward(
 @torch.library.custom_op("lgrnet::neighborhood_backward", mutates_args=(), device_types="cpu")
 def neighborhood_backward(
     q: Tensor, k: Tensor, v: Tensor, dout: Tensor, sides: list[int], window: int, dilation: int, frame_shift: int
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     _check(q, sides)
-    gradients = [_like(q) for _ in range(3)]
+    gradients = (_like(q), _like(q), _like(q))
     if q.numel():
         inputs = [_rows(t) for t in (q, k, v, dout)]
         sizes = _sizes(inputs, sides, window, dilation, frame_shift)
@@ -61,7 +61,7 @@ def _(q, k, v, sides, window, dilation, frame_shift):
 
 @neighborhood_backward.register_fake
 def _(q, k, v, dout, sides, window, dilation, frame_shift):
-    return [_like(q) for _ in range(3)]
+    return _like(q), _like(q), _like(q)
 
 
 def _remember(ctx, inputs, output) -> None:

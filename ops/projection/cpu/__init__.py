@@ -59,7 +59,7 @@ def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @torch.library.custom_op("lgrnet::linear_backward", mutates_args=(), device_types="cpu")
-def linear_backward(x: Tensor, weight: Tensor, dout: Tensor, which: list[bool]) -> list[Tensor]:
+def linear_backward(x: Tensor, weight: Tensor, dout: Tensor, which: list[bool]) -> tuple[Tensor, Tensor]:
     """Gradients of x and of weight; of those not in `which` an empty tensor."""
     _check(x, weight)
     if dout.shape != (*x.shape[:-1], len(weight)) or dout.dtype != torch.float32:
@@ -70,7 +70,7 @@ def linear_backward(x: Tensor, weight: Tensor, dout: Tensor, which: list[bool]) 
         _multiply(rows, rows_of(weight), gradients[0], by_columns=True)
     if which[1]:
         gradients[1] = _across(rows, rows_of(x))
-    return gradients
+    return tuple(gradients)
 
 
 def _across(left: Tensor, right: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def _(x, weight, bias):
 
 @linear_backward.register_fake
 def _(x, weight, dout, which):
-    return [tensor.new_empty(tensor.shape if wanted else 0) for tensor, wanted in zip((x, weight), which, strict=True)]
+    return tuple(t.new_empty(t.shape if wanted else 0) for t, wanted in zip((x, weight), which, strict=True))
 
 
 def _remember(ctx, inputs, output) -> None:

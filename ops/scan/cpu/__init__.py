@@ -8,6 +8,7 @@ from ctypes import Array, c_int, c_int64
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.autograd.function import once_differentiable
 
 from lgrnet.ops.cpu import address, kernel, library, row_step
 
@@ -36,6 +37,8 @@ def selective_scan_cpu(
     weights = map(_plain, (dt_weight, dt_bias, A, skip))
     initial = None if initial_state is None else _plain(initial_state)
     inputs = (_plain(x), *(_rows(t.float()) for t in (dt, B, C)), *weights)
+    if order.dtype != torch.int32:  # what is too large stays wrong
+        order = order.long().clamp(-1, torch.iinfo(torch.int32).max)
     orders = order.to(torch.int32).contiguous()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*inputs, initial)):
         y, state = Scan.apply(*inputs, orders, initial)
@@ -70,8 +73,10 @@ class Scan(torch.autograd.Function):
         return y, state
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        x, dt, B, C, *others = ctx.saved_tensors  # which hooks may have laid out otherwise
+        tensors = (_plain(x), *map(_rows, (dt, B, C)), *(t.contiguous() for t in others))
         dy = torch.zeros_like(tensors[0]) if dy is None else dy.contiguous()
         dstate = None if dstate is None else dstate.contiguous()
         *grads, dinitial = scan_backward(*tensors, dy, dstate)
@@ -115,14 +120,14 @@ def scan_backward(
     kept: Tensor,
     dy: Tensor,
     dstate: Tensor | None,
-) -> list[Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, B, C, dt_weight, dt_bias, A, skip and the initial state."""
     inputs = (x, dt, B, C, dt_weight, dt_bias, A, skip)
     gradients = [*(t.new_empty(t.shape) for t in inputs), _state(x, A)]
     others = map(address, (kept, dy, dstate, *gradients))
     scan = kernel("lgrnet_scan_backward", 22, 7, c_int)
     scan(*map(address, (*inputs, order)), _strides(dt, B, C), *others, *_sizes(x, dt, A))
-    return gradients
+    return tuple(gradients)
 
 
 @torch.library.register_fake("lgrnet::scan_forward")
@@ -132,7 +137,7 @@ def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial, keep):
 
 @torch.library.register_fake("lgrnet::scan_backward")
 def _(x, dt, B, C, dt_weight, dt_bias, A, skip, order, kept, dy, dstate):
-    return [*(t.new_empty(t.shape) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip)), _state(x, A)]
+    return *(t.new_empty(t.shape) for t in (x, dt, B, C, dt_weight, dt_bias, A, skip)), _state(x, A)
 
 
 def _plain(t: Tensor) -> Tensor:
