@@ -26,6 +26,9 @@ LEVELS = ("portable", "avx2", "avx512")
 PRODUCTS = (torch.float32, torch.bfloat16)
 """Types of what linear layers and attention multiply; bfloat16 where the processor has instructions for it."""
 
+NO_MEMORY = -1
+"""What a kernel returns that could not do its work (threads.h)."""
+
 HOW = "install a C++ compiler (GCC or Clang) and run pip install -e . (or pip install .) again"
 
 
@@ -165,11 +168,19 @@ def without_gradients(tensors: Iterable[Tensor | None]) -> bool:
 def kernel(name: str, addresses: int, sizes: int, *others: type) -> Callable:
     """The library's function of that name, called with plain numbers: an object of ctypes for each would cost more.
 
-    Its arguments are so many addresses (of `address`, or an array of ctypes), so many int64, and `others`.
+    Its arguments are so many addresses (of `address`, or an array of ctypes), so many int64, and `others`. It raises
+    MemoryError where it gets no memory for its work.
     """
     function = getattr(library(), name)
     function.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_int64] * sizes + [*others]
+    function.errcheck = _with_memory
     return function
+
+
+def _with_memory(result: int, function: Callable, arguments: tuple) -> int:
+    if result == NO_MEMORY:
+        raise MemoryError(f"the kernel {function.__name__} got no memory for its work; give it fewer or smaller frames")
+    return result
 
 
 def address(tensor: Tensor | None) -> int | None:

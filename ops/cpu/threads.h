@@ -1,4 +1,6 @@
 // Work in equal pieces on as many threads as the caller says. Results never depend on that number.
+//
+// And what the functions of the C interface return: memory that cannot be had is all that they throw inside.
 #pragma once
 
 #include <dlfcn.h>
@@ -6,8 +8,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <new>
 #include <thread>
 #include <vector>
+
+constexpr int DONE = 0, NO_MEMORY = -1;
 
 // Calls `run(data)` on as many threads at a time as are wanted, and returns when all have returned.
 //
@@ -36,10 +42,16 @@ void parallel_for(int64_t count, int threads, Work work) {
     Work &work;
     int64_t count;
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
   } share{work, count};
   const auto run = [](void *data) {
     Share &share = *static_cast<Share *>(data);
-    for (int64_t i; (i = share.next.fetch_add(1)) < share.count;) share.work(i);
+    try {
+      for (int64_t i; (i = share.next.fetch_add(1)) < share.count;) share.work(i);
+    } catch (const std::exception &) {  // which must not leave a thread
+      share.failed = true;
+    }
   };
   on_threads(threads, run, &share);
+  if (share.failed) throw std::bad_alloc();
 }

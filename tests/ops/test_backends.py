@@ -152,3 +152,12 @@ def test_types_and_devices_that_do_not_fit_are_named(call, message):
     """A kernel would read memory that is not there."""
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.skipif(cpu.missing() is not None, reason=f"compiled CPU kernels: {cpu.missing()}")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_that_a_kernel_cannot_get_is_an_error(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    q = torch.zeros(1, 2, 26, 2, 4)
+    with pytest.raises(MemoryError, match="the kernel lgrnet_neighborhood_forward got no memory for its work"):
+        neighborhood_attention(q, q, q, ((4, 5), (2, 3)), 5, 10**7, backend="cpu")

@@ -276,10 +276,10 @@ extern "C" {
 // BFloat16: then d and all steps are even. Tokens of all but out lie `step` numbers apart, and images follow each other
 // without a gap. No size is 0. by_matrices: of BFloat16, not 0 where the processor has AMX and lgrnet_bfloat16 has asked
 // for it.
-void lgrnet_attention(const void *queries, const void *keys, const void *values, void *out, int64_t batch,
-                      int64_t heads, int64_t query_count, int64_t key_count, int64_t channels, int64_t query_step,
-                      int64_t key_step, int64_t value_step, int64_t bfloat16, int64_t by_matrices, float scale,
-                      int threads) {
+int lgrnet_attention(const void *queries, const void *keys, const void *values, void *out, int64_t batch,
+                     int64_t heads, int64_t query_count, int64_t key_count, int64_t channels, int64_t query_step,
+                     int64_t key_step, int64_t value_step, int64_t bfloat16, int64_t by_matrices, float scale,
+                     int threads) try {
   const Problem p{batch,      heads,    query_count, key_count, channels,
                   query_step, key_step, value_step,  scale,     bfloat16 && by_matrices && query_count >= MANY};
   const auto run = [&](auto *to) {
@@ -289,5 +289,8 @@ void lgrnet_attention(const void *queries, const void *keys, const void *values,
     });
   };
   bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

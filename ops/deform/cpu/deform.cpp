@@ -318,10 +318,10 @@ struct Back {
 extern "C" {
 
 // out [B, Q, heads, d]; shapes int32 [levels, 2] (height, width); reference_clips is B or 1. At least one sample.
-void lgrnet_deform_forward(const float *value, const float *offsets, const float *logits, const float *reference,
-                           const int32_t *shapes, float *out, int64_t clips, int64_t tokens, int64_t queries,
-                           int64_t heads, int64_t channels, int64_t levels, int64_t points, int64_t reference_clips,
-                           int threads) {
+int lgrnet_deform_forward(const float *value, const float *offsets, const float *logits, const float *reference,
+                          const int32_t *shapes, float *out, int64_t clips, int64_t tokens, int64_t queries,
+                          int64_t heads, int64_t channels, int64_t levels, int64_t points, int64_t reference_clips,
+                          int threads) try {
   const Problem p{value, offsets, logits,   reference, shapes, clips,          tokens,
                   queries, heads, channels, levels,    points, reference_clips};
   const Centers centers(p);
@@ -344,13 +344,16 @@ void lgrnet_deform_forward(const float *value, const float *offsets, const float
         }
     }
   });
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 
 // Gradients of value, offsets and logits; all are written, none is added to.
-void lgrnet_deform_backward(const float *value, const float *offsets, const float *logits, const float *reference,
-                            const int32_t *shapes, const float *dout, float *dvalue, float *doffsets, float *dlogits,
-                            int64_t clips, int64_t tokens, int64_t queries, int64_t heads, int64_t channels,
-                            int64_t levels, int64_t points, int64_t reference_clips, int threads) {
+int lgrnet_deform_backward(const float *value, const float *offsets, const float *logits, const float *reference,
+                           const int32_t *shapes, const float *dout, float *dvalue, float *doffsets, float *dlogits,
+                           int64_t clips, int64_t tokens, int64_t queries, int64_t heads, int64_t channels,
+                           int64_t levels, int64_t points, int64_t reference_clips, int threads) try {
   const Problem p{value, offsets, logits,   reference, shapes, clips,          tokens,
                   queries, heads, channels, levels,    points, reference_clips};
   const Gradients gradients{dout, dvalue, doffsets, dlogits};
@@ -358,5 +361,8 @@ void lgrnet_deform_backward(const float *value, const float *offsets, const floa
   const int64_t most = heads_at_a_time(p, threads);
   parallel_for(clips * ((heads + most - 1) / most), threads,
                [&](int64_t task) { Back(p, centers, gradients, task, most).run(); });
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

@@ -292,9 +292,9 @@ extern "C" {
 
 // tokens and out [B, H, W, C], of float or, if `bfloat16` is not 0, of BFloat16; shift [C] or null, weight [C, 3, 3],
 // bias [C]. No size is 0.
-void lgrnet_depthwise_forward(const void *tokens, const float *shift, const float *weight, const float *bias, void *out,
-                              int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t bfloat16,
-                              int threads) {
+int lgrnet_depthwise_forward(const void *tokens, const float *shift, const float *weight, const float *bias, void *out,
+                             int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t bfloat16,
+                             int threads) try {
   const Problem p{batch, height, width, channels};
   const auto run = [&](auto *to) {
     using T = std::remove_pointer_t<decltype(to)>;
@@ -304,12 +304,15 @@ void lgrnet_depthwise_forward(const void *tokens, const float *shift, const floa
     });
   };
   bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 
 // Gradients of tokens, of their type as dout is, and of weight and bias; all are written, none is added to.
-void lgrnet_depthwise_backward(const void *tokens, const float *shift, const float *weight, const float *bias,
-                               const void *dout, void *dtokens, float *dweight, float *dbias, int64_t batch,
-                               int64_t height, int64_t width, int64_t channels, int64_t bfloat16, int threads) {
+int lgrnet_depthwise_backward(const void *tokens, const float *shift, const float *weight, const float *bias,
+                              const void *dout, void *dtokens, float *dweight, float *dbias, int64_t batch,
+                              int64_t height, int64_t width, int64_t channels, int64_t bfloat16, int threads) try {
   const Problem p{batch, height, width, channels};
   const int64_t bands = batch * p.bands();
   std::vector<float> shares(bands * (TAPS + 1) * channels);
@@ -329,5 +332,8 @@ void lgrnet_depthwise_backward(const void *tokens, const float *shift, const flo
       for (int64_t band = 0; band < bands; ++band) sum += shares[(band * (TAPS + 1) + k) * channels + c];
       (k < TAPS ? dweight[c * TAPS + k] : dbias[c]) = static_cast<float>(sum);
     }
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

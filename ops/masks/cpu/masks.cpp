@@ -85,9 +85,9 @@ extern "C" {
 
 // queries [B, Q, C], features [B, T, C, places], of which the places lie side by side and all else so many floats apart,
 // and out [B, T, Q, places]. No size is 0.
-void lgrnet_mask_logits(const float *queries, const float *features, float *out, int64_t clips, int64_t frames,
-                        int64_t count, int64_t channels, int64_t places, int64_t clip_step, int64_t frame_step,
-                        int64_t channel_step, int threads) {
+int lgrnet_mask_logits(const float *queries, const float *features, float *out, int64_t clips, int64_t frames,
+                       int64_t count, int64_t channels, int64_t places, int64_t clip_step, int64_t frame_step,
+                       int64_t channel_step, int threads) try {
   const Problem p{count, channels, places, channel_step};
   std::vector<float> weights(clips * count * channels);
   for (int64_t clip = 0; clip < clips; ++clip)
@@ -97,5 +97,8 @@ void lgrnet_mask_logits(const float *queries, const float *features, float *out,
     multiply_part(p, &weights[clip * count * channels], features + clip * clip_step + frame * frame_step,
                   task % p.parts(), out + map * count * places);
   });
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

@@ -339,21 +339,25 @@ extern "C" {
 int lgrnet_neighborhood_forward(const float *q, const float *k, const float *v, float *out, const int64_t *strides,
                                 const int64_t *sides, int64_t levels, int64_t clips, int64_t frames, int64_t tokens,
                                 int64_t heads, int64_t channels, int64_t window, int64_t dilation, int64_t shift,
-                                int threads) {
+                                int threads) try {
   const Problem p{input(q, strides), input(k, strides + 3), input(v, strides + 6), {}, clips, frames, tokens, heads,
                   channels, window, dilation, shift, out, nullptr, nullptr, nullptr};
   run<Forward>(p, levels_of(p, sides, levels), threads);
-  return 0;
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 
 // dout with three more strides; dq, dk, dv [B, T, S, heads, d] are written, not added to.
 int lgrnet_neighborhood_backward(const float *q, const float *k, const float *v, const float *dout, float *dq,
                                  float *dk, float *dv, const int64_t *strides, const int64_t *sides, int64_t levels,
                                  int64_t clips, int64_t frames, int64_t tokens, int64_t heads, int64_t channels,
-                                 int64_t window, int64_t dilation, int64_t shift, int threads) {
+                                 int64_t window, int64_t dilation, int64_t shift, int threads) try {
   const Problem p{input(q, strides), input(k, strides + 3), input(v, strides + 6), input(dout, strides + 9), clips,
                   frames, tokens, heads, channels, window, dilation, shift, nullptr, dq, dk, dv};
   run<Backward>(p, levels_of(p, sides, levels), threads);
-  return 0;
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

@@ -106,8 +106,8 @@ extern "C" {
 
 // x [rows, channels], whose rows lie `step` numbers apart, out [rows, channels], weight and bias [channels] are of float
 // or, if `bfloat16` is not 0, of BFloat16. No size is 0.
-void lgrnet_layer_norm(const void *x, const void *weight, const void *bias, void *out, int64_t rows, int64_t channels,
-                       int64_t step, int64_t bfloat16, float epsilon, int threads) {
+int lgrnet_layer_norm(const void *x, const void *weight, const void *bias, void *out, int64_t rows, int64_t channels,
+                      int64_t step, int64_t bfloat16, float epsilon, int threads) try {
   const Problem p{rows, channels, step, epsilon};
   const auto run = [&](auto *to) {
     using T = std::remove_pointer_t<decltype(to)>;
@@ -115,5 +115,8 @@ void lgrnet_layer_norm(const void *x, const void *weight, const void *bias, void
         p, static_cast<const T *>(x), static_cast<const T *>(weight), static_cast<const T *>(bias), to, threads);
   };
   bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

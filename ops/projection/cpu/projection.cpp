@@ -149,9 +149,9 @@ extern "C" {
 // like out or null, or `out` itself, and out [rows, outputs] are of float or, if `bfloat16` is not 0, of BFloat16:
 // then inputs, step and weight_step are even, and by_columns is 0. Rows lie so many numbers apart. No size is 0.
 // by_matrices: of BFloat16, not 0 where the processor has AMX and lgrnet_bfloat16 has asked for it.
-void lgrnet_linear(const void *x, const void *weight, const void *bias, const void *add, void *out, int64_t rows,
-                   int64_t inputs, int64_t outputs, int64_t step, int64_t weight_step, int64_t add_step,
-                   int64_t out_step, int64_t bfloat16, int64_t by_columns, int64_t by_matrices, int threads) {
+int lgrnet_linear(const void *x, const void *weight, const void *bias, const void *add, void *out, int64_t rows,
+                  int64_t inputs, int64_t outputs, int64_t step, int64_t weight_step, int64_t add_step,
+                  int64_t out_step, int64_t bfloat16, int64_t by_columns, int64_t by_matrices, int threads) try {
   const auto run = [&](auto *to) {
     using T = std::decay_t<decltype(*to)>;
     constexpr int64_t N = PER_LANE<T>;
@@ -161,13 +161,19 @@ void lgrnet_linear(const void *x, const void *weight, const void *bias, const vo
                  threads);
   };
   bfloat16 ? run(static_cast<BFloat16 *>(out)) : run(static_cast<float *>(out));
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 
 // out [rows, outputs] = x [inputs, rows], transposed, times weight [inputs, outputs]: the sum over many tokens, `inputs`
 // of them. Rows of x and weight lie so many floats apart. No size is 0.
-void lgrnet_linear_across(const float *x, const float *weight, float *out, int64_t rows, int64_t inputs,
-                          int64_t outputs, int64_t step, int64_t weight_step, int threads) {
+int lgrnet_linear_across(const float *x, const float *weight, float *out, int64_t rows, int64_t inputs,
+                         int64_t outputs, int64_t step, int64_t weight_step, int threads) try {
   multiply_tokens({x, weight, nullptr, nullptr, out, rows, inputs, outputs, step, weight_step, 0, outputs, true},
                   threads);
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }

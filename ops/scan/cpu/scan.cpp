@@ -118,7 +118,7 @@ void all_back(const Problem &p, const Gradients &gradients, const float *checkpo
 extern "C" {
 
 // Whether each of `rows` rows holds each of 0..tokens - 1 once. What is wrong there would be another's memory.
-int lgrnet_scan_is_order(const int32_t *order, int64_t rows, int64_t tokens) {
+int lgrnet_scan_is_order(const int32_t *order, int64_t rows, int64_t tokens) try {
   for (int64_t row = 0; row < rows; ++row, order += tokens) {
     std::vector<bool> seen(tokens);
     for (int64_t i = 0; i < tokens; ++i) {
@@ -127,6 +127,8 @@ int lgrnet_scan_is_order(const int32_t *order, int64_t rows, int64_t tokens) {
     }
   }
   return 1;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 
 // `strides` are those of dt, b and c: from one token to the next, and from one direction to the next.
@@ -136,7 +138,7 @@ int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const f
                         const float *dt_bias, const float *a, const float *skip, const int32_t *order,
                         const int64_t *strides, const float *initial, float *y, float *last, float *checkpoints,
                         int64_t clips, int64_t tokens, int64_t channels, int64_t directions, int64_t rank,
-                        int64_t states, int64_t interval, int threads) {
+                        int64_t states, int64_t interval, int threads) try {
   if (states > MOST_STATES || rank > MOST_STATES) return 1;
   const Rows of_dt{dt, strides[0], strides[1]}, of_b{b, strides[2], strides[3]}, of_c{c, strides[4], strides[5]};
   const Problem p{x,     of_dt, of_b,   of_c,     dt_weight,  dt_bias, a,      skip,
@@ -151,7 +153,9 @@ int lgrnet_scan_forward(const float *x, const float *dt, const float *b, const f
     else
       Forward<0>{p, clip, first, end, y, checkpoints}.run(initial, last);
   });
-  return 0;
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 
 // Gradients as their inputs; dinitial [B, G, D, N] and dlast may be null. All are written, none is added to.
@@ -160,7 +164,7 @@ int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const 
                          const int64_t *strides, const float *checkpoints, const float *dy, const float *dlast,
                          float *dx, float *ddt, float *db, float *dc, float *dweight, float *dbias, float *da,
                          float *dskip, float *dinitial, int64_t clips, int64_t tokens, int64_t channels,
-                         int64_t directions, int64_t rank, int64_t states, int64_t interval, int threads) {
+                         int64_t directions, int64_t rank, int64_t states, int64_t interval, int threads) try {
   if (states > MOST_STATES || rank > MOST_STATES) return 1;
   const Rows of_dt{dt, strides[0], strides[1]}, of_b{b, strides[2], strides[3]}, of_c{c, strides[4], strides[5]};
   const Problem p{x,     of_dt, of_b,   of_c,     dt_weight,  dt_bias, a,      skip,
@@ -183,6 +187,8 @@ int lgrnet_scan_backward(const float *x, const float *dt, const float *b, const 
   add_up(of_a, clips, rows * states, da);
   add_up(of_bias, clips, rows, dbias);
   add_up(of_skip, clips, rows, dskip);
-  return 0;
+  return DONE;
+} catch (const std::exception &) {
+  return NO_MEMORY;
 }
 }
