@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.config import SECTIONS, ConfigError, compose, read_config, run_file
 from lgrnet.engine.parts import evaluation_protocols
-from lgrnet.engine.resume import ABSENT, BACKENDS, CONFIG_FILE, differences, flat_settings, in_words, with_root
+from lgrnet.engine.resume import ABSENT, BACKEND, CONFIG_FILE, differences, flat_settings, in_words, with_root
 from lgrnet.engine.run import CHECKPOINTS
 
 RUNS, RESULT_FILE, FAILURE_FILE, OUTPUT_FILE, GRID_FILE = (
@@ -289,7 +289,7 @@ def fingerprint(config: DictConfig) -> str:
 
 def is_harmless(key: str) -> bool:
     """Whether a setting changes no number."""
-    return key == "data.root" or key in HARMLESS or key.rpartition(".")[2] in BACKENDS
+    return key == "data.root" or key in HARMLESS or key.endswith(BACKEND)
 
 
 def selected(runs: Sequence[GridRun], patterns: Sequence[str]) -> list[GridRun]:

@@ -20,8 +20,8 @@ FIXED = ("model", "criterion", "optimizer", "schedule", "data.train") + tuple(
 )
 """What decides a step: a resumed run must have it as the run that was begun."""
 
-BACKENDS = ("scan_backend", "neighborhood_backend", "deform_backend")
-"""Keys, wherever they stand, that choose who computes a number, not which: a run may go on with another one."""
+BACKEND = "_backend"
+"""How keys end, wherever they stand, that choose who computes a number, not which: a run may go on with another one."""
 
 ABSENT = "absent"
 Changes = dict[str, tuple[Any, Any]]
@@ -46,7 +46,7 @@ def changed_settings(folder: Path, config: DictConfig) -> Changes:
 
 def _decides(key: str) -> bool:
     """Whether a setting decides what a step does."""
-    return f"{key}.".startswith(tuple(f"{name}." for name in FIXED)) and key.rpartition(".")[2] not in BACKENDS
+    return f"{key}.".startswith(tuple(f"{name}." for name in FIXED)) and not key.endswith(BACKEND)
 
 
 def differences(file: Path, config: DictConfig) -> Changes:

@@ -106,10 +106,11 @@ def test_who_computes_an_op_may_change_and_be_new(begun, tmp_path):
     """A run of a version that had no such key goes on, and so does one whose backend is another now."""
     resumed, file = begun(file=PHANTOM), tmp_path / "config.yaml"
     content = yaml.safe_load(file.read_text())
-    encoder = content["model"]["encoder"]
-    del encoder["scan_backend"], encoder["neighborhood_backend"]
+    encoder, decoder = content["model"]["encoder"], content["model"]["decoder"]
+    del encoder["scan_backend"], encoder["neighborhood_backend"], decoder["mask_backend"]
     file.write_text(yaml.safe_dump(content))
-    new = {f"model.encoder.{name}_backend": ("absent", "auto") for name in ("scan", "neighborhood")}
+    names = ("encoder.scan", "encoder.neighborhood", "decoder.mask")
+    new = {f"model.{name}_backend": ("absent", "auto") for name in names}
     assert resumed() == new
     changed = resumed("model.encoder.scan_backend=mamba_ssm")
     assert changed == {**new, "model.encoder.scan_backend": ("absent", "mamba_ssm")}
