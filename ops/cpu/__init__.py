@@ -204,6 +204,16 @@ def row_step(tensor: Tensor, axis: int = 1) -> int:
     return tensor.stride(axis if tensor.shape[axis] > 1 else axis - 1)
 
 
+def check_sides(sides: Sequence[int], expected: int) -> None:
+    """Raises ValueError unless levels of these heights and widths, one after the other, have so many tokens in all.
+
+    Kernels read and write where the sides say: wrong ones would be memory of others.
+    """
+    tokens = sum(height * width for height, width in zip(sides[::2], sides[1::2], strict=True))
+    if min(sides, default=0) < 0 or tokens != expected:
+        raise ValueError(f"levels have sides {sides}, {tokens} tokens; expected none below 0, {expected} tokens")
+
+
 def in_lanes(*rows: Tensor) -> bool:
     """Whether rows, as of `rows_of`, can be read four bytes at a time: of bfloat16 two numbers."""
     if rows[0].dtype == torch.float32:

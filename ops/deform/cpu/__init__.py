@@ -7,7 +7,7 @@ from ctypes import c_int
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import address, kernel
+from lgrnet.ops.cpu import address, check_sides, kernel
 
 __all__ = ["ms_deform_attn_cpu"]
 
@@ -23,7 +23,7 @@ def ms_deform_attn_cpu(
 @torch.library.custom_op("lgrnet::deform_forward", mutates_args=(), device_types="cpu")
 def deform_forward(value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, sides: list[int]) -> Tensor:
     """[B, Q, heads * d]; `sides` are height, width, height, width, ... of the levels."""
-    _check(value, sides)
+    check_sides(sides, value.shape[1])
     out = _out(value, offsets)
     if out.numel() == 0 or logits.shape[-1] == 0:
         return out.zero_()
@@ -38,7 +38,7 @@ def deform_backward(
     value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, dout: Tensor, sides: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, offsets and logits."""
-    _check(value, sides)
+    check_sides(sides, value.shape[1])
     inputs = (value, offsets, logits)
     if dout.numel() == 0 or logits.shape[-1] == 0:
         return tuple(torch.zeros_like(t) for t in inputs)
@@ -81,13 +81,6 @@ deform_forward.register_autograd(_backward, setup_context=_remember)
 
 def _out(value: Tensor, offsets: Tensor) -> Tensor:
     return value.new_empty(len(value), offsets.shape[1], value.shape[2] * value.shape[3])
-
-
-def _check(value: Tensor, sides: list[int]) -> None:
-    """The kernel reads and writes where the sides say: wrong ones would be memory of others."""
-    tokens = sum(height * width for height, width in zip(sides[::2], sides[1::2], strict=True))
-    if min(sides, default=0) < 0 or tokens != value.shape[1]:
-        raise ValueError(f"levels have sides {sides}, {tokens} tokens; expected none below 0, {value.shape[1]} tokens")
 
 
 def _sizes(value: Tensor, offsets: Tensor, reference: Tensor) -> tuple[int, ...]:

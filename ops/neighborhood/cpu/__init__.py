@@ -7,7 +7,7 @@ from ctypes import c_int, c_int64
 import torch
 from torch import Tensor
 
-from lgrnet.ops.cpu import address, kernel
+from lgrnet.ops.cpu import address, check_sides, kernel
 
 __all__ = ["neighborhood_attention_cpu"]
 
@@ -31,7 +31,7 @@ def neighborhood_forward(
     q: Tensor, k: Tensor, v: Tensor, sides: list[int], window: int, dilation: int, frame_shift: int
 ) -> Tensor:
     """[B, T, S, heads, d]; `sides` are height, width, height, width, ... of the levels."""
-    _check(q, sides)
+    check_sides(sides, q.shape[2])
     out = _like(q)
     if out.numel():
         q, k, v = map(_rows, (q, k, v))
@@ -45,7 +45,7 @@ def neighborhood_backward(
     q: Tensor, k: Tensor, v: Tensor, dout: Tensor, sides: list[int], window: int, dilation: int, frame_shift: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    _check(q, sides)
+    check_sides(sides, q.shape[2])
     gradients = (_like(q), _like(q), _like(q))
     if q.numel():
         inputs = [_rows(t) for t in (q, k, v, dout)]
@@ -95,10 +95,3 @@ def _sizes(tensors, sides: list[int], window: int, dilation: int, frame_shift: i
     sizes = (len(sides) // 2, clips, frames, *others, window, dilation, frame_shift % frames)
     arrays = ((c_int64 * len(numbers))(*numbers) for numbers in (strides, sides))
     return [*arrays, *sizes, torch.get_num_threads()]
-
-
-def _check(q: Tensor, sides: list[int]) -> None:
-    """The kernel reads and writes where the sides say: wrong ones would be memory of others."""
-    tokens = sum(height * width for height, width in zip(sides[::2], sides[1::2], strict=True))
-    if min(sides, default=0) < 0 or tokens != q.shape[2]:
-        raise ValueError(f"levels have sides {sides}, {tokens} tokens; expected none below 0, {q.shape[2]} tokens")
