@@ -1,7 +1,8 @@
 // Layer norm of tokens, forward, in float32. Tokens of bfloat16 are read and written as they are.
 //
 // LANES tokens at a time: their sums across the lanes are one vector, a lane for each token, and so are the mean and
-// the deviation. They stay in the nearest cache for the three passes: the mean, the deviation from it, the result.
+// the deviation. They are read three times, for the mean, the deviation from it and the result, and stay in the nearest
+// cache meanwhile.
 //
 // A token's numbers are summed in one order, whatever stands beside it and however many threads there are.
 #include <algorithm>
@@ -49,38 +50,66 @@ LGRNET_INLINE Lanes across(const Lanes *sums) {
   return sums_of_fours(fours);
 }
 
-// A vector with a lane for each token: the means of use(its numbers, which token) over the channels.
-template <bool WHOLE, class Use>
-LGRNET_INLINE Lanes means(Channels<WHOLE> channels, const Lanes *tokens, Use use) {
-  Lanes total[LANES];
-  const int64_t last = channels.vectors() - 1;
-  for (int r = 0; r < LANES; ++r, tokens += last + 1) {
-    Lanes sum{};
-    for (int64_t v = 0; v < last; ++v) sum += use(tokens[v], r);
-    total[r] = sum + first_lanes(use(tokens[last], r), channels.lanes(last));
-  }
-  return across(total) / all(static_cast<float>(channels.count));
-}
+// Up to LANES tokens.
+template <bool WHOLE>
+struct Tokens {
+  Channels<WHOLE> channels;
+  const float *first;
+  int64_t step;
+  int rows;
 
-// `rows` tokens, up to LANES.
+  // Beyond the last token stands the last one.
+  const float *token(int r) const { return first + std::min(r, rows - 1) * step; }
+
+  // A vector with a lane for each token: the means of use(its numbers, which token) over the channels.
+  template <class Use>
+  LGRNET_MEMBER Lanes means(Use use) const {
+    constexpr int ABREAST = 4;  // tokens whose sums wait for their additions side by side
+    Lanes total[LANES];
+    const int64_t last = channels.vectors() - 1;
+    for (int r = 0; r < LANES; r += ABREAST) {
+      const float *some[ABREAST];
+      for (int k = 0; k < ABREAST; ++k) some[k] = token(r + k);
+      Lanes sums[ABREAST] = {};
+      for (int64_t v = 0; v < last; ++v)
+#pragma GCC unroll 4
+        for (int k = 0; k < ABREAST; ++k) sums[k] += use(load(some[k] + v * LANES), r + k);
+      const int left = channels.lanes(last);
+#pragma GCC unroll 4
+      for (int k = 0; k < ABREAST; ++k)
+        total[r + k] = sums[k] + first_lanes(use(load_part(some[k] + last * LANES, left), r + k), left);
+    }
+    return across(total) / all(static_cast<float>(channels.count));
+  }
+};
+
 template <bool WHOLE, class T>
-void normalise(const Problem &p, Channels<WHOLE> channels, const T *x, const Lanes *weight, const Lanes *bias, T *out,
-               int rows, Lanes *tokens) {
-  const int64_t vectors = channels.vectors(), step = p.step;
-  for (int r = 0; r < rows; ++r)
-    for (int64_t v = 0; v < vectors; ++v)
-      tokens[r * vectors + v] = load_part(x + r * step + v * LANES, channels.lanes(v));
-  const Lanes mean = means(channels, tokens, [](Lanes some, int) LGRNET_MEMBER { return some; });
-  const Lanes variance = means(channels, tokens, [&](Lanes some, int r) LGRNET_MEMBER {
+void normalise(Tokens<WHOLE> tokens, float epsilon, const Lanes *weight, const Lanes *bias, T *out) {
+  const Channels<WHOLE> channels = tokens.channels;
+  const Lanes mean = tokens.means([](Lanes some, int) LGRNET_MEMBER { return some; });
+  const Lanes variance = tokens.means([&](Lanes some, int r) LGRNET_MEMBER {
     const Lanes apart = some - all(mean[r]);
     return apart * apart;
   });
-  const Lanes scale = all(1.0f) / root(variance + all(p.epsilon));
-  for (int r = 0; r < rows; ++r, tokens += vectors, out += channels.count) {
+  const Lanes scale = all(1.0f) / root(variance + all(epsilon));
+  for (int r = 0; r < tokens.rows; ++r, out += channels.count) {
     const Lanes middle = all(mean[r]), factor = all(scale[r]);
-    for (int64_t v = 0; v < vectors; ++v)
-      store_part(out + v * LANES, (tokens[v] - middle) * factor * weight[v] + bias[v], channels.lanes(v));
+    const float *token = tokens.token(r);
+    for (int64_t v = 0; v < channels.vectors(); ++v) {
+      const Lanes some = load_part(token + v * LANES, channels.lanes(v));
+      store_part(out + v * LANES, (some - middle) * factor * weight[v] + bias[v], channels.lanes(v));
+    }
   }
+}
+
+// Tokens of bfloat16 as float, in `room`.
+template <bool WHOLE>
+Tokens<WHOLE> widen(Channels<WHOLE> channels, const BFloat16 *x, int64_t step, int rows, Lanes *room) {
+  const int64_t vectors = channels.vectors();
+  for (int r = 0; r < rows; ++r)
+    for (int64_t v = 0; v < vectors; ++v)
+      room[r * vectors + v] = load_part(x + r * step + v * LANES, channels.lanes(v));
+  return {channels, reinterpret_cast<const float *>(room), vectors * LANES, rows};
 }
 
 template <bool WHOLE, class T>
@@ -92,11 +121,18 @@ void normalise_all(const Problem &p, const T *x, const T *weight, const T *bias,
     biases[v] = load_part(bias + v * LANES, channels.lanes(v));
   }
   parallel_for((p.rows + PART - 1) / PART, threads, [&](int64_t task) {
-    std::vector<Lanes> tokens(LANES * channels.vectors());
+    std::vector<Lanes> widened(std::is_same_v<T, float> ? 0 : LANES * channels.vectors());
     const int64_t end = std::min((task + 1) * PART, p.rows);
-    for (int64_t row = task * PART; row < end; row += LANES)
-      normalise(p, channels, x + row * p.step, weights.data(), biases.data(), out + row * p.channels,
-                static_cast<int>(std::min<int64_t>(LANES, end - row)), tokens.data());
+    for (int64_t row = task * PART; row < end; row += LANES) {
+      const int rows = static_cast<int>(std::min<int64_t>(LANES, end - row));
+      const T *first = x + row * p.step;
+      Tokens<WHOLE> tokens{channels, nullptr, p.step, rows};
+      if constexpr (std::is_same_v<T, float>)
+        tokens.first = first;
+      else
+        tokens = widen(channels, first, p.step, rows, widened.data());
+      normalise(tokens, p.epsilon, weights.data(), biases.data(), out + row * p.channels);
+    }
   });
 }
 
