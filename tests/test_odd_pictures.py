@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,36 @@ def test_what_is_no_webp_is_not_stored_with_loss(tmp_path):
         (tmp_path / "m.webp").write_bytes(data)
         assert not is_lossy(tmp_path / "m.webp")
     assert not any(map(is_lossy, ("mask", tmp_path / "nowhere.webp", tmp_path)))
+
+
+def deep_png(path: Path, values: np.ndarray) -> Path:
+    """An RGB picture [H, W, 3] of 16 bits; Pillow writes none."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return path
+
+
+def test_colours_of_16_bits_would_lose_half_of_them(tmp_path):
+    path = deep_png(tmp_path / "deep.png", np.ones((8, 10, 3), int))
+    assert Image.open(path).mode == "RGB"
+    for read in (read_frame, read_mask, frame_size):
+        with pytest.raises(DataError, match=r"deep.png has colours or transparency with 16 bits.*save it with 8 bits"):
+            read(path)
+
+
+def test_a_palette_of_many_greys_is_not_taken_for_its_indices(tmp_path):
+    indices = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([value for index in range(64) for value in [4 * index + 3] * 3])
+    image.save(tmp_path / "m.png")
+    for label_map in ("binary", "half", "full", "soft"):
+        with pytest.raises(DataError, match="grey palette that is not in rising order or not that of its indices"):
+            read_mask(tmp_path / "m.png", label_map=label_map)
+    known = {index: 1 for index in range(1, 64)}
+    assert np.array_equal(read_mask(tmp_path / "m.png", label_map=known), indices)

@@ -299,7 +299,7 @@ def _memberships(record: VideoRecord, chosen: Sequence[int], raw: Sequence, size
     masks = np.zeros((record.num_classes, len(chosen), *size), np.float32)
     for i, (index, values) in enumerate(zip(chosen, raw, strict=True)):
         if values is not None:
-            masks[:, i] = class_masks(values, record.label_map, f"mask {record.masks[index]}")
+            masks[:, i] = class_masks(values, record.label_map, record.masks[index])
             masks[:, i, ignored_pixels(values, record.label_map)] = np.nan
     return masks
 

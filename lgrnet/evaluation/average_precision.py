@@ -255,7 +255,8 @@ def best(there: np.ndarray, scores: np.ndarray, limit: int) -> tuple[np.ndarray,
 
 def _truth(raw: np.ndarray, label_map: LabelMap, prediction: Prediction, index: int) -> np.ndarray:
     """What is annotated in a frame, bool [K, H, W]."""
-    source = f"mask of {prediction.video}/{prediction.frame_names[index]}"
+    # Small values may be noise of a file stored with loss; whether it is one, only its reader knew.
+    source = None if isinstance(label_map, str) else f"mask of {prediction.video}/{prediction.frame_names[index]}"
     return class_masks(raw, label_map, source) >= 0.5
 
 

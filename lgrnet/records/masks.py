@@ -58,7 +58,8 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS, label_map: LabelMa
     A palette image gives its indices, a 1-bit image 0 and 255, an RGB image its value where the channels are equal, a
     16-bit image its values when at most 255, or 8-bit values times 257. Raises DataError for anything else, for
     unreadable, truncated or too large files, for files of several pictures, and for a palette of greys in no rising
-    order, by whose indices a mask could be turned inside out, unless the greys cannot be its values.
+    order, by whose indices a mask could be turned inside out, unless the greys cannot be its values. So it does for
+    many greys that are not their indices, where a label map of grey values is given.
 
     label_map  what the values are for, which tells indices from greys: a mapping that knows all indices and not all
                greys; None: not known
@@ -80,12 +81,14 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS, label_map: LabelMa
     )
 
 
-def class_masks(raw: np.ndarray, label_map: LabelMap = "binary", source: str | Path = "mask") -> np.ndarray:
+def class_masks(raw: np.ndarray, label_map: LabelMap = "binary", source: str | Path | None = "mask") -> np.ndarray:
     """Raw mask values uint8 [H, W] as one membership map per class, float32 [K, H, W] in 0..1.
 
-    Ignored pixels belong to no class, see `ignored_pixels`. Raises DataError as `check_values` does.
+    Ignored pixels belong to no class, see `ignored_pixels`. Raises DataError as `check_values` does with the `source`,
+    the mask's path where it has one; None: its values were checked before.
     """
-    check_values(raw, label_map, source)
+    if source is not None:
+        check_values(raw, label_map, source)
     if label_map == "soft":
         return (raw.astype(np.float32) / 255)[None]
     if isinstance(label_map, str):
@@ -170,7 +173,9 @@ def _palette_indices(image: Image.Image, path: str | Path, label_map: LabelMap |
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     found = np.unique(indices).tolist()
     used = palette[[index for index in found if index < len(palette)]]
-    if (used == used[:, :1]).all() and (np.diff(used[:, 0].astype(int)) < 0).any():
+    rising = (np.diff(used[:, 0].astype(int)) >= 0).all()
+    many = isinstance(label_map, str) and found[-1] > _GREY_MAPS[check_label_map(label_map)]
+    if (used == used[:, :1]).all() and (not rising or (many and used[:, 0].tolist() != found)):
         greys = set(used[:, 0].tolist())
         clear = len(greys) < len(used)  # nobody makes two indices of one grey value
         if isinstance(label_map, Mapping):
@@ -178,8 +183,9 @@ def _palette_indices(image: Image.Image, path: str | Path, label_map: LabelMap |
             clear = known.issuperset(found) and (clear or not known.issuperset(greys))
         if not clear or isinstance(label_map, str):
             raise DataError(
-                f"mask {path} has a grey palette that is not in rising order, and its indices {found} need not be its "
-                "values; save it as an 8-bit grey PNG, or give a label_map of its indices that knows not all its greys"
+                f"mask {path} has a grey palette that is not in rising order or not that of its indices, and these "
+                f"({found}) need not be its values; save it as an 8-bit grey PNG, or give a "
+                "label_map of its indices that knows not all its greys"
             )
     return indices
 

@@ -17,7 +17,18 @@ MAX_PIXELS = 64_000_000
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 """What Pillow may take a file for; others of its decoders are never run."""
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+READ_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """What Pillow raises for files that it cannot read."""
 
 _MAX_CHUNKS = 64
@@ -30,18 +41,23 @@ class DataError(ValueError):
 def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS, decode: bool = True) -> Image.Image:
     """A decoded image, or its header; the size is checked before anything is decoded.
 
-    Raises DataError, also for a file of several pictures: which of them is meant, it does not say.
+    Raises DataError, also for a file of several pictures: which of them is meant, it does not say; and for colours of
+    16 bits, of which Pillow keeps the upper eight.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            pages = num_pages(image)
-            if width * height <= max_pixels and pages == 1:
+            pages, deep = num_pages(image), _loses_bits(image)
+            if width * height <= max_pixels and pages == 1 and not deep:
                 return image.copy() if decode else image
     except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read ({error}); it is missing, damaged, cut short or no image") from error
     if pages > 1:
         raise DataError(f"{path} holds {pages} pictures; expected one: save each that is meant as a file of its own")
+    if deep:
+        raise DataError(
+            f"{path} has colours or transparency with 16 bits per channel ({image.mode}); save it with 8 bits"
+        )
     raise DataError(f"{path} has {width} x {height} pixels, more than the {max_pixels} that are decoded")
 
 
@@ -49,6 +65,12 @@ def num_pages(image: Image.Image) -> int:
     """How many pictures an opened file holds; the previews that cameras put behind a JPEG (MPO) do not count."""
     alone = image.format == "MPO" or not getattr(image, "is_animated", False)
     return 1 if alone else image.n_frames
+
+
+def _loses_bits(image: Image.Image) -> bool:
+    """Whether an opened file has more bits than its decoded picture will have."""
+    raw_modes = [name for _, _, _, args in image.tile for name in (args if isinstance(args, tuple) else (args,))]
+    return image.mode[0] not in "IF" and any(isinstance(name, str) and ";16" in name for name in raw_modes)
 
 
 def is_lossy(path: str | Path) -> bool:
