@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +13,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from lgrnet.records import IMAGE_SUFFIXES, MAX_PIXELS, DataError, natural_key, read_frame
+
+NOT_FILMED = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "applehttp", "dash"}
+"""What FFmpeg calls files that it makes pictures of but that are none: texts drawn as on a screen, lists of files."""
 
 
 @dataclass
@@ -51,27 +57,44 @@ class VideoFileSource:
         """
         self.damage.clear()
         try:
-            container = av.open(str(self.path))
+            # As an absolute path: FFmpeg takes what stands before a colon for a protocol.
+            container = av.open(str(self.path.absolute()))
         except (av.FFmpegError, OSError) as error:
             raise DataError(
                 f"video {self.path} cannot be opened ({error}); it is damaged, cut short or no video"
             ) from error
         with container:
             stream = _video_stream(container, self.path)
-            numbers = [-1]
+            numbers, end = [-1], 0.0
             for frame in self._decoded(container, stream):
                 numbers.append(_number(frame, stream, after=numbers[-1]))
+                end = _end(frame, stream)
                 yield f"{numbers[-1]:06d}", _upright(frame)
+            self._report_end(end, container, stream)
             self._report_gaps(numbers, stream.frames)
+
+    def _report_end(self, end: float, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        """Says so where the frames end before the file does by its own words: it was cut short.
+
+        Only for files that do not say how many frames they have, such as Matroska's.
+        """
+        promised, rate = _promised_seconds(container, stream), stream.average_rate or stream.guessed_rate
+        if not stream.frames and promised and rate and promised - end > 1.5 / rate:
+            self.damage.append(f"the file says that it lasts {promised:.2f} s, but its last frame ends at {end:.2f} s")
 
     def _report_gaps(self, numbers: Sequence[int], promised: int) -> None:
         """Frames that a damaged packet took with it, because they are coded as a difference to its own."""
         ends = [*numbers, promised] if self.damage and promised > numbers[-1] else numbers
         gaps = [(a + 1, b - 1) for a, b in pairwise(ends) if b > a + 1]
-        if gaps and (self.damage or promised > len(numbers) - 1):
-            shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps[:20])
-            count = sum(b - a + 1 for a, b in gaps)
-            self.damage.append(f"missing frames ({count} in all): {shown}{', ...' if len(gaps) > 20 else ''}")
+        lost = promised - (len(numbers) - 1)
+        if not gaps or (lost <= 0 and (promised or not self.damage)):
+            return
+        count = sum(b - a + 1 for a, b in gaps)
+        if promised and count != lost:
+            self.damage.append(f"missing frames: {lost}; the video has no steady rate that would tell their places")
+            return
+        shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps[:20])
+        self.damage.append(f"missing frames ({count} in all): {shown}{', ...' if len(gaps) > 20 else ''}")
 
     def _decoded(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         packets = container.demux(stream)
@@ -123,9 +146,13 @@ def open_source(path: str | Path) -> ImageSource | VideoFileSource:
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    if not container.streams.video:
+    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not films or not NOT_FILMED.isdisjoint(container.format.name.split(",")):
         raise DataError(f"{path} holds no video stream; expected a video file, an image or a folder of frames")
-    stream = container.streams.video[0]
+    best = container.streams.best("video")
+    stream = best if best in films else films[0]
+    if stream.codec_context is None:
+        raise DataError(f"{path} has a video stream in a coding that is not known here; convert it, to H.264 say")
     if stream.width * stream.height > MAX_PIXELS:
         raise DataError(f"{path} has frames of {stream.width} x {stream.height}, more than {MAX_PIXELS} pixels")
     return stream
@@ -138,6 +165,25 @@ def _number(frame: av.VideoFrame, stream: av.VideoStream, after: int) -> int:
         return after + 1
     seconds = (frame.pts - (stream.start_time or 0)) * Fraction(frame.time_base)
     return max(after + 1, round(seconds * rate))
+
+
+def _end(frame: av.VideoFrame, stream: av.VideoStream) -> float:
+    """When the frame ends, in seconds of the file; infinity where that is not known."""
+    rate = stream.average_rate or stream.guessed_rate
+    if frame.pts is None or not (rate or frame.duration):
+        return math.inf
+    return float(frame.pts * frame.time_base + (frame.duration * frame.time_base or 1 / rate))
+
+
+def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """How long the stream lasts by what the file says; None where that is not known, or may be meant of its sound."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if tag:
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+    alone = len(container.streams) == 1 and container.duration
+    return container.duration / av.time_base if alone else None
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:

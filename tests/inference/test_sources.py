@@ -1,5 +1,7 @@
 """Folders, images and video files, whole and damaged."""
 
+from fractions import Fraction
+
 import av
 import cv2
 import numpy as np
@@ -170,3 +172,74 @@ def test_damaged_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="a.png cannot be read"):
         list(open_source(tmp_path))
+
+
+def copied(source, target):
+    """The packets of a video file in a container of another kind."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 1.0])
+def test_a_file_that_was_cut_says_so(clip, tmp_path, keep):
+    """Matroska does not say how many frames a file has, but how long it is."""
+    data = copied(clip[0], tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "b.mkv").write_bytes(data[: int(len(data) * keep)])
+    source = open_source(tmp_path / "b.mkv")
+    frames = len(list(source))
+    if keep == 1.0:
+        assert frames == FRAMES and not source.damage
+    else:
+        assert 0 < frames < FRAMES
+        end = f"the file says that it lasts {FRAMES / 25:.2f} s, but its last frame ends at {frames / 25:.2f} s"
+        assert source.damage[-1] == end
+
+
+def test_frames_of_no_steady_rate_that_are_lost_are_counted(tmp_path):
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        stream.codec_context.time_base = Fraction(1, 75)
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(_picture(index), format="rgb24")
+            frame.pts, frame.time_base = 3 * index + 60 * (index > 4), Fraction(1, 75)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        start, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][10]
+    source = open_source(path)
+    assert len(list(source)) == FRAMES and not source.damage
+    data = bytearray(path.read_bytes())
+    data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    assert len(list(source)) == FRAMES - 1
+    assert source.damage[-1] == "missing frames: 1; the video has no steady rate that would tell their places"
+
+
+def test_a_name_with_a_colon(clip, tmp_path, monkeypatch):
+    (tmp_path / "2024-01-02T12:30.mp4").write_bytes(clip[0].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert len(list(open_source("2024-01-02T12:30.mp4"))) == FRAMES
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "list.mp4"])
+def test_texts_and_lists_of_files_are_no_video(clip, tmp_path, name):
+    (tmp_path / "other.mp4").write_bytes(clip[0].read_bytes())
+    text = "patient 7\n" * 40 if name == "notes.txt" else "ffconcat version 1.0\nfile other.mp4\n"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name} (holds no video stream|cannot be opened)"):
+        list(open_source(tmp_path / name))
+
+
+def test_an_unknown_coding(clip, tmp_path):
+    data = clip[0].read_bytes()
+    assert data.count(b"mp4v") == 1
+    (tmp_path / "odd.mp4").write_bytes(data.replace(b"mp4v", b"zzzz").replace(b"esds", b"free"))
+    with pytest.raises(DataError, match="odd.mp4 has a video stream in a coding that is not known"):
+        list(open_source(tmp_path / "odd.mp4"))
