@@ -184,12 +184,13 @@ def _device(asked: str | torch.device | None, local_rank: int) -> torch.device:
 
 
 def _known_device(asked: str | torch.device) -> torch.device:
+    expected = f"device is {str(asked)!r}; expected cpu or cuda, or null for a GPU where there is one"
     try:
         device = torch.device(asked)
     except RuntimeError as error:
-        raise DeviceError(
-            f"device is {str(asked)!r}; expected cpu or cuda, or null for a GPU where there is one"
-        ) from error
+        raise DeviceError(expected) from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(expected)
     if device.type == "cuda" and device.index is not None:
         raise DeviceError(
             f"device is {str(asked)!r}, but every process takes the GPU of its local rank; ask for cuda, and choose "

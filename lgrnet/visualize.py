@@ -89,7 +89,7 @@ def with_legend(image: np.ndarray, colours: Mapping[str, tuple[int, int, int]]) 
     if not colours:
         raise ValueError("with_legend got no colour, expected at least one")
     scale, line, swatch = 0.5, 24, 28
-    widths = [swatch + 20 + cv2.getTextSize(text, FONT, scale, 1)[0][0] for text in colours]
+    widths = [swatch + 20 + _text_width(text, scale) for text in colours]
     one_line = sum(widths) <= image.shape[1]
     height, width = (line if one_line else line * len(colours)), max(image.shape[1], max(widths))
     framed = np.full((height + image.shape[0], width, 3), 255, np.uint8)
@@ -196,16 +196,24 @@ def _as_mask(mask: np.ndarray, frame: np.ndarray, name: str) -> np.ndarray:
 
 def _text(image: np.ndarray, text: str, place: tuple[int, int], scale: float, centred: bool = False) -> None:
     """Draw `text` on `image`; `place` is its left (or centred: middle) end on the base line, in pixels."""
-    (width, _), _ = cv2.getTextSize(text, FONT, scale, 1)
-    x = place[0] - width // 2 if centred else place[0]
-    cv2.putText(image, text, (x, place[1]), FONT, scale, (40, 40, 40), 1, cv2.LINE_AA)
+    x = place[0] - _text_width(text, scale) // 2 if centred else place[0]
+    cv2.putText(image, _drawable(text), (x, place[1]), FONT, scale, (40, 40, 40), 1, cv2.LINE_AA)
+
+
+def _text_width(text: str, scale: float) -> int:
+    return cv2.getTextSize(_drawable(text), FONT, scale, 1)[0][0]
+
+
+def _drawable(text: str) -> str:
+    """Without the parts of file names that are no UTF-8: OpenCV ends the process at them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _text_strip(text: str, height: int, width: int, scale: float) -> np.ndarray:
     """A white uint8 [height, width, 3] with `text`, shortened by ".." when it is too long."""
     strip = np.full((height, width, 3), 255, np.uint8)
     shown = text
-    while len(shown) > 2 and cv2.getTextSize(shown, FONT, scale, 1)[0][0] > width - 4:
+    while len(shown) > 2 and _text_width(shown, scale) > width - 4:
         shown = shown.removesuffix("..")[:-1] + ".."
     _text(strip, shown, (2, height - 5), scale)
     return strip
@@ -239,7 +247,7 @@ def _draw_axes(chart: np.ndarray, box: tuple[int, int, int, int], x_ticks: np.nd
     for y, place in zip(y_ticks, np.linspace(bottom, top, len(y_ticks)), strict=True):
         cv2.line(chart, (left, round(place)), (right, round(place)), (225, 225, 225), 1)
         text = f"{y:.4g}"
-        _text(chart, text, (left - 6 - cv2.getTextSize(text, FONT, 0.42, 1)[0][0], round(place) + 5), 0.42)
+        _text(chart, text, (left - 6 - _text_width(text, 0.42), round(place) + 5), 0.42)
     cv2.rectangle(chart, (left, top), (right, bottom), (90, 90, 90), 1)
 
 
@@ -258,7 +266,7 @@ def _draw_line(chart: np.ndarray, places: np.ndarray, colour: tuple[int, int, in
 
 def _draw_legend(chart: np.ndarray, box: tuple[int, int, int, int], names: Sequence[str]) -> None:
     """Names with their colours in the corner of the box where the fewest pixels are drawn."""
-    width = min(box[2] - box[0] - 16, 46 + max(cv2.getTextSize(n, FONT, 0.45, 1)[0][0] for n in names))
+    width = min(box[2] - box[0] - 16, 46 + max(_text_width(n, 0.45) for n in names))
     height = min(box[3] - box[1] - 16, 8 + 20 * len(names))
     corners = [(x, y) for y in (box[1] + 8, box[3] - 8 - height) for x in (box[2] - 8 - width, box[0] + 8)]
     ink = [int((chart[y : y + height, x : x + width].min(axis=2) < 200).sum()) for x, y in corners]

@@ -3,14 +3,16 @@ r"""Finds lesions in a video and writes masks and pictures.
     python tools/predict_video.py INPUT --out DIR [--weights phantom|FILE] [--size 352 352] [--precision bf16]
 
 INPUT is a folder of frames, one image, or a video file. DIR then holds masks/<video>/<frame>.png (0 and 255),
-overlays/<video>/<frame>.jpg and overlays/<video>_sheet.png. A damaged part of a video file costs its own frames only
-and is named at the end. This is research software, not a medical device.
+overlays/<video>/<frame>.jpg and overlays/<video>_sheet.png. What an earlier run left there is removed only with
+--overwrite. A damaged part of a video file costs its own frames only and is named at the end. This is research
+software, not a medical device.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
 from lgrnet.config import ConfigError  # noqa: E402
 from lgrnet.inference.predictor import Predictor  # noqa: E402
 from lgrnet.inference.sources import open_source  # noqa: E402
-from lgrnet.inference.writers import save_masks, save_video_overlays  # noqa: E402
+from lgrnet.inference.writers import inside, save_masks, save_video_overlays  # noqa: E402
 from lgrnet.records import DataError, file_error  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -37,6 +39,7 @@ def predict_video(
     device: str | None = None,
     chunk: int | None = None,
     precision: str = "fp32",
+    overwrite: bool = False,
 ) -> list[str]:
     """Runs the whole walk and returns what to tell the user, line by line.
 
@@ -44,16 +47,26 @@ def predict_video(
     device     where the model runs; None: a GPU where there is one
     chunk      frames that go through the model at once; None: what the model says
     precision  of weights and features, "fp32" or "bf16"
+    overwrite  remove the masks and overlays of an earlier video of this name
 
     Raises DataError, CheckpointError, ConfigError or MemoryError.
     """
     frames = open_source(source)
+    folders = [inside(out / kind, frames.name) for kind in ("masks", "overlays")]
+    _check_folders(folders, source, overwrite)
     model = lgrnet.load(weights).to(PRECISIONS[precision])
     size = tuple(size or getattr(model, "input_size", (352, 352)))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     resize = getattr(model, "input_resize", "bilinear")
-    prediction = Predictor(model, size, device, chunk, resize).predict_stream(frames, frames.name)
+    predictor = Predictor(model, size, device, chunk, resize)
+    _check_writable(out)
+    try:
+        prediction = predictor.predict_stream(frames, frames.name)
+    except DataError as error:
+        raise DataError("; ".join([str(error), *frames.damage[:3]])) from error
     lost = list(frames.damage)
+    for folder in folders:
+        _remove_pictures(folder)
     masks = save_masks(prediction, out / "masks")
     pictures = save_video_overlays(frames, prediction, out / "overlays")
     height, width = prediction.mask.shape[-2:]
@@ -67,6 +80,31 @@ def predict_video(
         f"sheet     {pictures[-1]}",
     ]
     return lines + [f"damaged   {line}" for line in lost]
+
+
+def _check_folders(folders: Sequence[Path], source: Path, overwrite: bool) -> None:
+    """Raises DataError where the folders hold the frames themselves, or, unless asked for, anything at all."""
+    for folder in folders:
+        if source.is_dir() and folder == source.resolve():
+            raise DataError(f"the frames in {source} would be overwritten; give another --out")
+        if not overwrite and folder.is_dir() and any(folder.iterdir()):
+            raise DataError(
+                f"{folder} holds files of an earlier run; give another --out, or --overwrite to remove them"
+            )
+
+
+def _check_writable(out: Path) -> None:
+    """Raises OSError where nothing can be written to `out` or, where that is not there yet, beside it."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
+def _remove_pictures(folder: Path) -> None:
+    """Those that this command writes; other files stay."""
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if path.suffix in (".png", ".jpg") and path.is_file():
+            path.unlink()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,8 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision", default="fp32", choices=PRECISIONS, help="bf16: half the memory, fast where a processor has it"
     )
+    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote for this name")
     options = parser.parse_args(arguments)
-    settings = (options.weights, options.size, options.device, options.chunk, options.precision)
+    settings = (options.weights, options.size, options.device, options.chunk, options.precision, options.overwrite)
     try:
         lines = predict_video(options.input, options.out, *settings)
     except OSError as error:

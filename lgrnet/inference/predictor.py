@@ -40,8 +40,6 @@ class Predictor:
         resize: str = "bilinear",
     ):
         self.size, self.device, self.resize = as_size(size), _device(device), check_eval_rule(resize)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device is {str(device)!r}, but PyTorch sees no GPU here; use device cpu")
         self.model = model.to(self.device)
         if chunk is not None:
             if chunk < 1 or not hasattr(model, "frame_chunk"):
@@ -147,6 +145,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _device(name: torch.device | str) -> torch.device:
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device is {str(name)!r}; expected cpu or cuda") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type not in there:
+        raise ValueError(f"device is {str(name)!r}; expected cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {str(name)!r}, but PyTorch sees no GPU here; use device cpu")
+    if (device.index or 0) >= there[device.type] and device.type != "cpu":
+        raise ValueError(f"device is {str(name)!r}, but PyTorch sees {there[device.type]} of that kind here")
+    return device

@@ -28,6 +28,8 @@ from lgrnet.visualize import INVENTED, LINE_COLOURS, MISSED, RIGHT, contact_shee
 
 SHEET_SIDE = 320
 """Longer side of a picture on a contact sheet, in pixels."""
+JPEG_SIDE = 65_500
+"""The longest side that libjpeg writes, in pixels."""
 COMPARED = {
     "right: found and annotated": RIGHT,
     "invented: found only (green outline)": INVENTED,
@@ -142,7 +144,8 @@ def save_video_overlays(
 
     frames  (name, uint8 [H, W, 3]), the frames that were predicted and in that order
 
-    Writes <folder>/<video>/<frame>.jpg and <folder>/<video>_sheet.png; returns the paths, sheet last.
+    Writes <folder>/<video>/<frame>.jpg (.png where it has more pixels in a row than a JPEG holds) and
+    <folder>/<video>_sheet.png; returns the paths, sheet last.
     """
     target = inside(folder, prediction.video)
     total = len(prediction.frame_names)
@@ -152,12 +155,14 @@ def save_video_overlays(
         if index >= total or name != prediction.frame_names[index]:
             raise ValueError(f"frame {index} of video {prediction.video!r} is {name!r}, which was not predicted there")
         picture = overlay(frame, prediction.mask[:, index].any(0))
-        paths.append(target / f"{_file_name(name)}.jpg")
+        suffix = ".jpg" if max(picture.shape) <= JPEG_SIDE else ".png"
+        paths.append(target / f"{_file_name(name)}{suffix}")
         write_frame(paths[-1], picture)
         if index in chosen:
             pictures.append(_shrunk(picture))
             captions.append(name)
-    return _with_sheet(paths, pictures, target.with_name(f"{target.name}_sheet.png"), captions, 4, FOUND)
+    sheet = target.with_name(f"{_shortened(target.name, 240)}_sheet.png")
+    return _with_sheet(paths, pictures, sheet, captions, 4, FOUND)
 
 
 def inside(folder: str | Path, name: str) -> Path:
@@ -177,7 +182,12 @@ def _file_name(name: str) -> str:
 
 def _safe(name: str) -> str:
     """A name as a part of a file name."""
-    return re.sub(r"[^\w.-]+", "_", name)[-60:]
+    return _shortened(re.sub(r"[^\w.-]+", "_", name), 60)
+
+
+def _shortened(name: str, most: int) -> str:
+    """The end of a name, in so many bytes at most: file systems count these."""
+    return os.fsencode(name)[-most:].decode(errors="ignore") if len(os.fsencode(name)) > most else name
 
 
 def _mask_image(prediction: Prediction, index: int) -> Image.Image:

@@ -160,7 +160,7 @@ def test_still_models_on_a_video(tool, model, resize, values, tmp_path, capsys, 
     alone = made[0].predict_frames(FRAMES[1])
     assert ((masks[1] > 0) == alone.mask[:, 0].any(axis=0)).mean() > 0.999
     assert "case: 3 frames of 50 x 70" in capsys.readouterr().out
-    assert tool.main([*command[:-1], "0"]) == 2
+    assert tool.main([*command[:-1], "0", "--overwrite"]) == 2
     assert "chunk is 0" in capsys.readouterr().err
 
 
@@ -241,3 +241,46 @@ def test_a_size_that_cannot_be_is_one_line(tool, weights, tmp_path, capsys, size
     error = capsys.readouterr().err
     assert error.startswith("error: size is ") and says in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_run_is_kept_unless_it_is_to_be_removed(tool, weights, tmp_path, capsys):
+    """Masks of two videos of one name do not mix."""
+    for index, frame in enumerate(FRAMES):
+        write_frame(tmp_path / "a" / "clip" / f"f{index}.png", frame)
+    write_frame(tmp_path / "b" / "clip" / "f0.png", FRAMES[2])
+    out = tmp_path / "out"
+    given = ["--out", str(out), "--weights", str(weights)]
+    assert tool.main([str(tmp_path / "a" / "clip"), *given]) == 0
+    (out / "masks" / "clip" / "notes.txt").write_text("kept")
+    first = (out / "masks" / "clip" / "f0.png").read_bytes()
+    assert tool.main([str(tmp_path / "b" / "clip"), *given]) == 2
+    assert "masks/clip holds files of an earlier run; give another --out, or --overwrite" in capsys.readouterr().err
+    assert (out / "masks" / "clip" / "f0.png").read_bytes() == first
+    assert tool.main([str(tmp_path / "b" / "clip"), *given, "--overwrite"]) == 0
+    assert {p.name for p in (out / "masks" / "clip").iterdir()} == {"f0.png", "notes.txt"}
+    assert [p.name for p in (out / "overlays" / "clip").iterdir()] == ["f0.jpg"]
+
+
+@pytest.mark.parametrize("folder", ["masks", "overlays"])
+def test_frames_are_never_overwritten(tool, weights, tmp_path, capsys, folder):
+    source = tmp_path / "study" / folder / "clip"
+    write_frame(source / "f0.png", FRAMES[0])
+    before = (source / "f0.png").read_bytes()
+    given = [str(source), "--out", str(tmp_path / "study"), "--weights", str(weights), "--overwrite"]
+    assert tool.main(given) == 2
+    assert "would be overwritten; give another --out" in capsys.readouterr().err
+    assert [p.name for p in source.iterdir()] == ["f0.png"] and (source / "f0.png").read_bytes() == before
+
+
+def test_names_that_are_no_utf8_and_names_of_many_bytes(tool, weights, tmp_path, capsys):
+    folder = tmp_path / ("\u80a0" * 82)  # 246 bytes
+    folder.mkdir()
+    write_frame(tmp_path / "a.png", FRAMES[0])
+    for name in ("caf\udce9.png", "\u80a0" * 80 + ".png"):
+        try:
+            (folder / name).hardlink_to(tmp_path / "a.png")
+        except OSError:
+            pytest.skip("this file system takes no such names")
+    assert tool.main([str(folder), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 0
+    assert "2 frames of 50 x 70" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "overlays").glob("*_sheet.png"))) == 1
