@@ -11,8 +11,11 @@ import json
 import runpy
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from pydoc import locate
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra_zen import instantiate, make_custom_builds_fn
@@ -38,6 +41,10 @@ _MISTAKES = (
     TypeError,
     ValueError,
     LookupError,
+    ArithmeticError,
+    AssertionError,
+    OSError,
+    RuntimeError,
     OmegaConfBaseException,
 )
 
@@ -205,8 +212,10 @@ def _like(config: DictConfig, key: str, new: Any, text: str) -> Any:
     """The new value of a key, checked against the old one where no class says what type it has."""
     parent, _, name = key.rpartition(".")
     holder = OmegaConf.select(config, parent) if parent else config
-    if not isinstance(holder, DictConfig) or OmegaConf.get_type(holder) is not dict or new is None:
+    if not isinstance(holder, DictConfig) or new is None:
         return new
+    if OmegaConf.get_type(holder) is not dict:
+        return _annotated(_wanted(holder, name), key, new, text)
     old = None if OmegaConf.is_missing(holder, name) else holder[name]
     if isinstance(old, str) and isinstance(new, bool | int | float):
         return text.strip()
@@ -214,6 +223,32 @@ def _like(config: DictConfig, key: str, new: Any, text: str) -> Any:
     if old is None or wanted == given or (wanted, given) == ("a number", "a whole number"):
         return new
     raise ValueError(f"expected {wanted}, for example {key}={'{...}' if isinstance(old, DictConfig) else old}")
+
+
+def _wanted(holder: DictConfig, name: str) -> tuple[type, ...]:
+    """The plain types that the class of a node says an argument has; none where that is not one of them."""
+    built = OmegaConf.get_type(holder)
+    made = locate(str(holder.get("_target_", ""))) if is_dataclass(built) else None
+    try:
+        hint = get_type_hints(made if is_dataclass(made) else made.__init__).get(name)
+    except (AttributeError, NameError, TypeError):
+        return ()
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return tuple(kinds) if {str, bool, int, float, NoneType}.issuperset(kinds) else ()
+
+
+def _annotated(wanted: tuple[type, ...], key: str, new: Any, text: str) -> Any:
+    """The new value as one of the wanted types: 007 is text where text is wanted."""
+    if not isinstance(new, bool | int | float) or type(new) in wanted:
+        return new
+    if str in wanted:
+        return text.strip()
+    if NoneType not in wanted:
+        return new  # OmegaConf knows the type and checks it
+    if isinstance(new, bool) or not (isinstance(new, int) and float in wanted):
+        words = [word for kind, word in _KINDS if kind in wanted]
+        raise ValueError(f"{key} is {text.strip()}, expected {' or '.join(words)}")
+    return new
 
 
 def _kind(value: Any) -> str:

@@ -189,7 +189,7 @@ def _known_device(asked: str | torch.device) -> torch.device:
         device = torch.device(asked)
     except RuntimeError as error:
         raise DeviceError(expected) from error
-    if device.type not in ("cpu", "cuda", "mps"):
+    if device.type not in ("cpu", "cuda") and not (device.type == "mps" and torch.backends.mps.is_available()):
         raise DeviceError(expected)
     if device.type == "cuda" and device.index is not None:
         raise DeviceError(

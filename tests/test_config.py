@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from lgrnet.config import ConfigError, build, build_json, load_config, read_config, to_json, to_yaml
 from lgrnet.data.samplers import Dense, LocalGlobal
 
+DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo" / "phantom.py"
 FILE = """
 from lgrnet.config import builds
 from lgrnet.data.samplers import Dense, LocalGlobal, Window
@@ -210,3 +212,16 @@ def test_an_interpolation_in_a_weights_file_reads_nothing(monkeypatch):
     node = {"_target_": "lgrnet.data.samplers.LocalGlobal", "num_frames": "${oc.env:SECRET}"}
     with pytest.raises(ConfigError, match=r"the interpolation .*oc.env"):
         build_json(json.dumps(node), ["lgrnet.data.samplers.LocalGlobal"])
+
+
+@pytest.mark.parametrize("value", ["2026_11_29", "007", "1e3", "12:30:45", "on", "0x10"])
+def test_text_that_may_be_null_stays_text(value):
+    config = load_config(DEMO, [f"train.out_dir={value}", f"train.init_weights={value}", f"train.metric={value}"])
+    assert config.train.out_dir == config.train.init_weights == config.train.metric == value
+
+
+def test_a_whole_number_that_may_be_null_is_one():
+    assert load_config(DEMO, ["train.eval_chunk=3"]).train.eval_chunk == 3
+    assert load_config(DEMO, ["train.eval_chunk=null"]).train.eval_chunk is None
+    with pytest.raises(ConfigError, match="train.eval_chunk is 2.5, expected a whole number"):
+        load_config(DEMO, ["train.eval_chunk=2.5"])

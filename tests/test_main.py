@@ -185,6 +185,11 @@ def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call,
         (["model.channels=-4"], "section model does not build: Trying to create tensor with negative dimension"),
         (["train.device=gpu"], "device is 'gpu'; expected cpu or cuda"),
         (["train.device=cuda:1"], "device is 'cuda:1'"),
+        (["train.device=xpu"], "device is 'xpu'; expected cpu or cuda"),
+        (["data.size=null"], "section data has no size; it must be [height, width]"),
+        (["criterion={}"], "section criterion is no builds(...)"),
+        (["model={}"], "section model is no builds(...)"),
+        (["--config_file", PHANTOM, "data.eval.test=null", "model.backbone=null"], "section model does not build"),
     ],
 )
 def test_mistakes_end_in_one_line(call, tmp_path, arguments, says):

@@ -95,12 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; mistakes that a user can mend end in one line instead of a traceback."""
     options = parse(arguments)
     from lgrnet.checkpoint.disk import place_error
-    from lgrnet.engine.grid_run import BusyError
     from lgrnet.engine.run import USER_ERRORS
 
     try:
         return work(options)
-    except (*USER_ERRORS, BusyError) as error:
+    except KeyboardInterrupt:
+        print("error: stopped by a second Ctrl-C; the same command goes on", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

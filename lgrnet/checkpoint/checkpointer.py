@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ __all__ = [
 
 _STATE, _NUMBERS, _MANIFEST, _METRICS = "state.safetensors", "state.json", "manifest.json", "metrics.json"
 _PREFIX, _TEMPORARY = "step_", ".tmp_"
+_NAME = re.compile(rf"{_PREFIX}([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Checkpoint:
             return json.loads((self.path / _METRICS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether it was evaluated, also where no metric was defined."""
+        return (self.path / _METRICS).is_file()
 
     def damage(self) -> str | None:
         """What is wrong with the files, None when each has the size and hash that the manifest states."""
@@ -159,8 +166,8 @@ class Checkpointer:
         """The checkpoints that are there, oldest first; damaged ones are not told apart."""
         if not self.folder.is_dir():
             return []
-        names = (p for p in self.folder.iterdir() if p.is_dir() and p.name.removeprefix(_PREFIX).isdigit())
-        return sorted((Checkpoint(p, int(p.name.removeprefix(_PREFIX))) for p in names), key=lambda c: c.step)
+        named = ((p, _NAME.fullmatch(p.name)) for p in self.folder.iterdir() if p.is_dir())
+        return sorted((Checkpoint(p, int(name[1])) for p, name in named if name), key=lambda c: c.step)
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, None when there is none. Says which damaged ones it passed over."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from lgrnet import __version__
@@ -83,8 +84,13 @@ def load_model(config_file: str | Path, weights: str | Path | None = None, overr
 
 
 def input_facts(config: DictConfig) -> dict[str, Any]:
-    """What a weights file keeps of a config's data section: the size of the model's input and how frames come to it."""
+    """What a weights file keeps of a config's data section: the size of the model's input and how frames come to it.
+
+    Raises ConfigError for a size that is no list.
+    """
     facts = {key: config.data.get(key.removeprefix("input_")) for key in INPUT_FACTS}
+    if not isinstance(facts["input_size"], ListConfig | NoneType):
+        raise ConfigError(f"data.size is {facts['input_size']}; it must be [height, width] of the model's input")
     return {key: value if isinstance(value, str) else list(value) for key, value in facts.items() if value is not None}
 
 

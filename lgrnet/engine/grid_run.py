@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lgrnet
 from lgrnet import distributed
-from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer
+from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointError
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.config import ConfigError
 from lgrnet.engine.grid import FAILURE_FILE, GRID_FILE, OUTPUT_FILE, RESULT_FILE, GridRun, fingerprint
+from lgrnet.engine.hooks import evaluation_due
+from lgrnet.engine.lock import held, is_held
+from lgrnet.engine.parts import evaluation_sets
 from lgrnet.engine.run import CHECKPOINTS, evaluate, settings_of, train
 from lgrnet.engine.signals import StopRequest
 
-_LOCK = ".lock"
 _PATIENCE = 0.1
-
-
-class BusyError(RuntimeError):
-    """Another process trains this run."""
 
 
 def run_one(run: GridRun, context: distributed.Context) -> bool:
@@ -37,9 +34,12 @@ def run_one(run: GridRun, context: distributed.Context) -> bool:
     with held(run.folder):
         if distributed.is_main():
             (run.folder / FAILURE_FILE).unlink(missing_ok=True)
-        resume = distributed.agree(run.step() > 0)
+        keeper = Checkpointer(run.folder / CHECKPOINTS)
+        resume = distributed.agree(keeper.latest() is not None)
+        if distributed.agree(not resume and bool(keeper.all())):
+            raise CheckpointError(f"{keeper.folder} holds no whole checkpoint; remove {run.folder} to train it anew")
         steps = train(run.config, run.folder, context, resume)
-        if steps < run.config.train.steps:
+        if steps < run.config.train.steps or distributed.agree(_left_open(run, keeper)):
             return False
         checkpoint = _chosen(run)
         report = run.folder / "eval" / checkpoint.path.name / "report.json"
@@ -75,8 +75,8 @@ def run_all(
                 continue
             print(f"[{number}/{len(open_runs)}] {run.name}, seed {run.seed}: {run.state()}", flush=True)
             begun = time.monotonic()
-            status = _watch(command(run), run.folder / OUTPUT_FILE, stop)
-            good &= stop.requested() or _conclude(run, status)
+            status, words = _watch(command(run), run.folder / OUTPUT_FILE, stop)
+            good &= stop.requested() or _conclude(run, status, words)
             print(f"[{number}/{len(open_runs)}] {run.name}: {run.state()}, {_minutes(begun)}", flush=True)
             after()
             if stop.requested():
@@ -85,40 +85,11 @@ def run_all(
     return good
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes off a run, for as long as this one lives; nothing where files cannot be locked (Windows).
-
-    Raises BusyError when another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        fcntl = None
-    if fcntl is None or not distributed.is_main():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "a") as file:
-        try:
-            # lockf, not flock: the lock must not live on in loader workers after this process was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = (folder / _LOCK).read_text(encoding="utf-8").strip() or "unknown"
-            raise BusyError(f"another process ({holder}) trains {folder}") from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def is_held(folder: Path) -> bool:
-    """Whether another process trains this run."""
-    try:
-        with held(folder):
-            return False
-    except BusyError:
-        return True
+def _left_open(run: GridRun, keeper: Checkpointer) -> bool:
+    """Whether the last step was asked to stop, so that its evaluation is the next call's."""
+    settings = settings_of(run.config)
+    wanted = bool(evaluation_sets(run.config)) and evaluation_due(settings, settings.steps)
+    return wanted and any(c.step == settings.steps and not c.evaluated for c in keeper.all())
 
 
 def _chosen(run: GridRun) -> Checkpoint:
@@ -162,11 +133,11 @@ def _stamped(result: Mapping[str, Any], protocol: str) -> Iterator[dict[str, Any
             yield {**stamp, "frames": found["frames"], "metric": metric, "value": value}
 
 
-def _watch(command: Sequence[str], output: Path, stop: StopRequest) -> int:
-    """Runs a command, its words in a file and on this terminal; hands a request to stop on. Returns its status."""
+def _watch(command: Sequence[str], output: Path, stop: StopRequest) -> tuple[int, str]:
+    """Runs a command, its words in a file and on this terminal; hands a request to stop on. Its status and words."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(output, "ab") as sink, open(output, "rb") as source:
-        source.seek(0, 2)
+        begin = source.seek(0, 2)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
         told = False
         while (status := process.poll()) is None:
@@ -176,7 +147,8 @@ def _watch(command: Sequence[str], output: Path, stop: StopRequest) -> int:
             _show(source.read())
             time.sleep(_PATIENCE)
         _show(source.read())
-    return status
+        source.seek(begin)
+        return status, source.read().decode(errors="replace")
 
 
 def _show(data: bytes) -> None:
@@ -185,19 +157,25 @@ def _show(data: bytes) -> None:
         sys.stdout.flush()
 
 
-def _conclude(run: GridRun, status: int) -> bool:
+def _conclude(run: GridRun, status: int, words: str) -> bool:
     """Notes how a run ended; False for a failure."""
     if run.result() is not None or is_held(run.folder):  # by another call that was faster
         return True
-    write_atomic(run.folder / FAILURE_FILE, json.dumps(_failure(run, status), indent=1).encode())
+    write_atomic(run.folder / FAILURE_FILE, json.dumps(_failure(run, status, words), indent=1).encode())
     return False
 
 
-def _failure(run: GridRun, status: int) -> Mapping[str, Any]:
-    lines = (run.folder / OUTPUT_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    ended = f"killed by signal {-status}" if status < 0 else last.removeprefix("error: ")
+def _failure(run: GridRun, status: int, words: str) -> Mapping[str, Any]:
+    ended = f"killed by signal {-status}" if status < 0 else _reason(words)
     return {"status": status, "step": run.step(), "reason": ended[:500]}
+
+
+def _reason(words: str) -> str:
+    """Of what a failed command has said, the line that tells why; torchrun writes a page of its own behind it."""
+    lines = [line.strip() for line in words.splitlines() if any(map(str.isalpha, line))]
+    told = [line for line in lines if re.match(r"error(:| in process)", line)]
+    raised = [line for line in lines if re.match(r"\w+(Error|Exception|Interrupt)\b", line)]
+    return ([*told[:1], *raised[-1:], *lines[-1:]] or ["no output"])[0].removeprefix("error: ")
 
 
 def _minutes(begun: float) -> str:

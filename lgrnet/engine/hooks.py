@@ -138,4 +138,5 @@ class EvaluateHook(Hook):
         if checkpoint is not None:
             per_set = {f"{metric}_{name}": value for name, scores in sets.items() for metric, value in scores.items()}
             defined = {metric: value for metric, value in (per_set | mean).items() if not math.isnan(value)}
+            self.log.sync()  # before the mark that it was done: else a power cut could leave the mark alone
             self.checkpointer.add_metrics(checkpoint, defined)

@@ -7,12 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lgrnet.checkpoint.described import input_facts
 from lgrnet.config import ConfigError, build
 from lgrnet.data.transforms import as_size, check_eval_rule
 from lgrnet.engine.evaluate import check_set
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.evaluation import AveragePrecision, LGRNetProtocol, Protocol, read_attributes
 from lgrnet.records import VideoRecord
+
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, ZeroDivisionError)
+"""What a class may raise for arguments that mean nothing."""
 
 
 def build_part(config: DictConfig, key: str, *args: Any) -> Any:
@@ -21,14 +25,15 @@ def build_part(config: DictConfig, key: str, *args: Any) -> Any:
     Raises ConfigError with that key where there is nothing to build, and for arguments that a class refuses.
     """
     node = OmegaConf.select(config, key)
-    if node is None:
-        raise ConfigError(f"config section {key} is null; it must be builds(...), see configs/demo/phantom.py")
+    if node is None or (isinstance(node, DictConfig) and "_target_" not in node):
+        given = "null" if node is None else "no builds(...)"
+        raise ConfigError(f"config section {key} is {given}; it must be builds(...), see configs/demo/phantom.py")
     try:
         part = build(node)
         return part(*args) if args else part
-    except (TypeError, ValueError, RuntimeError) as error:
+    except _REFUSALS as error:
         # An error of a kind of its own, such as DataError, already says where it comes from.
-        if type(error) in (TypeError, ValueError, RuntimeError):
+        if type(error) in _REFUSALS:
             raise ConfigError(f"config section {key} does not build: {error}") from error
         raise
 
@@ -59,7 +64,10 @@ def evaluation_options(config: DictConfig) -> dict[str, Any]:
 
     Raises ConfigError for a value that means nothing, DataError for attributes that cannot be read.
     """
-    options: dict[str, Any] = {"size": tuple(config.data.size), "protocols": evaluation_protocols(config)}
+    size = input_facts(config).get("input_size")
+    if size is None:
+        raise ConfigError("config section data has no size; it must be [height, width] of the model's input")
+    options: dict[str, Any] = {"size": tuple(size), "protocols": evaluation_protocols(config)}
     options |= {"resize": config.data.get("resize") or "bilinear", "instances": config.data.get("instances")}
     try:
         as_size(options["size"])
@@ -69,6 +77,8 @@ def evaluation_options(config: DictConfig) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"config section data: {error}") from error
     if config.data.get("attributes"):
+        if not isinstance(config.data.attributes, str):
+            raise ConfigError(f"data.attributes is {config.data.attributes}; it must be the path of a table, or null")
         options["attributes"] = read_attributes(config.data.attributes)
     return options
 

@@ -30,6 +30,7 @@ from lgrnet.config import ConfigError, to_json, to_yaml
 from lgrnet.data.loader import ClipLoader
 from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.engine.hooks import EvaluateHook, Hook, LogHook, SaveHook, SetScores, evaluation_due, score_words
+from lgrnet.engine.lock import BusyError, held
 from lgrnet.engine.log import RunLog, Terminal
 from lgrnet.engine.parts import build_part, check_evaluation, evaluation_options, evaluation_sets, settings_of
 from lgrnet.engine.pictures import CURVES_FILE, PictureHook
@@ -49,6 +50,7 @@ USER_ERRORS = (
     OfficialWeightsError,
     TrainingError,
     BackendError,
+    BusyError,
     distributed.DeviceError,
     MemoryError,
 )
@@ -63,7 +65,8 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     resume  go on from the newest whole checkpoint of `folder`, with settings that do not change what a step does, and
             not with fewer steps than are done; without it a folder that holds checkpoints is refused
 
-    Raises ConfigError, DataError, CheckpointError, OfficialWeightsError and TrainingError for what a user can mend.
+    Raises ConfigError, DataError, CheckpointError, OfficialWeightsError, TrainingError and BusyError (another process
+    trains in `folder`) for what a user can mend.
     """
     folder, settings = Path(folder), settings_of(config)
     metadata = weights_metadata(to_json(config.model), input_facts(config))
@@ -82,9 +85,9 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     if start is not None:
         trainer.load_state(start.weights(), start.state())
     due = bool(sets) and start is not None and evaluation_due(settings, start.step)
-    redo = distributed.agree(due and not start.metrics)
+    redo = distributed.agree(due and not start.evaluated)
     evaluate = partial(_evaluate_checkpoint, config, settings, sets, options, folder, context.device)
-    with stop:
+    with held(folder), stop:
         if distributed.is_main():
             _keep_config(config, folder, start, changes)
             _run_main(trainer, checkpointer, folder, start, evaluate if sets else None, redo)
@@ -92,6 +95,7 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
             trainer.run(_hooks(checkpointer, None, print, evaluate if sets else None, redo))
     if distributed.is_main():
         _say_end(trainer, checkpointer, folder, stop.name)
+    distributed.barrier()  # what rank 0 has written is there for all
     return trainer.step
 
 

@@ -370,3 +370,29 @@ def test_import_is_instant_and_lazy():
     assert callable(lgrnet.load_model) and "load" in dir(lgrnet)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = lgrnet.nothing_like_it
+
+
+@pytest.mark.parametrize("name", ["20261129", "5", "step_²", "step_4_copy", "step_"])
+def test_other_folders_are_no_checkpoints_and_stay(keeper, name):
+    """Such as a copy that a user keeps there under a number."""
+    other = keeper.folder / name
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    assert steps(keeper) == [1, 2, 3] and keeper.latest().step == 3 and not keeper.said
+    save(keeper, 4)
+    assert steps(keeper) == [2, 3, 4] and (other / "notes.txt").read_text() == "mine"
+
+
+def test_folders_that_cannot_be_synced(tmp_path, monkeypatch):
+    """As of some file systems of networks: the files are there all the same."""
+    real = os.fsync
+
+    def fsync(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    keeper = Checkpointer(tmp_path)
+    save(keeper, 1, {"dice": 0.5})
+    assert keeper.latest().step == 1 and keeper.best().metrics == {"dice": 0.5}

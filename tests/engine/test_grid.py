@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from lgrnet import distributed
+from lgrnet.checkpoint.checkpointer import CheckpointError
 from lgrnet.config import ConfigError, builds, read_config, to_yaml
+from lgrnet.engine import run as engine
 from lgrnet.engine.grid import RESULT_FILE, Cell, Grid, Metric, Published, Size, fingerprint, plan, read_grid, selected
-from lgrnet.engine.grid_run import BusyError, held, is_held, run_one
+from lgrnet.engine.grid_run import _reason, run_one
 from lgrnet.engine.grid_table import collect, layout, write_table
+from lgrnet.engine.lock import BusyError, held, is_held
 from lgrnet.evaluation import SvANetSizeProtocol
 from lgrnet.records import read_frame
 from tests.engine import runs as helpers
@@ -310,3 +313,72 @@ def test_folds_are_counted_together(base, tmp_path):
     number = collect(grid, runs, tmp_path)[("a",)]["Dice"]
     assert number.words(2) == "0.25 ± 0.19 (n=4)" and number.frames == 13
     assert "Folds: 2; n counts folds and repeats together" in write_table(grid, runs, tmp_path)[0].read_text()
+
+
+def test_a_stop_in_the_last_step_leaves_its_evaluation_to_the_next_call(base, data, tmp_path, monkeypatch):
+    grid = Grid("t", ("m",), {("a",): Cell(base)}, (DICE,), checkpoint="best")
+    (only,) = plan(grid, tmp_path, [f"data.root={data}"])
+    stop_at(monkeypatch, 8)
+    with distributed.init("cpu") as context:
+        assert not run_one(only, context) and only.result() is None
+    monkeypatch.undo()
+    with distributed.init("cpu") as context:
+        assert run_one(only, context)
+    lines = [json.loads(line) for line in log_text(only.folder).splitlines()]
+    means = {line["step"]: line["mean"]["dice"] for line in lines if line["type"] == "evaluation"}
+    assert sorted(means) == [4, 8]
+    assert only.result()["checkpoint"] == f"step_{max(means, key=means.get):08d}"
+
+
+def stop_at(monkeypatch, step):
+    """A training is asked to stop at this step."""
+    made = []
+
+    class Asked(engine.Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(engine, "Trainer", Asked)
+    monkeypatch.setattr(engine.StopRequest, "requested", lambda self: bool(made) and made[-1].step + 1 >= step)
+
+
+def test_a_run_of_damaged_checkpoints_alone_says_what_to_remove(base, data, tmp_path):
+    grid = Grid("t", ("m",), {("a",): Cell(base)}, (DICE,))
+    (only,) = plan(grid, tmp_path, [f"data.root={data}"])
+    helpers.run(only.folder, data, "train.steps=3", "train.eval_last=false")
+    (only.folder / "config.yaml").write_text(to_yaml(only.config))
+    for path in only.folder.glob("checkpoints/*/weights.safetensors"):
+        path.write_bytes(b"cut")
+    with (
+        distributed.init("cpu") as context,
+        pytest.raises(CheckpointError, match="no whole checkpoint; remove .* anew"),
+    ):
+        run_one(only, context)
+
+
+def test_a_folder_is_trained_in_by_one_process(data, tmp_path):
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 60), daemon=True)
+    other.start()
+    while not (tmp_path / "held").exists() and other.is_alive():
+        time.sleep(0.01)
+    with pytest.raises(BusyError, match="trains in .*; wait for it, or give another --out_dir"):
+        helpers.run(tmp_path, data)
+    kill([other])
+    assert not (tmp_path / "checkpoints").exists()
+    with held(tmp_path):
+        assert helpers.run(tmp_path, data, "train.steps=2") == 2, "held by this process already"
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("step 1\nerror: no such data\n=====\nelastic page\n=====\n", "no such data"),
+        ("step 1\nerror in process 1: no such data\n-----\n", "error in process 1: no such data"),
+        ("Traceback (most recent call last):\n  File x\nRuntimeError: odd\n\n", "RuntimeError: odd"),
+        ("Killed\n", "Killed"),
+        ("", "no output"),
+    ],
+)
+def test_why_a_run_failed(words, reason):
+    assert _reason(words) == reason
