@@ -165,6 +165,8 @@ class ClipDataset:
             raise DataError("the data set is empty: no videos; check its root, split and videos")
         if anchor_step < 1 or max_draws < 1:
             raise ValueError(f"anchor_step {anchor_step} and max_draws {max_draws} must be at least 1")
+        if not callable(sampler):
+            raise ValueError(f"sampler is {sampler}; expected what chooses frames, such as LocalGlobal()")
         self.num_classes = _one_number_of_classes(record.num_classes for record in records)
         self.records = tuple(records)
         self.sampler = sampler

@@ -35,10 +35,13 @@ class AssembleFormer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, C, h, w] -> the same shape.
 
-        As published the last row and column of an odd size are zero in the global half.
+        As published the last row and column of an odd size are zero in the global half; so is all of a single row.
         """
         local = self.reduce(self.attention(self.local(x)))  # [batch, C / 2, h, w]
-        whole = from_patches(self.transformer(to_patches(local)), local.shape[-2], local.shape[-1])
+        if min(local.shape[-2:]) < PATCH:
+            whole = torch.zeros_like(local)
+        else:
+            whole = from_patches(self.transformer(to_patches(local)), local.shape[-2], local.shape[-1])
         return x + self.project(torch.cat((whole, local), dim=1))
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgrnet.layers.checks import at_least, check_heads
 from lgrnet.layers.linear import Linear
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.parts import in_parts
@@ -45,8 +46,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int = 8, backend: str = "auto"):
         super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim is {dim}, expected a multiple of heads = {heads}")
+        check_heads(dim, heads)
         self.heads, self.backend = heads, backend
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
@@ -96,8 +96,7 @@ class LearnedQueries(nn.Module):
 
     def __init__(self, number: int, dim: int):
         super().__init__()
-        if number < 1:
-            raise ValueError(f"number of queries is {number}, expected at least 1")
+        at_least(1, number=number)
         self.content = nn.Embedding(number, dim)
         self.position = nn.Embedding(number, dim)
 
@@ -132,6 +131,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
+        at_least(1, hidden=hidden)
         self.linear1 = Linear(dim, hidden)
         self.linear2 = Linear(hidden, dim)
         self.norm = LayerNorm(dim)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lgrnet.layers.checks import at_least, check_heads
 from lgrnet.layers.linear import Linear
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.ops import ms_deform_attn
@@ -31,6 +32,8 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int = 8, levels: int = 3, points: int = 4, backend: str = "auto"):
         super().__init__()
+        check_heads(dim, heads)
+        at_least(1, levels=levels, points=points)
         self.heads, self.levels, self.points, self.backend = heads, levels, points, backend
         self.sampling_offsets = Linear(dim, heads * levels * points * 2)
         self.attention_weights = Linear(dim, heads * levels * points)

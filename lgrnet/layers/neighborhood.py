@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lgrnet.layers.checks import check_heads
 from lgrnet.layers.linear import Linear
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.ops import neighborhood_attention
@@ -29,6 +30,7 @@ class NeighborhoodAttention(nn.Module):
                 f"window is {window}, dilation {dilation}, steps {steps}; "
                 "expected an odd window, and a dilation and steps of 1 or more"
             )
+        check_heads(dim, heads)
         self.heads, self.window, self.dilation, self.steps, self.backend = heads, window, dilation, steps, backend
         self.query = Linear(dim, dim, bias=False)
         self.key_value = Linear(dim, 2 * dim, bias=False)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.attention import FeedForward
+from lgrnet.layers.checks import at_least
 from lgrnet.layers.hilbert import hilbert_order, zigzag_order
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.position import sine_time
@@ -46,6 +47,7 @@ class GridScan(nn.Module):
         super().__init__()
         if order not in ORDERS:
             raise ValueError(f"scan order is {order!r}, expected one of {', '.join(ORDERS)}")
+        at_least(1, states=states, expand=expand)
         inner, rank, directions = expand * dim, math.ceil(dim / 16), 2
         self.order, self.states, self.rank, self.backend = order, states, rank, backend
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
@@ -113,6 +115,7 @@ class FrameQueryMixer(nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
+        at_least(0, depth=depth)
         first = GridScanBlock(dim, states, order, backend)
         self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(depth))
         self.ffn = FeedForward(dim, hidden)

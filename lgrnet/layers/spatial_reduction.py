@@ -49,6 +49,11 @@ class SpatialReductionAttention(LibraryBlock):
         """[B, M, C]"""
         if not isinstance(self.sr, nn.Conv2d):
             return x
+        if any(side < kernel for side, kernel in zip(shape, self.sr.kernel_size, strict=True)):
+            raise ValueError(
+                f"a map of {shape[0]} x {shape[1]} is smaller than what its attention reduces to one token, "
+                f"{self.sr.kernel_size[0]} x {self.sr.kernel_size[1]}; give frames of at least 32 x 32"
+            )
         maps = x.transpose(1, 2).unflatten(2, shape)
         return normalised(self.norm, self.sr(maps).flatten(2).transpose(1, 2))
 

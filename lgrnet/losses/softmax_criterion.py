@@ -74,10 +74,16 @@ class SoftmaxCriterion:
 
         whole  as in SetCriterion: targets of all clips of a step of which these are a part
 
-        Raises ValueError for sigmoid masks and for a target of a class that has no channel.
+        Raises ValueError for sigmoid masks, for a target of a class that has no channel, and for targets of other clips
+        or frames.
         """
-        channels = output.mask_logits.shape[1]
+        batch, channels, frames = output.mask_logits.shape[:3]
         classes, counted = class_map(targets, channels)
+        if classes.shape[:2] != (batch, frames):
+            raise ValueError(
+                f"the output is of {batch} clips of {frames} frames, the targets of {len(targets)} clips of "
+                f"{classes.shape[1]} frames"
+            )
         terms: dict[str, Tensor] = {}
         for layer in output.layers:
             check_activation(layer, "softmax", "SoftmaxCriterion")

@@ -32,7 +32,7 @@ def class_map(targets: Sequence[Targets], channels: int) -> tuple[Tensor, Tensor
     there, the first of equal ones, and to the background where no membership is above 0.5. Pixels that are not valid
     have an index like all others but do not count, nor do those of frames that are not annotated.
 
-    Raises ValueError for a class that has no channel.
+    Raises ValueError for a class that has no channel, or none at all (-1).
     """
     for target in targets:
         _check_labels(target, channels - 1)
@@ -92,7 +92,6 @@ def _indices(target: Targets) -> Tensor:
 
 
 def _check_labels(target: Targets, classes: int) -> None:
-    if target.labels.numel() and int(target.labels.max()) >= classes:
-        raise ValueError(
-            f"a target has class {int(target.labels.max())}, but the model has {classes}: 0..{classes - 1}"
-        )
+    wrong = [label for label in target.labels.tolist() if not 0 <= label < classes]
+    if wrong:
+        raise ValueError(f"a target has class {wrong[0]}, but the model has {classes}: 0..{classes - 1}")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.attention import AttentionBlock, FeedForward, LearnedQueries, free_rows
+from lgrnet.layers.checks import at_least
 from lgrnet.layers.conv import ClipProjection, ConvNorm
 from lgrnet.layers.deformable import DeformableAttention, DeformableBlock
 from lgrnet.layers.neighborhood import CyclicPropagation
@@ -203,6 +204,7 @@ class LGREncoder(nn.Module):
         deform_backend: str = "auto",
     ):
         super().__init__()
+        at_least(0, depth=depth, num_frame_queries=num_frame_queries)
         self.projections = nn.ModuleDict({k: ClipProjection(channels[k], dim, 32, norm_per_clip) for k in TOKEN_LEVELS})
         self.level_embed = nn.Parameter(torch.empty(len(TOKEN_LEVELS), dim))
         self.frame_queries = LearnedQueries(num_frame_queries, dim) if num_frame_queries else None

@@ -60,7 +60,12 @@ class Segmenter(nn.Module):
 
 def frames_at_once(chosen: int | None, device: torch.device) -> int:
     """How many frames go through a network together: `chosen`, or on a CPU so few that their features stay in its
-    caches and its allocator keeps their memory, on a GPU enough to keep it busy."""
+    caches and its allocator keeps their memory, on a GPU enough to keep it busy.
+
+    Raises ValueError for less than one.
+    """
+    if chosen is not None and chosen < 1:
+        raise ValueError(f"frames at once are {chosen}; expected at least 1, or None")
     return chosen or (2 if device.type == "cpu" else 16)
 
 

@@ -50,6 +50,7 @@ class ProgressiveLocalityDecoder(nn.Module):
         self, channels: Channels, dim: int = 256, outputs: int = 1, fusion: str = "concat", dropout: float = 0.1
     ):
         super().__init__()
+        _check_levels(channels, self)
         if fusion not in ("concat", "add"):
             raise ValueError(f'fusion is {fusion!r}, expected "concat" or "add"')
         self.fusion = fusion
@@ -87,6 +88,7 @@ class SegFormerDecoder(nn.Module):
         channel_dropout: bool = False,
     ):
         super().__init__()
+        _check_levels(channels, self)
         self.projections = nn.ModuleDict({level: nn.Linear(count, dim) for level, count in channels.items()})
         self.fusion = ConvNormReLU(len(channels) * dim, dim)
         self.dropout = nn.Dropout2d(dropout) if channel_dropout else nn.Dropout(dropout)
@@ -112,6 +114,7 @@ class MultiLevelAggregationDecoder(nn.Module):
 
     def __init__(self, channels: Channels, dim: int = 128, outputs: int = 1):
         super().__init__()
+        _check_levels(channels, self)
         self.branches = nn.ModuleDict(
             {level: nn.Sequential(_conv3(count, dim), _conv3(dim, dim)) for level, count in channels.items()}
         )
@@ -139,7 +142,7 @@ class ProgressiveUpsamplingDecoder(nn.Module):
 
     def __init__(self, channels: Channels, dim: int = 256, outputs: int = 1, square: bool = False):
         super().__init__()
-        _need_res5(channels, type(self).__name__)
+        _check_levels(channels, self, "res5")
         self.square = square
         widths = (channels["res5"], dim, dim, dim)
         self.convs = nn.ModuleList(nn.Conv2d(width, dim, 3, padding=1) for width in widths)
@@ -176,7 +179,7 @@ class ParallelFusionHead(nn.Module):
 
     def __init__(self, channels: Channels, dim: int = 256, outputs: int = 2):
         super().__init__()
-        _need_res5(channels, type(self).__name__)
+        _check_levels(channels, self, "res5")
         self.projections = nn.ModuleDict({level: nn.Conv2d(count, dim, 1) for level, count in channels.items()})
         self.fine = nn.Sequential(ConvNormReLU(2 * dim, dim), ConvNormReLU(dim, outputs))
         self.all = nn.Sequential(ConvNormReLU(4 * dim, dim), ConvNormReLU(dim, outputs))
@@ -221,6 +224,8 @@ def _deep_first(maps: Maps) -> list[Tensor]:
     return list(maps.values())[::-1]
 
 
-def _need_res5(channels: Channels, name: str) -> None:
-    if "res5" not in channels:
+def _check_levels(channels: Channels, decoder: nn.Module, *needed: str) -> None:
+    """Masks are at stride 4, that of res2: a level before it would be taken for it."""
+    name = type(decoder).__name__
+    if next(iter(channels)) != "res2" or not set(needed).issubset(channels):
         raise ValueError(f"{name} needs a backbone with levels res2..res5, this one has {', '.join(channels)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ class SvANet(nn.Module):
         mask_seed: int = 0,
     ):
         super().__init__()
-        _check_stages(first_stage, last_stage, branch_depths)
+        _check_stages(backbone.channels, first_stage, last_stage, branch_depths)
         channels = list(backbone.channels.values())[first_stage - 1 :]
         widths = channels[: last_stage - first_stage + 1]
         inner, former, linked = (
@@ -183,7 +183,10 @@ def attention_grid(image_size: int, stage: int) -> int:
     return max(image_size // 2**stage // GRID_DIVISOR, MIN_GRID)
 
 
-def _check_stages(first: int, last: int, depths: Sequence[int | None]) -> None:
+def _check_stages(levels: Iterable[str], first: int, last: int, depths: Sequence[int | None]) -> None:
+    levels = list(levels)
+    if len(levels) != STAGES:
+        raise ValueError(f"the backbone has {', '.join(levels)}; SvANet needs res1..res{STAGES}")
     if not 1 <= first < STAGES or last not in (STAGES - 1, STAGES) or len(depths) != last:
         raise ValueError(
             f"first_stage is {first}, last_stage is {last} and branch_depths {tuple(depths)}; expected a first stage "

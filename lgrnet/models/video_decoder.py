@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.layers.attention import AttentionBlock, FeedForward, LearnedQueries, MultiLayerPerceptron, free_rows
+from lgrnet.layers.checks import at_least, check_heads
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.position import sine_space_time
 from lgrnet.ops import mask_logits
@@ -69,8 +70,9 @@ class VideoDecoder(nn.Module):
         mask_backend: str = "auto",
     ):
         super().__init__()
-        if num_queries < 1 or num_classes < 1:
-            raise ValueError(f"num_queries is {num_queries}, num_classes {num_classes}; expected at least one of each")
+        at_least(1, num_queries=num_queries, num_classes=num_classes)
+        at_least(0, depth=depth)
+        check_heads(dim, heads)
         self.dim = dim
         self.attention_threshold = attention_threshold
         self.level_in_value = level_in_value

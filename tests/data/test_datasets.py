@@ -336,6 +336,8 @@ def test_data_sets_that_cannot_be_used(tmp_path):
         MixedDataset([])
     with pytest.raises(DataError, match=r"\[1, 2\] classes"):
         ClipDataset(records + list_videos(tmp_path, label_map={1: 1, 2: 2}), Single())
+    with pytest.raises(ValueError, match="sampler is None; expected what chooses frames"):
+        ClipDataset(records, None)
     with pytest.raises(ValueError, match="anchor_step 0"):
         ClipDataset(records, Single(), anchor_step=0)
 

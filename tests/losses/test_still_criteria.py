@@ -215,3 +215,20 @@ def test_earlier_outputs_have_a_weight():
             found = make(aux_weight=weight)(both, targets)
             for name, value in make()(full, targets).items():
                 torch.testing.assert_close(found[name], value + weight * make()(part, targets)[name])
+
+
+@pytest.mark.parametrize("criterion", ALL, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("label", [-2, -1, 2])
+def test_a_class_that_the_model_has_not_is_refused(criterion, label):
+    """A class below 0 would count from the last one, or be the background."""
+    with pytest.raises(ValueError, match=f"a target has class {label}, but the model has 2: 0..1"):
+        loss_of(criterion, logits_of(1), [clip(0, labels=(0, label))])
+
+
+@pytest.mark.parametrize("criterion", SOFTMAX, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("targets", [1, 3])
+def test_targets_of_other_clips_or_frames_are_refused(criterion, targets):
+    with pytest.raises(ValueError, match=f"of 2 clips of 2 frames, the targets of {targets} clips of 2 frames"):
+        loss_of(criterion, logits_of(2), [clip(seed) for seed in range(targets)])
+    with pytest.raises(ValueError, match="of 1 clips of 1 frames, the targets of 1 clips of 2 frames"):
+        loss_of(criterion, logits_of(1, frames=1), [clip(0)])

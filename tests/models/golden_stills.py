@@ -26,7 +26,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "golden" / "ssformer"
 INPUTS = {"sq": (2, 352, 352), "rect": (1, 256, 384), "small": (1, 64, 96), "odd": (1, 75, 101)}
 RECIPES = {"std02": None, "fanin": 1.0}
 # largest error of a logit; a tanh instead of an exact GELU is 2e-8 in the first and 1e-4 in the second
-TOLERANCE = {"std02": 2e-6, "fanin": 2e-5}
+TOLERANCE = {"std02": 3e-6, "fanin": 2e-5}
 
 OFFICIAL = {
     "ssformer_S": ("mit_b2", partial(ProgressiveLocalityDecoder), "corners"),

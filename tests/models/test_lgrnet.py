@@ -217,3 +217,37 @@ def test_attention_masks_are_those_of_masks_at_full_size(shape):
     direct = nn.functional.interpolate(logits[0], size=shape, mode="bilinear").flatten(1)
     sure = (direct - decoder.attention_threshold).abs() > 1e-6
     assert torch.equal(weak[sure], (direct < decoder.attention_threshold)[sure]) and sure.float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"depth": -1}, "depth is -1, expected at least 0"),
+        ({"points": 0}, "points is 0, expected at least 1"),
+        ({"scan_states": 0}, "states is 0, expected at least 1"),
+        ({"scan_depth": -1}, "depth is -1, expected at least 0"),
+        ({"hidden": 0}, "hidden is 0, expected at least 1"),
+        ({"num_frame_queries": -1}, "num_frame_queries is -1"),
+        ({"heads": 6, "num_frame_queries": 0, "local": False}, "dim is 32, expected a multiple of heads = 6"),
+        ({"heads": 6, "num_frame_queries": 0}, "dim is 32, expected a multiple of heads = 6"),
+        ({"heads": 0}, "multiple of heads = 0"),
+    ],
+)
+def test_numbers_out_of_range(settings, words):
+    with pytest.raises(ValueError, match=words):
+        small(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"depth": -1}, {"heads": 0}, {"heads": 5}])
+def test_numbers_of_the_decoder_out_of_range(settings):
+    with pytest.raises(ValueError, match="expected (at least|a multiple)"):
+        VideoDecoder(dim=32, **settings)
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_no_frames_at_once(chunk):
+    model = small().eval()
+    model.frame_chunk = chunk
+    for call in (model, model.infer):
+        with pytest.raises(ValueError, match=f"frames at once are {chunk}; expected at least 1, or None"):
+            call(torch.rand(1, 2, 3, 32, 32))

@@ -22,6 +22,7 @@ from lgrnet.data.transforms import resize_for_eval
 from lgrnet.inference.predictor import Predictor
 from lgrnet.losses.dense_criterion import DenseCriterion
 from lgrnet.models.backbones import MixTransformer
+from lgrnet.models.resnet import ResNetBackbone
 from lgrnet.models.segmenter import PerFrame
 from lgrnet.models.ssformer import SSFormer
 from lgrnet.models.still_decoders import (
@@ -219,6 +220,21 @@ def test_decoders_take_as_many_levels_as_there_are(decoder):
 def test_decoders_that_need_all_levels_say_so(decoder):
     with pytest.raises(ValueError, match="needs a backbone with levels res2..res5, this one has res2, res3, res4"):
         SSFormer(ThreeLevels(), decoder)
+
+
+@pytest.mark.parametrize("decoder", DECODERS, ids=str)
+def test_levels_before_stride_4_are_refused(decoder):
+    """Their masks would be twice as large as the frames."""
+    with pytest.raises(ValueError, match="needs a backbone with levels res2..res5, this one has res1, res2"):
+        SSFormer(ResNetBackbone("resnet18"), decoder)
+
+
+def test_frames_smaller_than_the_reduction_say_so():
+    net = SSFormer(MixTransformer("mit_b0"), DECODERS[0]).eval()
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 29, 29)).isfinite().all()
+        with pytest.raises(ValueError, match="a map of 7 x 8 is smaller .* 8 x 8; give frames of at least 32 x 32"):
+            net(torch.rand(1, 3, 28, 32))
 
 
 def test_parallel_fusion_refuses_sizes_that_do_not_halve():

@@ -18,6 +18,7 @@ from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import build as build_config
 from lgrnet.config import builds, to_json
 from lgrnet.layers.scale_variant import ScaleVariantAttention
+from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.deeplabv3 import DeepLabV3
 from lgrnet.models.resnet import ResNetBackbone
 from lgrnet.models.segmenter import PerFrame
@@ -255,8 +256,17 @@ def test_torchvision_names_are_the_backbone_s_names(tmp_path):
         (lambda: small(gate="mean"), "gate is 'mean'"),
         (lambda: small(link="sum"), "link is 'sum', expected one of concatenate, add"),
         (lambda: small(branch_attention="se"), "channel attention is 'se'"),
+        (lambda: SvANet(TimmBackbone("pvt_v2_b0")), "the backbone has res2, res3, res4, res5; SvANet needs res1..res5"),
     ],
 )
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 32)])
+def test_frames_whose_deepest_map_has_no_patch(size):
+    """What no patch covers is zero in the global half; here that is all of it."""
+    model = small(**FIVE).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 1, 3, *size)).mask_logits.isfinite().all()
