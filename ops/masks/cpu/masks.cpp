@@ -2,7 +2,8 @@
 //
 // The places of a map lie side by side, its channels far apart. A block of WIDE vectors of places goes through all
 // channels while the sums of GROUP queries stay in registers: the map is read where it lies, and not laid out anew as for
-// a product of large matrices. The lines of the next block are asked for meanwhile.
+// a product of large matrices. Lines that will be needed two blocks later are asked for meanwhile: one block earlier is
+// too late for those in which two blocks meet.
 //
 // Every number is summed over the channels in order, whatever stands beside it and however many threads there are.
 //
@@ -20,6 +21,7 @@ constexpr int WIDE = 2;
 constexpr int GROUP = REGISTERS == 32 ? 10 : 5;
 constexpr int64_t BLOCK = WIDE * LANES;
 constexpr int64_t BLOCKS = 32;  // of a task
+constexpr int LINE = 16;        // floats of a line of the caches
 
 struct Problem {
   int64_t queries, channels, places, channel_step;  // floats from one channel of the features to the next
@@ -27,7 +29,7 @@ struct Problem {
   int64_t parts() const { return (places + BLOCK * BLOCKS - 1) / (BLOCK * BLOCKS); }
 };
 
-// The products of N queries with a block that begins at `map`; weights [C, N]. `ahead` numbers further begins the next.
+// The products of N queries with a block that begins at `map`; weights [C, N]. `ahead` numbers further is what to ask for.
 template <int N, bool WHOLE>
 LGRNET_INLINE void multiply(const Problem &p, const float *weights, const float *map, int64_t ahead, const int *counts,
                             float *out) {
@@ -37,7 +39,7 @@ LGRNET_INLINE void multiply(const Problem &p, const float *weights, const float 
 #pragma GCC unroll 2
     for (int v = 0; v < WIDE; ++v) {
       some[v] = load_part(map + v * LANES, WHOLE ? LANES : counts[v]);
-      __builtin_prefetch(map + ahead + v * LANES);
+      if (v * LANES % LINE == 0) __builtin_prefetch(map + ahead + v * LANES);
     }
 #pragma GCC unroll 10
     for (int n = 0; n < N; ++n)
@@ -71,7 +73,7 @@ void lay_out(const Problem &p, const float *queries, float *to) {
 void multiply_part(const Problem &p, const float *weights, const float *map, int64_t part, float *out) {
   const int64_t begin = part * BLOCK * BLOCKS, end = std::min(begin + BLOCK * BLOCKS, p.places);
   for (int64_t place = begin; place < end; place += BLOCK) {
-    const int64_t left = end - place, ahead = left > BLOCK ? BLOCK : 0;
+    const int64_t left = end - place, ahead = left > 2 * BLOCK ? 2 * BLOCK : 0;
     int counts[WIDE];
     for (int v = 0; v < WIDE; ++v) counts[v] = static_cast<int>(std::clamp<int64_t>(left - v * LANES, 0, LANES));
     (left >= BLOCK ? groups<GROUP, true> : groups<GROUP, false>)(p, p.queries, weights, map + place, ahead, counts,
