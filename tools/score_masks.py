@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -208,9 +209,10 @@ def _compare(options: argparse.Namespace) -> list[str]:
         evaluator, _, pairs = _evaluator(options, path)
         result = plain_json(evaluator.result())
         results.append({result["set"]: {**result, "missing": pairs.missing}})
-    protocols = {protocol.id: protocol for protocol in choose_protocols("all", options.fps)}
-    whole = (VPSProtocol(drop_ends=False, resize=rule) for rule in ("bilinear", "imresize"))
-    protocols |= {protocol.id: protocol for protocol in whole}
+    protocols = {protocol.id: protocol for protocol in choose_protocols(options.protocol, options.fps)}
+    if any(isinstance(protocol, VPSProtocol) for protocol in protocols.values()):
+        whole = (VPSProtocol(drop_ends=False, resize=rule) for rule in ("bilinear", "imresize"))
+        protocols |= {protocol.id: protocol for protocol in whole}
     names = " and ".join(map(str, options.compare))
     found = compare_sets(*results, protocols, options.common, names)
     if options.json is not None:
@@ -237,6 +239,8 @@ def _score(options: argparse.Namespace) -> list[str]:
         raise ValueError(f"--out {options.out} is a file; expected a folder to write")
     if options.gt is not None and options.no_lesion:
         raise ValueError("give --gt or --no_lesion, not both: frames without a lesion need no masks")
+    if options.compare is not None and options.out is not None:
+        raise ValueError("--compare writes no report; give --json in place of --out")
     if options.compare is not None:
         return _compare(options)
     if options.pred is None or (options.gt is None and not options.no_lesion):
@@ -275,7 +279,8 @@ def _told(result: dict, facts: dict) -> list[str]:
         means |= {label: of.get(name) for label, of in facts["mean_over_sets"].items()}
         for label, values in means.items():
             if values:
-                told = "  ".join(f"{metric} {value:.4f}" for metric, value in values.items())
+                numbers = {metric: "-" if math.isnan(value) else f"{value:.4f}" for metric, value in values.items()}
+                told = "  ".join(f"{metric} {number}" for metric, number in numbers.items())
                 lines.append(f"{label}, each of the same weight: {told}")
     return lines
 

@@ -8,6 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,7 +258,7 @@ def _table_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, str
 def _json_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, object]]]:
     """Where, video and cells of each entry of a JSON file."""
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=partial(_once, path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error})") from error
     if isinstance(tree, dict):
@@ -270,6 +271,14 @@ def _json_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, obje
         if nested:
             raise DataError(f"{path}, entry {number}: {', '.join(nested[:5])} must be a text, a number, true or false")
         yield f"{path}, entry {number}", cells["video"], {c: v for c, v in cells.items() if c != "video"}
+
+
+def _once(path: Path, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON, of which a name that stands there twice would keep its last value only."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: {twice[0]!r} stands there twice in one object; keep one of them")
+    return dict(pairs)
 
 
 def _value(column: str, value: object, place: str) -> object:

@@ -51,8 +51,9 @@ def compare(
 
     Returns videos (in both), only_first, only_second (names), not_compared (ids), and differences: a list in which
     each entry carries protocol, metric, first, second, difference, lower, upper (95 %, over draws of videos that are
-    the same for both; None for fewer than two videos) and share_above, the share of the draws in which the second is
-    above the first, equal ones half: near 0 or 1 the order is sure, near 0.5 it is not. Several classes: their mean.
+    the same for both; None where fewer than two videos have the number) and share_above, the share of the draws in
+    which the second is above the first, equal ones half: near 0 or 1 the order is sure, near 0.5 it is not. Several
+    classes: their mean.
 
     Raises DataError when protocols, videos or annotated frames differ.
     """
@@ -100,7 +101,7 @@ def comparison_table(found: Mapping, titles: Sequence[str] = ("A", "B")) -> str:
         if found[key]:
             lines.append(f"left out, only in {title}: {', '.join(found[key])}")
     if found["not_compared"]:
-        lines.append(f"no intervals for these protocols, not compared: {', '.join(found['not_compared'])}")
+        lines.append(f"not compared, for want of intervals or not asked for: {', '.join(found['not_compared'])}")
     last = None
     for entry in found["differences"]:
         if entry["protocol"] != last:

@@ -30,7 +30,7 @@ class Interval:
 
 
 UNKNOWN = Interval(None, None)
-"""The interval of a number of fewer than two videos, or of a protocol that is not `Additive`."""
+"""The interval of a number that fewer than two videos have, or of a protocol that is not `Additive`."""
 
 
 def resamples(videos: int, number: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
@@ -45,18 +45,24 @@ def resampled(
     """Class (and "mean" of several) -> metrics [1 + B, M]: of all the videos, and of B draws of as many of them.
 
     statistics  class -> video -> [S]; a video that a class does not know adds nothing to it
+
+    The draws of a number that fewer than two videos have are NaN: they would all be that of the one.
     """
     weights = np.concatenate([np.ones((1, len(videos))), resamples(len(videos))])
-    table = {}
+    table, alone = {}, {}
     for class_id, of_videos in statistics.items():
         size = len(next(iter(of_videos.values())))
         stacked = np.stack([of_videos.get(video, np.zeros(size)) for video in videos])
         parts = [protocol.finish(weights[i : i + _AT_ONCE] @ stacked) for i in range(0, len(weights), _AT_ONCE)]
         table[class_id] = np.concatenate(parts)
+        alone[class_id] = ~np.isnan(protocol.finish(stacked))  # [V, M]
     if len(table) > 1:
         stacked = np.stack(list(table.values()))
         defined = ~np.isnan(stacked)
         table["mean"] = divide(np.where(defined, stacked, 0).sum(0), defined.sum(0))
+        alone["mean"] = np.any(list(alone.values()), axis=0)
+    for class_id, numbers in table.items():
+        numbers[1:, alone[class_id].sum(0) < 2] = np.nan
     return table
 
 

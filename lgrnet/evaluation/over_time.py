@@ -30,7 +30,8 @@ class OverTimeProtocol(RatioOfSums):
     excess_flicker       mask_flicker minus true_mask_flicker, mean over the pairs that have both: the flicker that is
                          not the lesion's own motion
     missed_frames        share of the frames with a lesion in which nothing of it is found
-    dropout_longest      frames in the longest run of such frames; 0 where none is missed
+    dropout_longest      frames in the longest run of such frames, which a frame without the lesion ends; 0 where none
+                         is missed
     dropout_mean         mean frames of these runs, not defined where there is none
     never_detected       share of the clips with a lesion in which it is never found
     frames_to_detection  from the first frame that shows the lesion to the first that finds it, 0: at once; clips in
@@ -142,7 +143,8 @@ class _OverTimeFold:
         return values
 
     def miss(self) -> None:
-        """See `ClipFold.miss`; the frames before and after it become neighbours."""
+        """See `ClipFold.miss`; the frames before and after it become neighbours, and time goes on."""
+        self.index += 1
 
     def end(self) -> tuple[int, dict[str, float]]:
         """See `ClipFold.end`."""
@@ -176,6 +178,7 @@ class _OverTimeFold:
         if not there.any():
             alarm = bool(mask.any())
             self.negatives += 1
+            self.run = 0
             self.false_alarms += alarm
             return {"false_alarm": float(alarm)}
         both = np.count_nonzero(mask & there)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from lgrnet.evaluation.protocols import mean_scores
 from lgrnet.records import count_and_name
 
 COLUMNS = ("folder", "seen")
@@ -26,14 +26,20 @@ def means_over_sets(results: Sequence[Mapping], apart: bool = True) -> SetMeans:
             parts = {protocol: _parts(slices, f"{column}: ") for protocol, slices in result["slices"].items()}
             if names := max(map(list, parts.values()), key=len, default=None):
                 means[f"{result['set']}: {_label(names)}"] = {
-                    protocol: mean_scores(scores) for protocol, scores in parts.items() if len(scores) == len(names)
+                    protocol: _means(scores) for protocol, scores in parts.items() if len(scores) == len(names)
                 }
     if len(results) > 1 and apart:
         means[_label([result["set"] for result in results])] = {
-            protocol: mean_scores({result["set"]: result["scores"][protocol] for result in results})
+            protocol: _means({result["set"]: result["scores"][protocol] for result in results})
             for protocol in results[0]["scores"]
         }
     return means
+
+
+def _means(sets: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every metric that all sets have; NaN where one of them has no number: it would be of the others."""
+    shared = [name for name in next(iter(sets.values())) if all(name in scores for scores in sets.values())]
+    return {name: math.fsum(scores[name] for scores in sets.values()) / len(sets) for name in shared}
 
 
 def _parts(slices: Mapping[str, Mapping], prefix: str) -> dict[str, Mapping[str, float]]:

@@ -15,6 +15,7 @@ LENGTHS = (100, 200, 300)
 MILLIMETRES = (6, 10)
 """Polyps up to 5 mm are called diminutive, 6 to 9 mm small, and 10 mm and more large."""
 
+_GROUPS = ("attribute", "length", "place", "size", "frames", "videos")
 _MANY = 10
 _MOST = 40
 
@@ -49,6 +50,8 @@ def slices_of(facts: Mapping[str, VideoFacts], limits: Sequence[float] = PUBLISH
     "size: ..."           by the largest object, disjoint classes with SvANet's limits (see `size_classes`)
     "frames: with lesion", "frames: without lesion"
 
+    A column that is called like one of these groups is shown as "own <column>".
+
     A column with one value for all makes no slice; nor does one of more than 40 different texts, nor one in which each
     of more than 10 videos has its own.
     """
@@ -81,7 +84,7 @@ def _of_attributes(facts: Mapping[str, VideoFacts]) -> dict[str, dict[str, Slice
     for column in sorted({column for values in known.values() for column in values} - set(VISUAL_ATTRIBUTES)):
         values = {video: found[column] for video, found in known.items() if found.get(column) is not None}
         if parts := _by_value(column, values):
-            groups[column] = parts
+            groups[f"own {column}" if column in _GROUPS else column] = parts
     return groups
 
 

@@ -153,6 +153,8 @@ class VideoScorer:
                     f"{source}: {name} has shape {array.shape}, expected [{classes}, H, W] (classes of the label map), "
                     "the same for probability and mask"
                 )
+        if mask.dtype != bool:
+            raise DataError(f"{source}: mask is of {mask.dtype}, expected bool, such as map > 127")
         if raw is None:
             return
         if raw.ndim != 2 or not raw.size:

@@ -81,6 +81,16 @@ def test_one_video_or_another_kind_of_protocol_has_none():
     assert intervals_of(object(), statistics_of(object(), _rows([0.5, 0.6]))) == {}
 
 
+def test_a_number_of_one_video_has_none():
+    """Every draw that has it has it of the same video, which would look as if it were sure."""
+    rows = [FrameRow("mean", f"v{i}", "0", 1, {"x": x}) for i, x in enumerate((0.3, math.nan, math.nan))]
+    assert intervals_of(_Mean(), statistics_of(_Mean(), rows)) == {1: {"x": UNKNOWN}}
+    two = rows + [FrameRow("mean", "v1", "0", 2, {"x": 0.5})]
+    found = intervals_of(_Mean(), statistics_of(_Mean(), two))
+    assert found[1] == found[2] == {"x": UNKNOWN}
+    assert (found["mean"]["x"].lower, found["mean"]["x"].upper) == (0.3, 0.5), "of the two classes two videos"
+
+
 def test_the_mean_over_classes_leaves_out_what_is_not_defined():
     rows = _rows([0.2, 0.4]) + _rows([math.nan, 0.8], class_id=2)
     table = resampled(_Mean(), statistics_of(_Mean(), rows), ["v000", "v001"])

@@ -60,6 +60,21 @@ def test_dropouts_and_the_first_detection():
     assert (found["specificity"], found["false_alarms_per_minute"]) == (1, 0)
 
 
+def test_a_healthy_frame_ends_a_dropout():
+    found = _clip([0, 0, 0, 0, 0, 3], [3, 3, 0, 3, 3, 3])
+    assert (found["dropout_longest"], found["dropout_mean"], found["missed_frames"]) == (2, 2, 4 / 5)
+
+
+def test_time_goes_on_without_predictions():
+    fold = OverTimeProtocol(fps=1).begin()
+    lesion = _bar(3).astype(np.uint8) * 255
+    fold.add(lesion, _bar(0), lesion)
+    for _ in range(5):
+        fold.miss()
+    fold.add(lesion, _bar(3), lesion)
+    assert fold.end()[1]["frames_to_detection"] == 6
+
+
 def test_a_lesion_that_is_never_found():
     found = _clip([0, (2, 8)], [3, 3])
     assert (found["never_detected"], found["missed_frames"], found["dropout_longest"]) == (1, 1, 2)

@@ -85,6 +85,16 @@ def test_slices_hold_what_they_say():
     assert not holds(found["size: 10 - 100 %"], "case1_1", "b")
 
 
+def test_columns_that_are_called_like_our_groups():
+    facts = {f"v{i}": VideoFacts(("a",), (EMPTY,), {"size": "big" if i else "small", "SI": True}) for i in range(3)}
+    facts["v0"] = VideoFacts(("a",), (_shape(),), {"size": "small", "attribute": "x"})
+    facts["v1"].attributes["attribute"] = "y"
+    facts["v2"] = VideoFacts(("a",), (_shape(high=50, wide=60),), {"size": "big", "SI": True})
+    found = slices_of(facts)
+    assert set(found["own size: big"]) == {"v1", "v2"} and set(found["own attribute: x"]) == {"v0"}
+    assert set(found["attribute: SI"]) == {"v1", "v2"} and any(name.startswith("size: ") for name in found)
+
+
 def test_many_numbers_become_three_parts_and_names_none():
     facts = {f"v{i:02d}": VideoFacts(("a",), (EMPTY,), {"age": i, "note": f"n{i}"}) for i in range(12)}
     found = slices_of(facts)
@@ -149,6 +159,7 @@ def test_tables_of_users(tmp_path, name, text):
         ("a.json", b"{", "not valid JSON"),
         ("a.json", b"[1]", "entry 1: expected"),
         ("a.json", b'{"a": {"b": []}}', "entry 1: b must be"),
+        ("a.json", b'{"a": {"SI": 1}, "a": {"SI": 0}}', "'a' stands there twice in one object"),
     ],
 )
 def test_bad_tables_say_where(tmp_path, name, content, message):

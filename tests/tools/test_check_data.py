@@ -244,3 +244,35 @@ def test_from_a_clone_without_torch_and_with_codes():
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and all(kind in done.stdout for kind in kinds.KINDS), done.stderr
+
+
+def test_a_role_is_that_of_the_innermost_folder_that_has_one():
+    role = sys.modules["data_checks.sets"].role_of
+    assert [role(name) for name in ("train_test/train", "train_test/test", "TestHardDataset/Unseen")] == [
+        *("train", "test", "test")
+    ]
+    assert [role(name) for name in ("latest", "strain/a", "x/Seen", "data/validation", "MyTrain")] == [
+        *("", "", "", "val", "train")
+    ]
+
+
+def test_files_of_a_json_are_looked_for_where_it_says(copy, tmp_path):
+    """Names like 00001.jpg are in every video; another video's does not stand for a missing one."""
+    coco = sys.modules["data_checks.coco"]
+    names = {"v1/00001.jpg": "v1/00001.jpg", "v2/00001.jpg": "v2/00001.jpg", "00001.jpg": "v1/00001.jpg"}
+    names |= {"v1/only.jpg": "v1/only.jpg", "only.jpg": "v1/only.jpg"}
+    files = coco.Files(names, {"only.jpg": "v1/only.jpg"}, lambda path: None)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(("v3/00001.jpg", "v2/00001.jpg", "x/only.jpg"))]
+    text = json.dumps({"images": images, "annotations": [], "categories": []})
+    found = [(f.code, f.detail) for f in coco.check_json("a.json", text, files)]
+    assert [code for code, detail in found if "00001" in detail or "only" in detail] == ["D172"]
+    assert ("D172", "v3/00001.jpg") in found
+
+
+def test_masks_of_more_classes_than_31(copy, tmp_path):
+    root = copy("videos", tmp_path / "set")
+    rng = np.random.default_rng(0)
+    for path in root.rglob("GT/*/*.png"):
+        top = 20 if int(path.stem) % 2 else 45
+        save(path, (disc(int(path.stem)) > 0) * rng.integers(1, top, disc(40).shape).astype(np.uint8))
+    assert not {"D101", "D102", "D103"} & {code for code, _ in said(root)}

@@ -383,3 +383,15 @@ def test_average_precision_of_maps(trees, tmp_path, capsys):
     passed = sum(dice / (2 - dice) >= threshold for threshold in np.arange(0.5, 1, 0.05))  # both videos are alike
     assert found["instances"]["ap"] == pytest.approx(passed / 10, abs=1e-3)
     assert (found["instances"]["form"], found["instances"]["videos"]) == ("video", 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_videos_behind_links_are_scored(trees, capsys):
+    seen = trees / "gt/TestHardDataset/Seen/GT"
+    (trees / "elsewhere").mkdir()
+    (seen / "case2").rename(trees / "elsewhere/case2")
+    (seen / "case2").symlink_to(trees / "elsewhere/case2")
+    (seen / "case1_1/up").symlink_to(trees / "gt")
+    assert score_masks.main(["--pred", str(trees / "pred"), "--gt", str(trees / "gt"), "--protocol", "lgrnet"]) == 0
+    told = capsys.readouterr()
+    assert "8 frames of 2 videos" in told.out and "not scored" not in told.err

@@ -81,3 +81,16 @@ def test_masks_and_their_absence_are_a_contradiction(trees, capsys):
     assert "--gt or --no_lesion, not both" in capsys.readouterr().err
     assert _run(trees) == 2
     assert "--no_lesion" in capsys.readouterr().err
+
+
+def test_options_that_compare_does_not_take(trees, capsys):
+    given = ["--no_lesion", "--pred", str(trees / "pred")]
+    assert score_masks.main([*given, "--json", str(trees / "a.json")]) == 0
+    capsys.readouterr()
+    compared = ["--compare", str(trees / "a.json"), str(trees / "a.json")]
+    assert score_masks.main([*compared, "--out", str(trees / "out")]) == 2
+    assert "--compare writes no report; give --json" in capsys.readouterr().err
+    assert score_masks.main([*compared, "--protocol", "lgrnet,plain"]) == 0
+    told = capsys.readouterr().out
+    assert "protocol lgrnet" in told and "protocol plain" in told and "protocol pranet" not in told
+    assert "not asked for: " in told

@@ -19,10 +19,12 @@ class Files:
     """What is there to be named.
 
     names    names, and paths from the folder of the JSON or of the set, of every file -> its path
+    alone    names that one file of the set has -> its path
     size_of  path -> (height, width) of the picture, None where it cannot be read
     """
 
     names: Mapping[str, str]
+    alone: Mapping[str, str]
     size_of: Callable[[str], Size | None]
 
 
@@ -105,7 +107,7 @@ class _Checker:
             yield self._say("D188", name)
             return
         path = self.files.names.get(join(str(Path(self.rel).parent), plain)) or self.files.names.get(plain)
-        path = path or self.files.names.get(PurePosixPath(plain).name)
+        path = path or self.files.alone.get(PurePosixPath(plain).name)
         if path is None:
             yield self._say("D172", name)
         elif (size := self.files.size_of(path)) and (stated := _size(entry)) and stated != size:

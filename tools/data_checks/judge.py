@@ -85,7 +85,14 @@ def check_masks(groups: Sequence[Group], looks: Looks, label_map: LabelMap | Non
 
 def _are_indices(masks: Sequence[str], tops: Mapping[str, int], looks: Looks) -> bool:
     shown = [path for path in masks if tops[path] > 0]
-    return sum(2 <= tops[path] <= INDEX_MAX and not looks[path].lossy for path in shown) > len(shown) / 2
+    few = [path for path in shown if 2 <= tops[path] <= INDEX_MAX and not looks[path].lossy]
+    return len(few) > len(shown) / 2 or _many_classes(shown, tops, looks)
+
+
+def _many_classes(shown: Sequence[str], tops: Mapping[str, int], looks: Looks) -> bool:
+    """Whether masks hold indices of more than INDEX_MAX classes: their values begin at 1, and are far from 255."""
+    low = all(tops[path] < 128 and not looks[path].lossy for path in shown)
+    return low and any(len(looks[path].values) > 3 for path in shown) and any(1 in looks[path].values for path in shown)
 
 
 def _mapped(masks: Sequence[str], looks: Looks, label_map: Mapping[int, int | str]) -> Iterator[Finding]:
@@ -109,7 +116,7 @@ def _scales(masks: Sequence[str], tops: Mapping[str, int], looks: Looks, label_m
     shown = [path for path in masks if tops[path] > 0]
     small = [path for path in shown if tops[path] <= INDEX_MAX and not looks[path].lossy]
     indices = _are_indices(masks, tops, looks)
-    if 0 < len(small) < len(shown):
+    if 0 < len(small) < len(shown) and not _many_classes(shown, tops, looks):
         for path in min(small, [path for path in shown if path not in set(small)], key=len):
             yield Finding("D103", path, f"its largest value is {tops[path]}")
     elif label_map is not None:

@@ -183,12 +183,15 @@ def _check_texts(
     written: Sequence[tuple[str, str]], frames: Sequence[str], tree: Mapping[str, Folder], looks: dict, root: Path
 ) -> Iterator[Finding]:
     names: dict[str, str] = {}
+    times: Counter[str] = Counter()
     for rel in tree:
+        times.update(tree[rel].files)
         for name in tree[rel].files:
             path = join(rel, name)
             for key in (path, name, Path(name).stem):
                 names.setdefault(key, path)
-    files = coco.Files(names, partial(_picture_size, root, looks))
+    alone = {name: names[name] for name, number in times.items() if number == 1}
+    files = coco.Files(names, alone, partial(_picture_size, root, looks))
     for rel, text in written:
         if rel.lower().endswith(".json"):
             yield from coco.check_json(rel, text, files)

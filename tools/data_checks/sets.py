@@ -164,15 +164,19 @@ def _both_nestings(groups: Iterable[Group]) -> Iterator[Finding]:
     yield from (Finding("D232", split or ".") for split, both in nestings.items() if len(both) > 1)
 
 
+_ROLE = re.compile(r"(?<![A-Za-z])(train|test|val)|Train|Test|Val|TRAIN|TEST|VAL")
+"""Where a word begins with it: not latest, not strain."""
+
+
 def role_of(split: str) -> str:
-    """What a split is for, by its name: "train", "val", "test", or "" where it does not say.
+    """What a split is for, by the innermost of its folders that says so: "train", "val", "test", or "" for none.
 
     SUN-SEG's Seen shares cases with the training split by design, and so does what its script pools (combine): "".
     """
-    words = split.lower()
-    if words.rpartition("/")[2] in ("seen", "combine"):
+    parts = split.split("/")[::-1]
+    if parts[0].lower() in ("seen", "combine"):
         return ""
-    return next((word for word in ("train", "test", "val") if word in words), "")
+    return next((found[0].lower() for part in parts if (found := _ROLE.search(part))), "")
 
 
 def assign_splits(groups: Sequence[Group], chosen: Mapping[str, Sequence[str]]) -> dict[str, str]:
