@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ class VideoScorer:
     def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
         self.video, self.label_map, self.protocols, self.resize = video, label_map, protocols, resize
         self.rows: list[FrameRow] = []
-        self.only_ignored = 0
+        self.only_ignored = self._brightest = 0
         self.shapes: dict[str, FrameShape | None] = {}
         self._missed: set[str] = set()
         self._folds: dict[tuple[str, int], ClipFold] = {
@@ -117,12 +118,24 @@ class VideoScorer:
         self._note(frame, truth, raw)
 
     def clips(self) -> list[ClipRow]:
-        """What the protocols of videos keep; to be called once, after the last frame."""
+        """What the protocols of videos keep; to be called once, after the last frame.
+
+        Warns of masks without white: some protocols see nothing in them, as published.
+        """
+        if self.label_map == "binary" and 1 < self._brightest < 255:
+            warnings.warn(
+                f"masks have {self._brightest} as their largest value, not 255: protocols that compare values, such as "
+                "vps, ssformer-test and study, see less of them, or nothing; save them as 0 and 255, or say which "
+                f"values are foreground (label_map={ {self._brightest: 1} }; tools/score_masks.py: --foreground)",
+                stacklevel=3,
+            )
         return [ClipRow(name, self.video, class_id, *fold.end()) for (name, class_id), fold in self._folds.items()]
 
     def _note(self, frame: str, truth: np.ndarray | None, raw: np.ndarray | None) -> None:
         self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
-        self.only_ignored += raw is not None and only_ignored(raw, self.label_map)
+        if raw is not None:
+            self.only_ignored += only_ignored(raw, self.label_map)
+            self._brightest = max(self._brightest, int(raw.max(initial=0)))
 
     def _values(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -106,3 +107,16 @@ def test_arrays_alone_say_it_too():
         evaluator.process(shown, list(raw))
         results.append(evaluator.result()["scores"])
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize(("top", "told"), [(255, False), (254, True), (128, True), (1, False)])
+def test_masks_without_white_are_warned_of(top, told):
+    """Some protocols read masks by value, as published: of 0 and 128 they see nothing."""
+    evaluator = Evaluator([VPSProtocol()], "s")
+    there = np.stack([_truth(index) > 0 for index in range(4)])
+    shown = Prediction("v", tuple("abcd"), np.ones(1), there[None].astype(np.uint8) * 255, there[None])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluator.process(shown, [mask * np.uint8(top) for mask in there])
+    found = [str(w.message) for w in caught if "as their largest value, not 255" in str(w.message)]
+    assert len(found) == told and all(f"masks have {top} " in text for text in found)
