@@ -97,8 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.print_report(found, out, given.show)
         if given.json not in (None, "-"):
             Path(given.json).write_text(report.as_json(found) + "\n", encoding="utf-8")
-        if given.sheet is not None and (picture := report.sheet(found)) is not None:
-            write_frame(given.sheet, picture)
+        if given.sheet is not None:
+            picture = report.sheet(found)
+            if picture is None:
+                print(f"no finding has a picture to show: {given.sheet} is not written", file=sys.stderr)
+            else:
+                write_frame(given.sheet, picture)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,13 +26,15 @@ from lgrnet.visualize import curves  # noqa: E402
 def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
     """(minutes of training, mean score over the sets) of every evaluation of a run."""
     scores = {line["step"]: line["mean"] for line in read_log(run) if line["type"] == "evaluation"}
-    begun, paused, points = None, 0.0, []
+    begun, paused, points, resumed = None, 0.0, [], False
     for event in read_events(run):
         if event["type"] == "start":
             begun = event["time"]
         elif event["type"] == "resume":
-            raise DataError(f"run {run} was interrupted and resumed; its minutes are not known")
+            resumed = True
         elif event["type"] == "evaluated" and event["step"] in scores:
+            if resumed:
+                raise DataError(f"run {run} was interrupted and resumed; its minutes are not known")
             paused += event["seconds"]
             given = scores[event["step"]]
             if metric not in given:

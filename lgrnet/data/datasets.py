@@ -130,12 +130,13 @@ def video_folder(
 ) -> list[VideoRecord]:
     """Any folder in the one layout; arguments and errors as in `lgrnet.records.list_videos`.
 
-    A root without frames raises DataError naming the folders beside it and in it that have frames.
+    A root that is not there, or without frames, raises DataError naming those beside it and in it that have some.
     """
     root = Path(root)
     if not (root / frames).is_dir():
         near = [str(folder / name) for folder in (root, root.parent) for name in _with_frames(folder, frames)]
-        raise DataError(f"{root} has no folder {frames}; folders that have one: {', '.join(near) or 'none near it'}")
+        lack = f"has no folder {frames}" if root.is_dir() else "does not exist"
+        raise DataError(f"{root} {lack}; folders that have one: {', '.join(near) or 'none near it'}")
     return list_videos(root, frames, masks, label_map, order, videos, {"dataset": root.name}, require_masks)
 
 

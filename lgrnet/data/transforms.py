@@ -10,7 +10,7 @@ workers and could not be resumed exactly. The pixels are worked on by OpenCV.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -266,9 +266,9 @@ def as_size(size: Size) -> tuple[int, int]:
 
     Raises ValueError for anything else, and for more pixels than a frame on disk may have.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Iterable) else ()
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise ValueError(f"size is {size}; expected one positive whole number or (height, width)")
+        raise ValueError(f"size is {size!r}; expected one positive whole number or (height, width)")
     if pair[0] * pair[1] > MAX_PIXELS:
         raise ValueError(f"size is {pair[0]} x {pair[1]}; expected at most {MAX_PIXELS} pixels")
     return pair

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,22 +63,26 @@ def score_pairs(
 
     Raises DataError, naming the files, for maps and masks that cannot be read or scored, and where no map has a value
     above 1, although some have 1: they are masks of 0 and 1, of which nothing is above half of the range of a byte.
-    Likewise where no map of 16 bits has a value above 255, although some are above 0.
+    Likewise where no map of 16 bits has a value above 255, although some are above 0, and where a label map that is a
+    mapping has no class in any mask, although some have values above 0.
     """
     shown = images if needs_images(protocols) else None
     job = _Job(tuple(protocols), set_name, label_map, shown, instances, indexed, pairs.no_lesion)
     evaluator = job.evaluator(weights_hash, attributes)
-    highest = highest_of_16 = 0
-    for number, (state, level, level_of_16) in enumerate(_scored(job, pairs, workers), start=1):
+    highest = _Levels()
+    for number, (state, levels) in enumerate(_scored(job, pairs, workers), start=1):
         evaluator.merge(state)
-        highest, highest_of_16 = max(highest, level), max(highest_of_16, level_of_16)
+        highest = _Levels(*map(max, highest, levels))
         if number % max(1, len(pairs.pairs) // 8) == 0:
             say(f"{set_name}: {number} of {len(pairs.pairs)} videos")
-    if highest == 1:
+    if highest.map == 1:
         raise DataError("no predicted map has a value above 1, they are masks of 0 and 1; save them as 0 and 255")
-    if 0 < highest_of_16 < 256:
+    if 0 < highest.map_of_16 < 256:
         hint = "they hold values of 8 bits; save them with 8 bits, or times 257"
         raise DataError(f"no predicted map of 16 bits has a value above 255, {hint}")
+    if highest.mask and not highest.labelled:
+        given = sorted(value for value, klass in label_map.items() if klass)
+        raise DataError(f"no mask has one of the values {given}; the largest that masks have is {highest.mask}")
     return evaluator
 
 
@@ -103,6 +108,21 @@ def pair_pictures(
     return picture
 
 
+class _Levels(NamedTuple):
+    """The highest values.
+
+    map        of maps, as bytes
+    map_of_16  of maps of 16 bits, as they are
+    mask       of masks, where the label map is a mapping
+    labelled   of these masks, of those values that are of a class
+    """
+
+    map: int = 0
+    map_of_16: int = 0
+    mask: int = 0
+    labelled: int = 0
+
+
 @dataclass(frozen=True)
 class _Job:
     """What every process does with its videos."""
@@ -120,17 +140,17 @@ class _Job:
         average = None if self.instances is None else AveragePrecision(self.instances, set_name=self.set_name)
         return Evaluator(self.protocols, self.set_name, weights_hash, True, attributes, average)
 
-    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, int, int]:
-        """The state of an evaluator with this one video, the highest value of its maps as bytes, and of its maps of 16
-        bits as they are.
+    def __call__(self, video: str, paths: Paths, annotated: Frames) -> tuple[dict, _Levels]:
+        """The state of an evaluator with this one video, and the highest values in it.
 
         annotated  frame -> annotation of all frames, also of those without a map
         """
-        evaluator, highest, highest_of_16, maps, ones = self.evaluator(), 0, 0, [], None
+        evaluator, levels, maps, ones = self.evaluator(), _Levels(), [], None
         scorer, masks = evaluator.begin(video, self.label_map), list(annotated.values())
         for frame, annotation in annotated.items():
             raw = _raw_mask(annotation, self.label_map, self.no_lesion)
             check_values(raw, self.label_map, annotation)
+            levels = _Levels(*map(max, levels, self._levels_of_mask(raw)))
             if ones is None and isinstance(self.label_map, str) and raw.max(initial=0) == 1:
                 # Hardly ever so. Only then the other masks are read once more.
                 ones = holds_ones((read_mask(path, label_map=self.label_map) for path in masks), masks)
@@ -138,9 +158,8 @@ class _Job:
                 scorer.miss(frame, raw, bool(ones))
                 continue
             values, probability = _read_prediction(paths[frame][0], self.label_map, self.indexed)
-            highest = max(highest, int(probability.max()))
-            if values.dtype == np.uint16:
-                highest_of_16 = max(highest_of_16, int(values.max()))
+            of_16 = int(values.max()) if values.dtype == np.uint16 else 0
+            levels = _Levels(*map(max, levels, _Levels(int(probability.max()), of_16)))
             image = None if self.images is None else read_frame(self.images[video][frame])
             scorer.add(frame, probability, raw=raw, image=image, ones=bool(ones))
             if evaluator.instances is not None:
@@ -149,7 +168,14 @@ class _Job:
         if maps:
             found, raws = (list(part) for part in zip(*maps, strict=True))
             evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
-        return evaluator.state(), highest, highest_of_16
+        return evaluator.state(), levels
+
+    def _levels_of_mask(self, raw: np.ndarray) -> _Levels:
+        if isinstance(self.label_map, str):
+            return _Levels()
+        values = np.flatnonzero(np.bincount(raw.ravel())).tolist()
+        labelled = [value for value in values if self.label_map.get(value, 0)]
+        return _Levels(0, 0, max(values), max(labelled, default=0))
 
 
 def _raw_mask(annotation: Path, label_map: LabelMap, no_lesion: bool) -> np.ndarray:
@@ -175,7 +201,7 @@ def _detection(video: str, frames: tuple[str, ...], maps: np.ndarray) -> Predict
     return Prediction(video, frames, np.array([score], np.float32), maps[None], mask[None])
 
 
-def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, int, int]]:
+def _scored(job: _Job, pairs: MaskPairs, workers: int) -> Iterator[tuple[dict, _Levels]]:
     if workers == 1:
         yield from (job(video, paths, pairs.annotated[video]) for video, paths in pairs.pairs.items())
         return

@@ -50,8 +50,14 @@ class Predictor:
     def predict(self, record: VideoRecord, candidates: bool = False) -> Prediction:
         """The prediction for a video on disk; frames are read one at a time.
 
-        Raises DataError for a frame that cannot be read or has another size than the first.
+        Raises ValueError for anything but a VideoRecord, DataError for a frame that cannot be read or has another size
+        than the first.
         """
+        if not isinstance(record, VideoRecord):
+            raise ValueError(
+                f"predict got a {type(record).__name__}, expected a VideoRecord of lgrnet.records.list_videos; for a "
+                "folder, an image or a video file: predict_stream(lgrnet.inference.sources.open_source(path), name)"
+            )
         frames = ((path.stem, read_frame(path)) for path in record.frames)
         return self.predict_stream(frames, record.name, candidates)
 

@@ -32,6 +32,8 @@ class Segmenter(nn.Module):
 
     def normalise(self, frames: Tensor) -> Tensor:
         """Frames in 0..1 -> zero mean and unit variance for each channel, same shape. Raises ValueError."""
+        if not isinstance(frames, Tensor):
+            raise ValueError(f"frames are a {type(frames).__name__}, expected a tensor; use torch.from_numpy")
         if frames.ndim != 5 or frames.shape[2] != 3 or 0 in frames.shape:
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)}, expected [B, T, 3, H, W] with at least one frame; "

@@ -118,3 +118,10 @@ def test_a_description_that_is_no_json(tmp_path):
     save_weights(tmp_path / "w.safetensors", {}, "{")
     with pytest.raises(ConfigError, match="w.safetensors describe"):
         lgrnet.load(tmp_path / "w.safetensors")
+
+
+def test_a_folder_of_several_checkpoints_names_them(tmp_path):
+    for step in (1, 2):
+        save_weights(tmp_path / f"run/checkpoints/step_{step:08d}/weights.safetensors", {"w": torch.ones(1)}, None)
+    with pytest.raises(CheckpointError, match="holds several checkpoints; give one: .*step_00000001, .*step_00000002"):
+        lgrnet.load(tmp_path / "run")

@@ -179,3 +179,10 @@ def test_other_errors_of_the_model_are_not_renamed(frames, monkeypatch):
 def test_padding():
     assert pad_to_stride(torch.ones(3, 33, 64), 32).shape == (3, 64, 64)
     assert pad_to_stride(torch.ones(3, 64, 64), 32).sum() == 3 * 64 * 64
+
+
+def test_what_is_no_record_says_what_to_take(tmp_path):
+    with pytest.raises(ValueError, match="predict got a str, expected a VideoRecord.*predict_stream"):
+        Predictor(Brightness()).predict(str(tmp_path))
+    with pytest.raises(ValueError, match="size is None; expected"):
+        Predictor(Brightness(), size=None)

@@ -251,3 +251,8 @@ def test_no_frames_at_once(chunk):
     for call in (model, model.infer):
         with pytest.raises(ValueError, match=f"frames at once are {chunk}; expected at least 1, or None"):
             call(torch.rand(1, 2, 3, 32, 32))
+
+
+def test_frames_that_are_no_tensor():
+    with pytest.raises(ValueError, match="frames are a ndarray, expected a tensor; use torch.from_numpy"):
+        small()(np.zeros((1, 1, 3, 32, 32), np.float32))

@@ -94,3 +94,13 @@ def test_options_that_compare_does_not_take(trees, capsys):
     told = capsys.readouterr().out
     assert "protocol lgrnet" in told and "protocol plain" in told and "protocol pranet" not in told
     assert "not asked for: " in told
+
+
+def test_a_foreground_that_no_mask_has(trees, capsys):
+    """Else all would be background, and a perfect prediction worth nothing."""
+    for path in sorted((trees / "pred/model").rglob("*.png")):
+        save(trees / "gt" / path.parent.name / path.name, np.full((10, 12), 255, np.uint8))
+    given = ["--pred", str(trees / "pred"), "--gt", str(trees / "gt"), "--protocol", "plain", "--foreground"]
+    assert score_masks.main([*given, "1"]) == 2
+    assert "no mask has one of the values [1]; the largest that masks have is 255" in capsys.readouterr().err
+    assert score_masks.main([*given, "1,255"]) == 0
