@@ -108,11 +108,10 @@ class Folder(Source):
     def __init__(self, path: Path):
         super().__init__(path)
         found = []
-        seen = {os.path.realpath(path)}
         for parent, folders, names in os.walk(path, followlinks=True, onerror=_raise):
-            real = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
-            folders[:] = [name for name in sorted(folders) if real[name] not in seen and not name.startswith(".")]
-            seen.update(real[name] for name in folders)
+            here = Path(parent).resolve()
+            inner = {name: Path(parent, name).resolve() for name in folders if not name.startswith(".")}
+            folders[:] = [name for name in sorted(inner) if inner[name] not in (here, *here.parents)]
             found += [os.path.join(parent, name) for name in sorted(names)]
         for file in found:
             if os.path.isfile(file):
@@ -156,7 +155,8 @@ class _Archive(Source):
         if self._bytes > allowed:
             raise DataError(
                 f"{self.path} is refused: its {self._size} bytes would become more than {allowed} "
-                f"({self._limits.ratio} times as many); it looks like a decompression bomb"
+                f"({self._limits.ratio} times as many); it looks like a decompression bomb. If it "
+                "is none, unpack it and give the folder"
             )
         self._add(name, size)
         return name

@@ -30,7 +30,10 @@ def sources_of(options: argparse.Namespace) -> list[Source]:
     """The opened downloads of a command line; raises DataError as `open_source` does."""
     password = getattr(options, "password", None)
     if password == "":
-        password = getpass.getpass("password of the archives: ")
+        try:
+            password = getpass.getpass("password of the archives: ")
+        except EOFError as error:
+            raise DataError("there is no terminal to ask for the password; give it: --password PASSWORD") from error
     return [open_source(path, password) for path in options.src]
 
 

@@ -27,7 +27,7 @@ from data_prep import archives  # noqa: E402
 from data_prep.command import STOPPED, say  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
-from data_prep.placing import check_apart, claim  # noqa: E402
+from data_prep.stamp import check_apart, claim  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, count_and_name, file_hash  # noqa: E402
 
 READERS = {
@@ -90,7 +90,7 @@ def to_layout(
         if src.is_dir():
             check_apart(dst, [archives.Folder(src)])
         note = {"format": kind, "sha256": _hash(kind, src), "values": values, "stills": stills}
-        claim(dst, [archives.Folder(annotations.root)], note, ("Frame", "GT"))
+        claim(dst, [archives.Folder(annotations.root)], note, ("Frame", "GT", layout.LABEL_MAP))
         layout.write_label_map(dst / layout.LABEL_MAP, values)
     return layout.write_layout(annotations, values, dst, dry_run), annotations
 
@@ -113,7 +113,9 @@ def from_layout(
     pictures = layout.layout_pictures(records, values)
     pictures = layout.tracked(pictures, "reading masks", sum(record.num_frames for record in records))
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
-    claim(dst, [archives.Folder(src)], {"format": kind, "values": values}, (folder.name, "Annotations", "ImageSets"))
+    written = (READERS[kind][1],) if kind in READERS else ("Annotations", "ImageSets")
+    note = {"format": kind, "values": values}
+    claim(dst, [archives.Folder(src)], note, (folder.name, layout.LABEL_MAP, *written))
     frames = ((record.name, file) for record in records for file in record.frames)
     layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)
     layout.write_label_map(dst / layout.LABEL_MAP, values)

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import parser_of, run, sources_of  # noqa: E402
 from data_prep.pairing import Files, Key, collect, contents_of, part_of, planned  # noqa: E402
-from data_prep.placing import Entry, Plan, Report, claim, finish, images_of, place, progress  # noqa: E402
+from data_prep.placing import Entry, Plan, Report, images_of, place, progress  # noqa: E402
+from data_prep.stamp import claim, finish  # noqa: E402
 from lgrnet.records import DataError, read_mask  # noqa: E402
 
 STILLS = "Kvasir-SEG"

@@ -35,7 +35,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import parser_of, run, sources_of  # noqa: E402
-from data_prep.placing import Entry, Part, Report, claim, finish, progress, write_json  # noqa: E402
+from data_prep.placing import Entry, Part, Report, progress, write_json  # noqa: E402
+from data_prep.stamp import claim, division, finish  # noqa: E402
 from data_prep.svanet_layout import parts_of, write_classes  # noqa: E402
 from lgrnet.records import DataError, write_frame  # noqa: E402
 
@@ -92,7 +93,8 @@ def prepare(options: argparse.Namespace) -> Report:
         report.notes.append("how many slices they give is known when they are read")
         return report
     _nibabel()
-    note = {"source": options.set, "val_share": options.val_share, "window": options.window, "cases": len(cases)}
+    note = {"source": options.set, "val_share": options.val_share, "window": options.window}
+    note |= division(parts)
     claim(options.dst, sources, note, ("train", "val", "mask", _DONE))
     done = _write_cases(options, kind, cases, parts)
     report.parts.append(Part("volumes", done, kind.published, missing=missing, noun="volumes"))
@@ -167,8 +169,7 @@ def _write_cases(
                 found = f"{image.name} has the shape {volume.shape}, {mask.name} {labels.shape}"
                 raise DataError(f"{found}; expected the same 3 sides")
             chosen = chosen_slices(options.set, case, volume.shape[kind.axis])
-            if case in done:
-                _remove_slices(options.dst, case)
+            _remove_slices(options.dst, case)
             for index in chosen:
                 name = f"{case}_{index}"
                 raw = _cut(labels, kind.axis, index, mask)
@@ -184,7 +185,7 @@ def _write_cases(
 
 
 def _remove_slices(dst: Path, case: str) -> None:
-    """Of a volume that has changed: it may be of more slices than now, or of others."""
+    """Of a volume that has changed, or whose slices were not all written: they may be more than now, or others."""
     for path in [path for part in ("train", "val", "mask") for path in (dst / part).glob(f"{case}_*")]:
         if path.stem.removeprefix(f"{case}_").isdecimal():
             path.unlink()

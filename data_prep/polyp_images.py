@@ -24,7 +24,8 @@ from data_prep import polypgen  # noqa: E402
 from data_prep.archives import Source  # noqa: E402
 from data_prep.command import parser_of, run, sources_of  # noqa: E402
 from data_prep.pairing import Files, Key, collect, part_of, planned  # noqa: E402
-from data_prep.placing import Entry, Plan, Report, claim, convert_files, finish, images_of, place  # noqa: E402
+from data_prep.placing import Entry, Plan, Report, convert_files, images_of, place  # noqa: E402
+from data_prep.stamp import claim, division, finish  # noqa: E402
 from lgrnet.records import DataError  # noqa: E402
 
 SETS = {
@@ -94,8 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare_polypgen(options: argparse.Namespace, sources: Sequence[Source]) -> Report:
     shares, centre = tuple(options.shares), options.test_centre
     images, masks = polypgen.find_files(images_of(sources))
-    plan, drawn, report = polypgen.plan_of(images, masks, polypgen.divide(images, shares, options.seed, centre))
+    parts = polypgen.divide(images, shares, options.seed, centre)
+    plan, drawn, report = polypgen.plan_of(images, masks, parts)
     note = {"source": "polypgen", "shares": list(shares), "seed": options.seed, "test_centre": centre}
+    note |= division({"/".join(key): part for key, part in parts.items()})
     if not options.dry_run:
         claim(options.dst, sources, note, (*_PARTED, "mask"))
         place(plan, options.dst)

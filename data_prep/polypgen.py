@@ -49,7 +49,7 @@ def find_files(images: Iterable[Entry]) -> tuple[Files, Files]:
 
 def divide(images: Files, shares: Sequence[float], seed: int, test_centre: str | None = None) -> dict[Key, str]:
     """Which part each image belongs to; every sequence is in one. Raises DataError for shares that are none."""
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:
         raise DataError(f"--shares are {tuple(shares)}; expected three numbers that are not negative and add up to 1")
     present = sorted({group for group, _ in images}, key=natural_key)
     if test_centre is not None and test_centre not in present:

@@ -18,10 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import parser_of, run, sources_of  # noqa: E402
-from data_prep.placing import Entry, Report, images_of  # noqa: E402
+from data_prep.placing import Content, Entry, Report, images_of  # noqa: E402
+from data_prep.stamp import division  # noqa: E402
 from data_prep.svanet_layout import Still, indices, parts_of, prepare_stills  # noqa: E402
 from lgrnet.records import DataError  # noqa: E402
 
@@ -56,11 +59,13 @@ def prepare(options: argparse.Namespace) -> Report:
         raise DataError("--folds is for pictures in images; these are split already")
     if options.folds > len(loose):
         raise DataError(f"--folds is {options.folds}, but there are {len(loose)} pictures; each fold needs one")
-    for stem, parts in _split(list(loose), options.folds).items():
+    drawn = _split(list(loose), options.folds)
+    for stem, parts in drawn.items():
         placed.update({(part, stem): loose[stem] for part in parts})
     stills = [Still(part, stem, image, masks.get(stem)) for (part, stem), image in placed.items()]
     with_image = {still.stem for still in stills}
-    report = prepare_stills(options, sources, "SpermHealth", stills, lambda mask, stem: indices(mask, len(CLASSES)), {})
+    note = division({stem: " ".join(parts) for stem, parts in drawn.items()}) if drawn else {}
+    report = prepare_stills(options, sources, "SpermHealth", stills, _classes_of, {}, note)
     if extra := [mask.name for stem, mask in masks.items() if stem not in with_image]:
         report.notes.append(f"{len(extra)} masks without an image left out, such as {extra[0]}")
     return report
@@ -71,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of("SpermHealth into train, val and mask", "archive or folder with images and masks")
     parser.add_argument("--folds", type=int, default=0, help="make split1 .. splitN for cross-validation")
     return run(prepare, parser, arguments)
+
+
+def _classes_of(mask: Content, stem: str) -> np.ndarray:
+    return indices(mask, len(CLASSES))
 
 
 def _split(stems: Sequence[str], folds: int) -> dict[str, list[str]]:

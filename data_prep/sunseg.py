@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.archives import open_source, shown  # noqa: E402
 from data_prep.command import parser_of, run, sources_of  # noqa: E402
-from data_prep.placing import Entry, Part, Plan, Report, claim, finish, images_of, place  # noqa: E402
+from data_prep.placing import Entry, Part, Plan, Report, images_of, place  # noqa: E402
+from data_prep.stamp import claim, finish  # noqa: E402
 from data_prep.sunseg_labels import carry_labels  # noqa: E402
 from lgrnet.records import DataError, count_and_name, natural_key  # noqa: E402
 from lgrnet.records.published import SUNSEG_FRAMES, SUNSEG_SPLITS, sun_case  # noqa: E402

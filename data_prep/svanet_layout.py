@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from data_prep.archives import Source
-from data_prep.placing import Content, Entry, Part, Plan, Report, claim, convert_files, finish, place
+from data_prep.placing import Content, Entry, Part, Plan, Report, convert_files, place
+from data_prep.stamp import claim, finish
 from lgrnet.records import IGNORE, DataError, natural_key, read_mask, write_image
 
 IGNORED = 255
@@ -69,6 +70,7 @@ def prepare_stills(
     stills: Sequence[Still],
     classes_of: Callable[[Content, str], np.ndarray],
     published: Mapping[str, int],
+    more: Mapping[str, object] | None = None,
 ) -> Report:
     """Places images and writes masks; the report. Images without a mask, and masks without an image, are left out.
 
@@ -76,6 +78,7 @@ def prepare_stills(
     stills      all that was found; a stem may come in several parts, for cross-validation
     classes_of  (mask, stem) -> class indices uint8 [H, W]
     published   part -> number of images
+    more        to note of what makes `dst`, such as `placing.division`
 
     Raises DataError where a download holds nothing of it, holds an image twice, or `dst` holds something else.
     """
@@ -91,7 +94,7 @@ def prepare_stills(
     report = _report(stills, published)
     if options.dry_run:
         return report
-    note = {"source": dataset, "folders": sorted({still.part for still in stills})}
+    note = {"source": dataset, "folders": sorted({still.part for still in stills}), **(more or {})}
     claim(options.dst, sources, note, sorted({"mask", *(still.part.split("/")[0] for still in stills)}))
     place(images, options.dst, "placing images")
     convert_files(masks, options.dst, lambda content, path: write_classes(path, classes_of(content, path.stem)))

@@ -23,10 +23,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.archives import Source  # noqa: E402
+from data_prep.archives import Folder, Source  # noqa: E402
 from data_prep.arrays import items_of, shape_of  # noqa: E402
 from data_prep.command import parser_of, run  # noqa: E402
-from data_prep.placing import Part, Report, claim, finish, has_time, progress, set_time  # noqa: E402
+from data_prep.placing import Part, Report, has_time, progress, set_time  # noqa: E402
+from data_prep.stamp import claim, finish  # noqa: E402
 from data_prep.svanet_layout import write_classes  # noqa: E402
 from lgrnet.records import DataError, write_image  # noqa: E402
 
@@ -54,7 +55,8 @@ def prepare(options: argparse.Namespace) -> Report:
     if options.dry_run:
         return report
     note = {"source": "TissueNet", "files": {part: path.name for part, path in parts.items()}, "images": shapes}
-    claim(options.dst, [Source(path) for path in parts.values()], note, ("train", "val", "test", "mask"))
+    folders = [Folder(path) for path in options.src if path.is_dir()]
+    claim(options.dst, [*folders, *map(Source, parts.values())], note, ("train", "val", "test", "mask"))
     for part, path in parts.items():
         _write_part(options.dst, part, path, shapes[part])
     finish(options.dst, note, report)

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.archives import Folder  # noqa: E402
 from data_prep.command import STOPPED, say  # noqa: E402
-from data_prep.placing import Content, Entry, Plan, claim, convert_files, place  # noqa: E402
+from data_prep.placing import Content, Entry, Plan, convert_files, place  # noqa: E402
+from data_prep.stamp import claim  # noqa: E402
 from lgrnet.records import (  # noqa: E402
     IMAGE_SUFFIXES,
     DataError,

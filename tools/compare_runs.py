@@ -39,6 +39,9 @@ def scores_over_time(run: Path, metric: str) -> list[tuple[float, float]]:
             given = scores[event["step"]]
             if metric not in given:
                 raise DataError(f"run {run} has no {metric!r}; it has {', '.join(given)}")
+            if given[metric] is None or begun is None:
+                lack = "no start of it" if begun is None else f"no {metric} at step {event['step']}"
+                raise DataError(f"the log of run {run} has {lack}, so that there is no curve to draw")
             points.append(((event["time"] - begun - paused) / 60, float(given[metric])))
     if not points:
         raise DataError(f"run {run} has no evaluation yet; train with train.eval_every above 0")
@@ -62,7 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out.suffix.lower() not in IMAGE_SUFFIXES:
         parser.error(f"--out {options.out} is no picture; give a name that ends in .png")
     try:
-        lines = {run.name: scores_over_time(run, options.metric) for run in options.runs}
+        names = [run.resolve().name for run in options.runs]
+        titles = [str(run) if names.count(name) > 1 else name for run, name in zip(options.runs, names, strict=True)]
+        if len(set(titles)) < len(titles):
+            raise DataError(f"the runs {', '.join(titles)} are not all different; give each once")
+        lines = {name: scores_over_time(run, options.metric) for name, run in zip(titles, options.runs, strict=True)}
         if options.constant is not None:
             truths = _truths(options.constant, options.videos)
             level = best_constant(truths, _truths(options.constant, options.fit))

@@ -27,7 +27,16 @@ from lgrnet.engine.run import build_part, evaluation_sets  # noqa: E402
 from lgrnet.evaluation.constant_mask import best_constant  # noqa: E402
 from lgrnet.evaluation.metrics import count, dice, iou, resize_nearest  # noqa: E402
 from lgrnet.inference.writers import COMPARED  # noqa: E402
-from lgrnet.records import DataError, VideoRecord, class_masks, read_frame, read_mask, write_frame  # noqa: E402
+from lgrnet.records import (  # noqa: E402
+    IMAGE_SUFFIXES,
+    DataError,
+    VideoRecord,
+    class_masks,
+    file_error,
+    read_frame,
+    read_mask,
+    write_frame,
+)
 from lgrnet.visualize import contact_sheet, overlay, with_legend  # noqa: E402
 
 HEIGHT, WIDTH = 92, 138
@@ -44,12 +53,18 @@ def truths(records: Sequence[VideoRecord]) -> Masks:
     return [class_masks(mask, record.label_map, record.masks[0]).any(0) for mask, record in raw]
 
 
-def answers(run: Path, set_name: str, records: Sequence[VideoRecord]) -> Masks:
-    """What the last evaluation of a run found in each image, bool [H, W]. Raises DataError where it is not on disk."""
+def answers(run: Path, set_name: str, records: Sequence[VideoRecord], truth: Masks) -> Masks:
+    """What the last evaluation of a run found in each image, bool [H, W]. Raises DataError where it is not on disk, or
+    of another size than the annotation."""
     folders = sorted((run / "eval").glob(f"step_*/{set_name}/web"))
     if not folders:
         raise DataError(f"run {run} has no evaluation of the set {set_name!r}; expected {run}/eval/step_*/{set_name}")
-    return [read_mask(folders[-1] / record.name / f"{record.frame_names[0]}.png") > 0 for record in records]
+    files = [folders[-1] / record.name / f"{record.frame_names[0]}.png" for record in records]
+    found = [read_mask(file) > 0 for file in files]
+    for file, mask, there in zip(files, found, truth, strict=True):
+        if mask.shape != there.shape:
+            raise DataError(f"{file} has (height, width) {mask.shape}, its annotation {there.shape}; evaluate anew")
+    return found
 
 
 def scores(found: Masks, truth: Masks) -> np.ndarray:
@@ -100,7 +115,11 @@ def compare(config_file: Path, runs: Mapping[str, Path], out: Path, images: int,
         raise ConfigError(f"{config_file} evaluates {1 + len(more)} sets; expected one of still images")
     fitted = truths(build_part(config, "data.train").records)
     truth = truths(records)
-    found = {name: answers(run, set_name, records) for name, run in runs.items()}
+    if not any(there.any() for there in truth):
+        raise DataError(f"no image of {config_file} shows anything; there is nothing to compare")
+    if taken := [path for r in records for path in (*r.frames, *r.masks) if path and path.resolve() == out.resolve()]:
+        raise DataError(f"--out {taken[0]} is a picture of the data set; give another name")
+    found = {name: answers(run, set_name, records, truth) for name, run in runs.items()}
     write_frame(out, picture(records, truth, found, images))
     return [*table(found, truth, fitted), "", str(out)]
 
@@ -127,10 +146,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
     options = parser.parse_intermixed_args(arguments)
     runs = {name: Path(folder) for name, folder in options.run}
+    if len(runs) < len(options.run):
+        parser.error(f"--run names {', '.join(name for name, _ in options.run)}; give every run a name of its own")
+    if options.images < 1:
+        parser.error(f"--images is {options.images}; expected 1 or more")
+    if options.out.suffix.lower() not in IMAGE_SUFFIXES:
+        parser.error(f"--out {options.out} is no picture; give a name that ends in .jpg or .png")
     try:
         lines = compare(options.config_file, runs, options.out, options.images, options.overrides)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot use {file_error(error)}; check the runs and --out", file=sys.stderr)
         return 2
     print("\n".join(lines))
     return 0

@@ -33,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         check_apart(options.target, source)
         state, metadata = read_weights(source)
         if not options.full:
-            state = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+            halves = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+            if lost := [name for name, t in halves.items() if (t.isfinite() != state[name].isfinite()).any()]:
+                raise CheckpointError(f"{', '.join(lost[:3])} hold numbers too large for half precision; give --full")
+            state = halves
         write_atomic(options.target, pack(state, metadata))
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -70,7 +70,7 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
         for frame, mask in enumerate(masks):
             region = None if mask is None else _region(label, mask, size, f"{where}, frame {frame}")
             regions[key, frame] += [region] if region else []
-    pictures = []
+    pictures, owners = [], dict[str, str]()
     for key, (video, size, where) in videos.items():
         names = part(video, "file_names", list, where)
         said = video.get("annotated", [True] * len(names))
@@ -81,8 +81,20 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
             if not isinstance(name, str):
                 raise DataError(f"{where}: the name of frame {frame} is {name!r}; expected text")
             pictures.append(folder.picture(name, content, size, f"{where}, frame {frame}"))
+        if not folder.stills:
+            _check_one_folder(pictures[len(pictures) - len(names) :], owners, where)
     folder.check(path)
     return Annotations(tuple(labels.values()), pictures, folder.root)
+
+
+def _check_one_folder(frames: Sequence[Picture], owners: dict[str, str], where: str) -> None:
+    """Raises DataError unless the frames of a video are in a folder of their own, by which videos are told here.
+
+    owners  folder -> the video that it belongs to; this one's is added
+    """
+    folders = sorted({picture.video for picture in frames})
+    if len(folders) > 1 or any(owners.setdefault(name, where) != where for name in folders):
+        raise DataError(f"{where} has its frames in {', '.join(folders[:3])}; expected one folder of its own")
 
 
 def write_coco(path: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:

@@ -123,6 +123,9 @@ def _tracks(
     frames, name = _frames(root, path, folder)
     regions: dict[int, list[Region]] = defaultdict(list)
     seen: set[str | None] = set()
+    tasks = sorted({track.get("task_id") for track in root.iter("track")} - {None})
+    if len(tasks) > 1:
+        raise DataError(f"{path} has tracks of the tasks {', '.join(tasks)}; export every task by itself")
     for track in root.iter("track"):
         where = f"{path}: track {track.get('id')!r}"
         if track.get("id") in seen:

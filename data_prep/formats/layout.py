@@ -161,11 +161,17 @@ def write_layout(annotations: Annotations, values: Mapping[str, int], dst: Path,
 
 
 def place_frames(root: Path, frames: Iterable[tuple[str, Path]], dst: Path) -> None:
-    """Links or copies the frames of videos, which are below `root`, to `<dst>/<video>/`."""
+    """Links or copies the frames of videos, which are below `root`, to `<dst>/<video>/`.
+
+    Raises DataError, before anything is written, where another picture is there under a frame's name.
+    """
     source = Folder(root)
     plan: Plan = {}
     for video, file in frames:
         plan[f"{video}/{file.name}"] = Entry(source, file.relative_to(root).as_posix())
+    for name, entry in plan.items():
+        if (dst / name).is_file() and (dst / name).stat().st_size != entry.size:
+            raise DataError(f"{dst / name} is another picture than {entry.name}; choose another --dst, or remove it")
     dst.mkdir(parents=True, exist_ok=True)
     place(plan, dst, "placing frames")
 

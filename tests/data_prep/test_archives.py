@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.archives import Limits, open_source, safe_name, shown
 from lgrnet.records import DataError
-from tests.data_prep.downloads import JUNK, content, write_any, write_tar, write_zip
+from tests.data_prep.downloads import JUNK, content, write_any, write_folder, write_tar, write_zip
 
 FILES = {"a/b.txt": b"hello", "a/c d.txt": b"", "e.bin": bytes(range(256)) * 40}
 
@@ -226,3 +226,12 @@ def test_a_password_opens_what_zip_has_locked(tmp_path):
     assert {name: stream.read() for name, stream in source.streams(FILES)} == FILES
     with pytest.raises(DataError, match="does not open with this --password|damaged"):
         open_source(tmp_path / "x.zip", "wrong").read("e.bin")
+
+
+def test_two_links_to_one_folder_are_both_followed(tmp_path):
+    """Such as variants of a data set that share what is equal."""
+    write_folder(tmp_path / "src/Data/v", {"0.png": b"a"})
+    (tmp_path / "src/Frame").mkdir()
+    (tmp_path / "src/Frame/v").symlink_to(tmp_path / "src/Data/v")
+    (tmp_path / "src/Data/v/up").symlink_to(tmp_path / "src")
+    assert set(open_source(tmp_path / "src").files) == {"Data/v/0.png", "Frame/v/0.png"}

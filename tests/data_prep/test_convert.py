@@ -251,3 +251,29 @@ def test_the_real_frames(shared, tmp_path):
     for kind in convert.FORMATS:
         after = masks_of(there_and_back(kind, src, tmp_path / kind))
         assert len(after) == 26 and all(np.array_equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_annotations_of_the_user_are_not_written_over(kind, tmp_path, capsys):
+    write_layout(tmp_path / "src", (1, 2), ("v",))
+    mine = ["label_map.json", *([convert.READERS[kind][1]] if kind in convert.READERS else [])]
+    for name in mine:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        assert convert.main(["--to", kind, "--src", str(tmp_path / "src"), "--dst", str(tmp_path / name)]) == 2
+        assert f"holds {name} that this program did not write" in capsys.readouterr().err
+        assert content(tmp_path / name) == {name: b"mine"}
+
+
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_pictures_of_another_source_are_not_mixed_in(kind, tmp_path, capsys):
+    """Videos and frames of the same names, as many exports have."""
+    write_layout(tmp_path / "a", (1, 2), ("v",))
+    write_layout(tmp_path / "b", (1, 2), ("v",))
+    for path in (tmp_path / "b").rglob("Frame/*/*.png"):
+        write_frame(path, np.random.default_rng(0).integers(0, 256, (23, 37, 3)))
+    assert convert.main(["--to", kind, "--src", str(tmp_path / "a"), "--dst", str(tmp_path / "out")]) == 0
+    before = content(tmp_path / "out")
+    assert convert.main(["--to", kind, "--src", str(tmp_path / "b"), "--dst", str(tmp_path / "out")]) == 2
+    assert "is another picture than" in capsys.readouterr().err
+    assert content(tmp_path / "out") == before

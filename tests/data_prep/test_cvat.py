@@ -106,3 +106,10 @@ def test_names_that_xml_cannot_hold(tmp_path, capsys):
     (tmp_path / "src/GT").mkdir()
     assert convert.main(["--to", "cvat", "--src", str(tmp_path / "src"), "--dst", str(tmp_path / "dst")]) == 2
     assert "characters that XML cannot" in capsys.readouterr().err
+
+
+def test_tracks_of_several_tasks_are_not_one_video(images):
+    body = TRACK.format(3).replace("<track", '<track task_id="1"')
+    body += TRACK.format(4).replace('<track id="0"', '<track id="1" task_id="2"')
+    with pytest.raises(DataError, match="has tracks of the tasks 1, 2; export every task by itself"):
+        convert.to_layout("cvat", save(images, body), images.parent / "dst", images.parent / "frames")

@@ -345,3 +345,15 @@ def test_bad_label_studio(images, tasks, message):
     with pytest.raises(DataError, match=message):
         convert.to_layout("labelstudio", save(images, tasks), images.parent / "dst")
     assert not (images.parent / "dst").exists()
+
+
+def test_videos_of_youtube_vis_have_a_folder_of_their_own(images):
+    """Folders tell the videos in the one layout."""
+    both = youtube_vis()
+    both["videos"].append({**both["videos"][0], "id": 2, "file_names": ["clip/0.png", "clip/1.png"]})
+    with pytest.raises(DataError, match="has its frames in clip; expected one folder of its own|are the same frame"):
+        convert.to_layout("ytvis", save(images, both), images.parent / "dst", images)
+    flat = youtube_vis()
+    flat["videos"][0]["file_names"] = ["a.png", "b.png"]
+    with pytest.raises(DataError, match="has its frames in a, b; expected one folder of its own"):
+        convert.to_layout("ytvis", save(images, flat), images.parent / "dst", images)

@@ -14,7 +14,8 @@ import pytest
 
 from data_prep import placing
 from data_prep.archives import open_source
-from data_prep.placing import Entry, Part, Report, claim, convert_files, drafted, finish, is_there, place
+from data_prep.placing import Entry, Part, Report, convert_files, drafted, is_there, place
+from data_prep.stamp import claim, finish
 from lgrnet.records import DataError
 from tests.data_prep.downloads import content, write_any, write_folder, write_zip
 
@@ -132,7 +133,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from data_prep import placing
 from data_prep.archives import open_source
-from data_prep.placing import Entry, place, claim
+from data_prep.placing import Entry, place
+from data_prep.stamp import claim
 source, dst = open_source(sys.argv[1]), Path(sys.argv[2])
 claim(dst, [source], {}, ())
 resource.setrlimit(resource.RLIMIT_FSIZE, (1002, 1002))

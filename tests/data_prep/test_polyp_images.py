@@ -130,3 +130,18 @@ def test_another_download(name, tmp_path, capsys):
     src = write_zip(tmp_path / "x.zip", {"readme.txt": b"", "holiday.jpg": picture()})
     assert run(name, [src], tmp_path / "dst") == 2
     assert "--src holds no" in capsys.readouterr().err and not (tmp_path / "dst").exists()
+
+
+def test_more_images_than_at_first_would_be_divided_anew(tmp_path, capsys):
+    """Else some would be in two parts: those of the first division stay."""
+    files = gen()
+    fewer = {name: data for name, data in files.items() if "seq2" not in name}
+    shares = ("--shares", "0.5", "0", "0.5")
+    assert run("polypgen", [write_folder(tmp_path / "a", fewer)], tmp_path / "dst", *shares) == 1
+    before = content(tmp_path / "dst")
+    assert run("polypgen", [write_folder(tmp_path / "a", fewer)], tmp_path / "dst", *shares) == 1, "the same again"
+    assert run("polypgen", [write_folder(tmp_path / "b", files)], tmp_path / "dst", *shares) == 2
+    assert "divided anew, and some be in two parts; choose another --dst" in capsys.readouterr().err
+    assert content(tmp_path / "dst") == before
+    assert run("polypgen", [tmp_path / "b"], tmp_path / "new", "--shares", "nan", "0.5", "0.5") == 2
+    assert "add up to 1" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from tools.compare_runs import main, scores_over_time
 
 def write_run(folder, scores, seconds_per_step=6.0, seconds_of_evaluation=30.0):
     """A run of ten steps per evaluation."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     now, log, events = 1000.0, [], [{"type": "start", "time": 1000.0, "step": 0}]
     for number, score in enumerate(scores, start=1):
         now += 10 * seconds_per_step + seconds_of_evaluation
@@ -81,3 +81,20 @@ def test_a_score_that_is_not_defined_and_a_cut_line_are_no_error(tmp_path):
         file.write('{"type": "eval')
     points = scores_over_time(run, "dice")
     assert math.isnan(points[0][1]) and points[1] == (2.0, 0.7)
+
+
+def test_runs_of_one_name_are_both_drawn(tmp_path, capsys):
+    runs = [str(write_run(tmp_path / name / "lgrnet", [score])) for name, score in (("a", 0.6), ("b", 0.4))]
+    out = ["--out", str(tmp_path / "curves.png")]
+    assert main([*runs, *out]) == 0
+    said = capsys.readouterr().out
+    assert f"{runs[0]}: dice 0.6" in said and f"{runs[1]}: dice 0.4" in said
+    assert main([runs[0], runs[0], *out]) == 2
+    assert "are not all different" in capsys.readouterr().err
+
+
+def test_a_resume_with_nothing_left_to_train_is_no_interruption(tmp_path):
+    run = write_run(tmp_path / "run", [0.5, 0.7])
+    log = next(path for path in run.iterdir() if '"evaluated"' in path.read_text())
+    log.write_text(log.read_text() + json.dumps({"type": "resume", "time": 1e9, "step": 2}) + "\n")
+    assert scores_over_time(run, "dice") == [(1.0, 0.5), (2.0, 0.7)]

@@ -73,3 +73,22 @@ def test_mistakes(data, tmp_path, capsys):
     assert main([CONFIG, f"data.root={data}", *options, *out, "--run", "a", run]) == 2
     assert "1 images are not annotated (c)" in capsys.readouterr().err
     assert not (tmp_path / "out.png").exists()
+
+
+def test_arguments_that_mean_nothing(data, tmp_path, capsys):
+    run, given = write_run(tmp_path / "run", TRUTHS), [CONFIG, f"data.root={data}"]
+    for wrong, says in (
+        (["--out", str(tmp_path / "o.png"), "--run", "a", run, "--run", "a", run], "a name of its own"),
+        (["--out", str(tmp_path / "o.png"), "--run", "a", run, "--images", "0"], "expected 1 or more"),
+        (["--out", str(tmp_path / "o.txt"), "--run", "a", run], "no picture"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*given, *wrong])
+        assert says in capsys.readouterr().err
+    image = next((data / "images").iterdir())
+    before = image.read_bytes()
+    assert main([*given, "--out", str(image), "--run", "a", run]) == 2
+    assert "is a picture of the data set" in capsys.readouterr().err and image.read_bytes() == before
+    (tmp_path / "file").write_text("")
+    assert main([*given, "--out", str(tmp_path / "file/o.png"), "--run", "a", run]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot use ")

@@ -51,3 +51,11 @@ def test_a_missing_file_is_one_line(tmp_path, capsys):
     assert "no.safetensors" in capsys.readouterr().err
     assert main(["phantom", str(tmp_path / "out.pth")]) == 2
     assert "ends in .safetensors" in capsys.readouterr().err and not (tmp_path / "out.pth").exists()
+
+
+def test_numbers_too_large_for_half_precision(tmp_path, capsys):
+    save_weights(tmp_path / "w.safetensors", {"a.bias": torch.tensor([1.0, 1e6])}, None)
+    given = [str(tmp_path / "w.safetensors"), str(tmp_path / "p.safetensors")]
+    assert main(given) == 2
+    assert "a.bias hold numbers too large for half precision; give --full" in capsys.readouterr().err
+    assert main([*given, "--full"]) == 0
