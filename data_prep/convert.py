@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,8 +47,13 @@ WRITERS = {
 FORMATS = (*READERS, "davis")
 
 
-def read(kind: str, src: Path, images: Path | None, stills: bool, named: Sequence[str] = ()) -> Annotations:
-    """What an export holds, all of it checked; `named` are the classes of a DAVIS tree. Raises DataError."""
+def read(
+    kind: str, src: Path, images: Path | None, stills: bool, named: Mapping[str, int] | None = None
+) -> Annotations:
+    """What an export holds, all of it checked; `named` are the classes of a DAVIS tree and the values of its masks.
+
+    Raises DataError.
+    """
     if not src.exists():
         raise DataError(f"{src} does not exist; expected the export to read")
     if kind == "davis":
@@ -82,7 +87,8 @@ def to_layout(
     base = src if src.is_dir() else src.parent
     path = label_map or (base / layout.LABEL_MAP if (base / layout.LABEL_MAP).is_file() else None)
     named = None if path is None else layout.read_label_map(path)
-    annotations = read(kind, src, images, stills, list(named or ()))
+    in_davis = None if kind != "davis" or named is None else layout.values_in_davis(path, named)
+    annotations = read(kind, src, images, stills, in_davis)
     values = layout.class_values(annotations.labels, named, classes)
     layout.check_pictures(annotations.pictures)
     layout.check_masks(annotations, values)
@@ -118,7 +124,7 @@ def from_layout(
     claim(dst, [archives.Folder(src)], note, (folder.name, layout.LABEL_MAP, *written))
     frames = ((record.name, file) for record in records for file in record.frames)
     layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)
-    layout.write_label_map(dst / layout.LABEL_MAP, values)
+    layout.write_label_map(dst / layout.LABEL_MAP, values, davis.numbered(values) if kind == "davis" else None)
     if kind == "davis":
         davis.write_davis(dst, list(values), pictures)
     else:

@@ -1,4 +1,4 @@
-"""The stamp of a folder that a script writes: what makes its content, so that downloads never mix, and what it holds."""
+"""The stamp of a folder that a script writes: what makes its content, so that downloads never mix; what it holds."""
 
 from __future__ import annotations
 

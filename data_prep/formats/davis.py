@@ -21,8 +21,13 @@ VOID = 255
 RESOLUTION = "Full-Resolution"
 
 
-def read_davis(root: Path, labels: Sequence[str] = ()) -> Annotations:
-    """The frames of a DAVIS tree; `labels` are the names of the values 1, 2, ... where these are classes.
+def numbered(labels: Iterable[str]) -> dict[str, int]:
+    """Label -> value in the masks that are written here: 1, 2, ..., and 255 for "ignore"."""
+    return {label: VOID if label == "ignore" else index for index, label in enumerate(labels, start=1)}
+
+
+def read_davis(root: Path, labels: Mapping[str, int] | None = None) -> Annotations:
+    """The frames of a DAVIS tree; `labels` are the values that its masks have for classes, None: they are objects.
 
     Raises DataError for a tree of another shape, several resolutions, and masks without a frame.
     """
@@ -38,10 +43,9 @@ def read_davis(root: Path, labels: Sequence[str] = ()) -> Annotations:
     for record in records:
         for file, mask in zip(record.frames, record.masks, strict=True):
             pictures.append(folder.place(file, PurePosixPath(record.name, file.name), mask, None, str(file)))
-    names = {index: label for index, label in enumerate(labels, start=1) if label != "ignore"}
-    if "ignore" in labels:
-        names[VOID] = "ignore"
-    return Annotations(tuple(labels) or (OBJECT,), pictures, frames, names or dict.fromkeys(range(1, VOID), OBJECT))
+    if not labels:
+        return Annotations((OBJECT,), pictures, frames, dict.fromkeys(range(1, VOID), OBJECT))
+    return Annotations(tuple(labels), pictures, frames, {value: label for label, value in labels.items()})
 
 
 def raw_values(raw: np.ndarray, names: Mapping[int, str], values: Mapping[str, int], where: str) -> np.ndarray:
@@ -64,7 +68,7 @@ def raw_values(raw: np.ndarray, names: Mapping[int, str], values: Mapping[str, i
 
 def write_davis(dst: Path, labels: Sequence[str], pictures: Iterable[Picture]) -> None:
     """Writes masks with the values 1, 2, ... of the labels ("ignore": 255) and the list of videos of `pictures`."""
-    table = {label: VOID if label == "ignore" else index for index, label in enumerate(labels, start=1)}
+    table = numbered(labels)
     videos = dict.fromkeys(_write_mask(dst, table, picture) for picture in pictures)
     write_text(dst / "ImageSets/2017/train.txt", "".join(f"{video}\n" for video in videos))
 

@@ -58,25 +58,46 @@ def tracked(items: Iterable[_Item], title: str, total: int) -> Iterator[_Item]:
 
 def read_label_map(path: Path) -> dict[str, int]:
     """Label -> raw value of a label_map.json, by value; raises DataError for one that is none."""
-    values = part(load_json(path), "values", dict, str(path))
+    return _values(part(load_json(path), "values", dict, str(path)), f'{path}: "values"')
+
+
+def values_in_davis(path: Path, values: Mapping[str, int]) -> dict[str, int]:
+    """Label -> value in the masks of a DAVIS tree beside which a label_map.json lies, of which `values` was read.
+
+    As its "davis" says, which exports of ours have. Else the values themselves; but 255 alone is 1 there, as DAVIS has
+    it.
+    """
+    given = load_json(path).get("davis")
+    if given is not None:
+        return _values(given, f'{path}: "davis"')
+    return davis.numbered(values) if set(values.values()) == {davis.VOID} else dict(values)
+
+
+def _values(values: object, where: str) -> dict[str, int]:
+    if not isinstance(values, dict):
+        raise DataError(f"{where} is {values}; expected names of classes with values")
     good = all(
         isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 255 for value in values.values()
     )
     if not values or not good or len(set(values.values())) != len(values):
-        raise DataError(f'{path}: "values" is {values}; expected names of classes with different values 1 .. 255')
+        raise DataError(f"{where} is {values}; expected names of classes with different values 1 .. 255")
     for label in values:
-        class_name(label, str(path))
+        class_name(label, where)
     return dict(sorted(values.items(), key=lambda item: item[1]))
 
 
-def write_label_map(path: Path, values: Mapping[str, int]) -> None:
-    """Writes label -> raw value, and the `label_map` that a config needs: "binary" for masks of 0 and 255."""
+def write_label_map(path: Path, values: Mapping[str, int], in_davis: Mapping[str, int] | None = None) -> None:
+    """Writes label -> raw value, and the `label_map` that a config needs: "binary" for masks of 0 and 255.
+
+    in_davis  beside a DAVIS tree: label -> value in its masks
+    """
     classes = {}
     for label, value in values.items():
         ignored = sum(klass == IGNORE for klass in classes.values())
         classes[value] = IGNORE if label == IGNORE else len(classes) - ignored + 1
     label_map = "binary" if classes == {255: 1} else {str(value): klass for value, klass in classes.items()}
-    write_text(path, json.dumps({"values": dict(values), "label_map": label_map}, indent=1))
+    more = {} if in_davis is None else {"davis": dict(in_davis)}
+    write_text(path, json.dumps({"values": dict(values), "label_map": label_map, **more}, indent=1))
 
 
 def class_values(

@@ -357,3 +357,14 @@ def test_videos_of_youtube_vis_have_a_folder_of_their_own(images):
     flat["videos"][0]["file_names"] = ["a.png", "b.png"]
     with pytest.raises(DataError, match="has its frames in a, b; expected one folder of its own"):
         convert.to_layout("ytvis", save(images, flat), images.parent / "dst", images)
+
+
+@pytest.mark.parametrize("values", [{"x": 2, "y": 9}, {"x": 2, "y": 3}, {"ignore": 255, "x": 5}])
+def test_davis_masks_of_a_label_map_have_its_values(tmp_path, values):
+    """Not 1, 2, ... in the order of the names."""
+    raw = np.zeros(SIZE, np.uint8)
+    raw[2:5, 3:9] = values["x"]
+    tree = davis(tmp_path / "tree", {"v/0": raw})
+    (tree / "label_map.json").write_text(json.dumps({"values": values}))
+    masks, _, _ = imported("davis", tree)
+    assert np.array_equal(masks["v/0"], raw)
