@@ -2,7 +2,8 @@ r"""Finds lesions in a video and writes masks and pictures.
 
     python tools/predict_video.py INPUT --out DIR [--weights phantom|FILE] [--size 352 352] [--precision bf16]
 
-INPUT is a folder of frames, one image, or a video file. DIR then holds masks/<video>/<frame>.png (0 and 255),
+INPUT is a folder of frames, one image, or a video file; with --stills the pictures of a folder are no video: each is
+predicted by itself, and they may differ in size. DIR then holds masks/<video>/<frame>.png (0 and 255),
 overlays/<video>/<frame>.jpg and overlays/<video>_sheet.png. What an earlier run left there is removed only with
 --overwrite. A damaged part of a video file costs its own frames only and is named at the end. This is research
 software, not a medical device.
@@ -24,9 +25,9 @@ import lgrnet  # noqa: E402
 from lgrnet.checkpoint.disk import CheckpointError  # noqa: E402
 from lgrnet.config import ConfigError  # noqa: E402
 from lgrnet.inference.predictor import Predictor  # noqa: E402
-from lgrnet.inference.sources import open_source  # noqa: E402
-from lgrnet.inference.writers import inside, save_masks, save_video_overlays  # noqa: E402
-from lgrnet.records import DataError, file_error  # noqa: E402
+from lgrnet.inference.sources import ImageSource, VideoFileSource, open_source  # noqa: E402
+from lgrnet.inference.writers import inside, save_masks, save_stills_sheet, save_video_overlays  # noqa: E402
+from lgrnet.records import DataError, Prediction, file_error  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -40,6 +41,7 @@ def predict_video(
     chunk: int | None = None,
     precision: str = "fp32",
     overwrite: bool = False,
+    stills: bool = False,
 ) -> list[str]:
     """Runs the whole walk and returns what to tell the user, line by line.
 
@@ -48,10 +50,13 @@ def predict_video(
     chunk      frames that go through the model at once; None: what the model says
     precision  of weights and features, "fp32" or "bf16"
     overwrite  remove the masks and overlays of an earlier video of this name
+    stills     every picture of a folder is a video of its own
 
     Raises DataError, CheckpointError, ConfigError or MemoryError.
     """
     frames = open_source(source)
+    if stills and not isinstance(frames, ImageSource):
+        raise DataError(f"--stills is for a folder of pictures, and {source} is a video file")
     folders = [inside(out / kind, frames.name) for kind in ("masks", "overlays")]
     _check_folders(folders, source, overwrite)
     model = lgrnet.load(weights).to(PRECISIONS[precision])
@@ -60,26 +65,52 @@ def predict_video(
     resize = getattr(model, "input_resize", "bilinear")
     predictor = Predictor(model, size, device, chunk, resize)
     _check_writable(out)
+    masks, pictures, words = (_predict_stills if stills else _predict_one)(predictor, frames, out, folders)
+    return [
+        f"{frames.name}: {words} (weights {weights}, {size[0]} x {size[1]}, on {device})",
+        f"masks     {masks[0].parent}/ ({len(masks)} files)",
+        f"overlays  {pictures[0].parent}/ ({len(pictures) - 1} files)",
+        f"sheet     {pictures[-1]}",
+        *(f"damaged   {line}" for line in frames.damage),
+    ]
+
+
+def _predict_one(
+    predictor: Predictor, frames: ImageSource | VideoFileSource, out: Path, folders: Sequence[Path]
+) -> tuple[list[Path], list[Path], str]:
+    """Masks, overlays with their sheet last, and words, of a video."""
     try:
         prediction = predictor.predict_stream(frames, frames.name)
     except DataError as error:
         raise DataError("; ".join([str(error), *frames.damage[:3]])) from error
-    lost = list(frames.damage)
     for folder in folders:
         _remove_pictures(folder)
     masks = save_masks(prediction, out / "masks")
     pictures = save_video_overlays(frames, prediction, out / "overlays")
     height, width = prediction.mask.shape[-2:]
-    found = int(prediction.mask.any(axis=(0, 2, 3)).sum())
     scores = ", ".join(f"{score:.3f}" for score in prediction.scores)
-    lines = [
-        f"{frames.name}: {len(masks)} frames of {height} x {width}, a lesion in {found}, score {scores} "
-        f"(weights {weights}, {size[0]} x {size[1]}, on {device})",
-        f"masks     {masks[0].parent}/ ({len(masks)} files)",
-        f"overlays  {pictures[0].parent}/ ({len(pictures) - 1} files)",
-        f"sheet     {pictures[-1]}",
-    ]
-    return lines + [f"damaged   {line}" for line in lost]
+    words = f"{len(masks)} frames of {height} x {width}, a lesion in {_found(prediction)}, score {scores}"
+    return masks, pictures, words
+
+
+def _predict_stills(
+    predictor: Predictor, frames: ImageSource, out: Path, folders: Sequence[Path]
+) -> tuple[list[Path], list[Path], str]:
+    """The same of pictures, each by itself."""
+    for folder in folders:
+        _remove_pictures(folder)
+    masks, pictures, found = [], [], 0
+    for picture in frames:
+        prediction = predictor.predict_stream([picture], frames.name)
+        masks += save_masks(prediction, out / "masks")
+        pictures += save_video_overlays([picture], prediction, out / "overlays", sheet_frames=0)
+        found += _found(prediction)
+    return masks, [*pictures, save_stills_sheet(pictures)], f"{len(masks)} pictures, a lesion in {found}"
+
+
+def _found(prediction: Prediction) -> int:
+    """In how many frames there is something."""
+    return int(prediction.mask.any(axis=(0, 2, 3)).sum())
 
 
 def _check_folders(folders: Sequence[Path], source: Path, overwrite: bool) -> None:
@@ -121,11 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision", default="fp32", choices=PRECISIONS, help="bf16: half the memory, fast where a processor has it"
     )
+    parser.add_argument("--stills", action="store_true", help="the pictures of the folder are no video")
     parser.add_argument("--overwrite", action="store_true", help="remove what an earlier run wrote for this name")
     options = parser.parse_args(arguments)
-    settings = (options.weights, options.size, options.device, options.chunk, options.precision, options.overwrite)
+    settings = (options.weights, options.size, options.device, options.chunk, options.precision)
     try:
-        lines = predict_video(options.input, options.out, *settings)
+        lines = predict_video(options.input, options.out, *settings, options.overwrite, options.stills)
     except OSError as error:
         print(f"error: cannot use {file_error(error)}; check INPUT and --out", file=sys.stderr)
         return 2

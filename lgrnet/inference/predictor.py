@@ -136,7 +136,8 @@ def _of_one_size(frames: Iterable[tuple[str, np.ndarray]], video: str) -> Iterat
         if frame.shape[:2] != first[1]:
             raise DataError(
                 f"video {video!r}: frame {name!r} is {frame.shape[0]} x {frame.shape[1]} but frame {first[0]!r} is "
-                f"{first[1][0]} x {first[1][1]} (height x width); the frames of a video have one size"
+                f"{first[1][0]} x {first[1][1]} (height x width); the frames of a video have one size. "
+                "Pictures that are no video are predicted each by itself (tools/predict_video.py: --stills)"
             )
         yield name, frame
 

@@ -161,8 +161,25 @@ def save_video_overlays(
         if index in chosen:
             pictures.append(_shrunk(picture))
             captions.append(name)
-    sheet = target.with_name(f"{_shortened(target.name, 240)}_sheet.png")
-    return _with_sheet(paths, pictures, sheet, captions, 4, FOUND)
+    return _with_sheet(paths, pictures, _sheet_of(target), captions, 4, FOUND)
+
+
+def save_stills_sheet(overlays: Sequence[Path], count: int = 12) -> Path:
+    """A contact sheet of some overlays in one folder, spread evenly over them: <folder>_sheet.png beside it; its path.
+
+    Raises ValueError where there is no overlay.
+    """
+    if not overlays:
+        raise ValueError("a sheet of no overlays; expected at least one")
+    chosen = {round(place) for place in np.linspace(0, len(overlays) - 1, min(count, len(overlays)))}
+    shown = [overlays[index] for index in sorted(chosen)]
+    pictures, captions = [_shrunk(read_frame(path)) for path in shown], [path.stem for path in shown]
+    return _with_sheet([], pictures, _sheet_of(overlays[0].parent), captions, 4, FOUND)[-1]
+
+
+def _sheet_of(folder: Path) -> Path:
+    """Where the sheet of the overlays in a folder is."""
+    return folder.with_name(f"{_shortened(folder.name, 240)}_sheet.png")
 
 
 def inside(folder: str | Path, name: str) -> Path:

@@ -284,3 +284,26 @@ def test_names_that_are_no_utf8_and_names_of_many_bytes(tool, weights, tmp_path,
     assert tool.main([str(folder), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 0
     assert "2 frames of 50 x 70" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "overlays").glob("*_sheet.png"))) == 1
+
+
+def test_pictures_that_are_no_video_may_differ_in_size(tool, weights, tmp_path, capsys):
+    for index, size in enumerate(((50, 70), (33, 41), (64, 64))):
+        write_frame(tmp_path / "stills" / f"p{index}.png", FRAMES[index, : size[0], : size[1]].repeat(2, 0)[:, :64])
+    out = tmp_path / "out"
+    given = [str(tmp_path / "stills"), "--out", str(out), "--weights", str(weights)]
+    assert tool.main(given) == 2
+    assert "the frames of a video have one size. Pictures that are no video" in capsys.readouterr().err
+    assert tool.main([*given, "--stills"]) == 0
+    assert "stills: 3 pictures, a lesion in" in capsys.readouterr().out
+    for index in range(3):
+        frame = read_frame(tmp_path / "stills" / f"p{index}.png")
+        assert read_mask(out / "masks/stills" / f"p{index}.png").shape == frame.shape[:2]
+        assert read_frame(out / "overlays/stills" / f"p{index}.jpg").shape == frame.shape
+        alone = ["--out", str(tmp_path / f"alone{index}"), "--weights", str(weights)]
+        assert tool.main([str(tmp_path / "stills" / f"p{index}.png"), *alone]) == 0
+        same = tmp_path / f"alone{index}/masks/p{index}/p{index}.png"
+        assert same.read_bytes() == (out / "masks/stills" / f"p{index}.png").read_bytes()
+    assert (out / "overlays/stills_sheet.png").is_file()
+    (tmp_path / "clip.mp4").write_text("x")
+    assert tool.main([str(tmp_path / "clip.mp4"), "--out", str(out), "--weights", str(weights), "--stills"]) == 2
+    assert "--stills is for a folder of pictures" in capsys.readouterr().err
