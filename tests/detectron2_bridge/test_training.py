@@ -211,7 +211,7 @@ def test_a_lazy_config_knows_its_keys():
         (["MODEL.BACKBONE.NAME", "PVT"], "'PVT', which is not registered; the nearest are PVTv2"),
         (["MODEL.PVTV2.NAME", "pvt_v2_b9"], "see MODEL: there is no PVTv2 'pvt_v2_b9'"),
         (["MODEL.WEIGHTS", "nothere.pth"], "MODEL.WEIGHTS is nothere.pth, but there is no such file"),
-        (["DATASETS.ROOT", "nowhere"], "nowhere/phantom/train has no folder Frame"),
+        (["DATASETS.ROOT", "nowhere"], "nowhere/phantom/train does not exist; folders that have one"),
         (["SOLVER.IMS_PER_BATCH", "0"], "batch_size 0 (over all processes)"),
     ],
 )
