@@ -35,7 +35,7 @@ def prepare(options: argparse.Namespace) -> Report:
     found: dict[tuple[str, str], dict[str, object]] = {}
     others = []
     for entry in images_of(sources):
-        if (match := _NAME.fullmatch(entry.name)) is None:
+        if (match := _NAME.fullmatch(entry.whole_name)) is None:
             others.append(entry.name)
             continue
         part, kind, stem = match[1].lower(), match[2].lower(), match[3].upper()

@@ -40,10 +40,8 @@ def prepare(options: argparse.Namespace) -> Report:
     images: dict[tuple[str, str], Entry] = {}
     masks: dict[tuple[str, str], Entry] = {}
     for entry in images_of(sources):
-        # a folder that is given itself does not show its own name in those of its files
-        path = f"{entry.source.path.name}/{entry.name}"
         for pattern, found in ((_IMAGE, images), (_MASK, masks)):
-            if match := pattern.fullmatch(path) or pattern.fullmatch(entry.name):
+            if match := pattern.fullmatch(entry.whole_name):
                 key = PARTS[match[1].lower()], match[2]
                 if key in found:
                     raise DataError(f"{entry.name} and {found[key].name} are the same picture; keep one of them")

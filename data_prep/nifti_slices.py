@@ -110,7 +110,7 @@ def find_cases(kind: Kind, sources: Sequence) -> tuple[dict[str, tuple[Entry, En
     found: dict[str, dict[str, Entry]] = {}
     for entry in (Entry(source, name) for source in sources for name in source.files):
         for role, pattern in (("image", kind.image), ("mask", kind.mask)):
-            if match := pattern.fullmatch(entry.name):
+            if match := pattern.fullmatch(entry.whole_name):
                 pair = found.setdefault(match[1], {})
                 if role in pair:
                     raise DataError(f"{entry.name} and {pair[role].name} are the same volume; keep one of them")

@@ -49,6 +49,11 @@ class Entry(NamedTuple):
         return self.source.changed(self.name)
 
     @property
+    def whole_name(self) -> str:
+        """Its name with that of its source before it: what was unpacked may be given folder by folder."""
+        return f"{self.source.path.resolve().name}/{self.name}"
+
+    @property
     def folder(self) -> str:
         """The name of the folder it is in."""
         return self.name.rpartition("/")[0].rpartition("/")[2]

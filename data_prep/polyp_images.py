@@ -51,7 +51,7 @@ def find_files(images: Iterable[Entry], parts: Iterable[str]) -> dict[tuple[str,
     taken. Raises DataError where there are none."""
     found: dict[tuple[str, int], list[tuple[Key, Entry]]] = defaultdict(list)
     for entry in images:
-        above, _, folder = entry.name.rpartition("/")[0].rpartition("/")
+        above, _, folder = entry.whole_name.rpartition("/")[0].rpartition("/")
         kind = _KINDS.get("".join(filter(str.isalpha, folder.lower())))
         part = next((part for part in parts if not part or f"/{above}".endswith(f"/{part}")), None)
         if kind is not None and part is not None:

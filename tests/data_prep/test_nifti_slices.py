@@ -196,6 +196,15 @@ def test_arguments(tmp_path, capsys):
 
 
 @needs_nibabel
+def test_folders_of_what_was_unpacked(tmp_path):
+    src = atlas(tmp_path / "src")
+    given = ["--set", "ATLAS", "--dst", str(tmp_path / "dst"), "--src", str(src / "imagesTr"), str(src / "labelsTr")]
+    assert nifti_slices.main(given) == 1, "counts are not the published ones"
+    call("ATLAS", src, tmp_path / "whole")
+    assert content(tmp_path / "dst").keys() == content(tmp_path / "whole").keys()
+
+
+@needs_nibabel
 def test_a_volume_that_changed_is_cut_anew(tmp_path):
     src, dst = atlas(tmp_path / "src"), tmp_path / "dst"
     call("ATLAS", src, dst)

@@ -145,3 +145,14 @@ def test_more_images_than_at_first_would_be_divided_anew(tmp_path, capsys):
     assert content(tmp_path / "dst") == before
     assert run("polypgen", [tmp_path / "b"], tmp_path / "new", "--shares", "nan", "0.5", "0.5") == 2
     assert "add up to 1" in capsys.readouterr().err
+
+
+def test_folders_of_what_was_unpacked(tmp_path):
+    """Each given by itself: their own names count, too."""
+    files = pairs("TrainDataset/", 3, ("image", "mask"), ("png", "png"))
+    for part in list(polyp_images.SETS["pranet"])[1:]:
+        files.update(pairs(f"{part}/", 3, endings=("png", "png")))
+    src = write_folder(tmp_path / "src", files)
+    assert run("pranet", [src / "TrainDataset", src / "TestDataset"], tmp_path / "dst") == 0
+    kvasir = write_folder(tmp_path / "Kvasir-SEG", pairs("", 3))
+    assert run("kvasir_seg", [kvasir / "images", kvasir / "masks"], tmp_path / "two") == 0

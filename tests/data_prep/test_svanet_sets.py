@@ -316,3 +316,12 @@ def test_bad_tissuenet_files(tmp_path, capsys):
     (src / "more.npz").write_bytes(whole)
     assert call(tissuenet, src, tmp_path / "dst") == 2
     assert "not named for train, val or test" in capsys.readouterr().err
+
+
+def test_fives_folder_by_folder(tmp_path):
+    src = fives_source(tmp_path / "src") / "FIVES A Fundus"
+    command = ["--src", str(src / "train"), str(src / "test"), "--dst"]
+    assert fives.main([*command, str(tmp_path / "parts")]) == 1, "counts are not the published ones"
+    assert fives.main(["--src", str(tmp_path / "src"), "--dst", str(tmp_path / "whole")]) == 1
+    parts, whole = (content(tmp_path / name) for name in ("parts", "whole"))
+    assert parts.keys() == whole.keys() and len(parts) > 10
