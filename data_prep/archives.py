@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lgrnet.records import DataError
+from lgrnet.records.folders import walk
 
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
@@ -107,13 +108,7 @@ class Folder(Source):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        found = []
-        for parent, folders, names in os.walk(path, followlinks=True, onerror=_raise):
-            here = Path(parent).resolve()
-            inner = {name: Path(parent, name).resolve() for name in folders if not name.startswith(".")}
-            folders[:] = [name for name in sorted(inner) if inner[name] not in (here, *here.parents)]
-            found += [os.path.join(parent, name) for name in sorted(names)]
-        for file in found:
+        for file in [os.path.join(parent, name) for parent, names in walk(path, _raise) for name in names]:
             if os.path.isfile(file):
                 self._add(os.path.relpath(file, path).replace(os.sep, "/"), os.path.getsize(file))
 

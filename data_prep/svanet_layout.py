@@ -78,7 +78,7 @@ def prepare_stills(
     stills      all that was found; a stem may come in several parts, for cross-validation
     classes_of  (mask, stem) -> class indices uint8 [H, W]
     published   part -> number of images
-    more        to note of what makes `dst`, such as `placing.division`
+    more        to note of what makes `dst`, such as `stamp.division`
 
     Raises DataError where a download holds nothing of it, holds an image twice, or `dst` holds something else.
     """

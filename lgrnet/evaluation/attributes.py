@@ -7,6 +7,7 @@ import io
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -275,8 +276,7 @@ def _json_rows(path: Path, text: str) -> Iterable[tuple[str, str, dict[str, obje
 
 def _once(path: Path, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     """An object of JSON, of which a name that stands there twice would keep its last value only."""
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
         raise DataError(f"{path}: {twice[0]!r} stands there twice in one object; keep one of them")
     return dict(pairs)
 

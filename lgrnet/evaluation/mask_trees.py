@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from lgrnet.records import IMAGE_SUFFIXES, DataError, benchmark_key, count_and_name, natural_key
+from lgrnet.records.folders import walk
 from lgrnet.records.pictures import open_picture
 
 GENERIC = frozenset(
@@ -152,7 +152,8 @@ def _tree(root: Path, marker: str | None = None) -> dict[str, Frames]:
     """Video -> frame -> file, frames in the benchmark's order; only below folders named as the marker, if there are."""
     if not root.is_dir():
         raise DataError(f"folder {root} does not exist; expected a folder with <video>/<frame>.png in it")
-    files = sorted(path for path in _below(root) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    below = (Path(folder, name) for folder, names in walk(root) for name in names if name[0] != ".")
+    files = sorted(path for path in below if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if marker:
         marked = [path for path in files if marker in (part.lower() for part in path.relative_to(root).parts[:-1])]
         files = marked or files
@@ -171,15 +172,6 @@ def _tree(root: Path, marker: str | None = None) -> dict[str, Frames]:
     return {
         video: {stem: frames[stem] for stem in sorted(frames, key=benchmark_key)} for video, frames in videos.items()
     }
-
-
-def _below(root: Path) -> Iterator[Path]:
-    """The files below a folder, but for hidden ones; behind links to folders, too, if these do not lead above."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        above = Path(folder).resolve()
-        inner = ((name, Path(folder, name).resolve()) for name in folders if not name.startswith("."))
-        folders[:] = [name for name, path in inner if path not in (above, *above.parents)]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _video(path: Path, root: Path) -> str:
