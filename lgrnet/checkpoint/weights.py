@@ -108,10 +108,9 @@ def weights_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        near = sorted(str(file.parent) for file in path.rglob(f"step_*/{WEIGHTS_FILE}"))
-        if near and not (path / WEIGHTS_FILE).is_file():
-            raise CheckpointError(f"{path} holds several checkpoints; give one: {', '.join(near[-5:])}")
-        path = path / WEIGHTS_FILE
+        folder, path = path, path / WEIGHTS_FILE
+        if not path.is_file() and (near := sorted(str(f.parent) for f in folder.rglob(f"step_*/{WEIGHTS_FILE}"))):
+            raise CheckpointError(f"{folder} holds several checkpoints; give one: {', '.join(near[-5:])}")
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist; give a .safetensors file or a checkpoint's folder")
     if path.suffix != ".safetensors":

@@ -110,7 +110,7 @@ def save_frames_sheet(
     """
     frames = [(record, i) for record in records for i, annotated in enumerate(record.annotated) if annotated]
     pictures, captions = [], []
-    for number in sorted({round(x) for x in np.linspace(0, len(frames) - 1, min(count, len(frames)))}):
+    for number in _spread(len(frames), count):
         record, index = frames[number]
         name = record.frame_names[index]
         found = read_mask(inside(masks_folder, record.name) / f"{_file_name(name)}.png")
@@ -149,7 +149,7 @@ def save_video_overlays(
     """
     target = inside(folder, prediction.video)
     total = len(prediction.frame_names)
-    chosen = set(np.linspace(0, total - 1, min(sheet_frames, total)).round().astype(int).tolist())
+    chosen = set(_spread(total, sheet_frames))
     paths, pictures, captions = [], [], []
     for index, (name, frame) in enumerate(frames):
         if index >= total or name != prediction.frame_names[index]:
@@ -171,10 +171,14 @@ def save_stills_sheet(overlays: Sequence[Path], count: int = 12) -> Path:
     """
     if not overlays:
         raise ValueError("a sheet of no overlays; expected at least one")
-    chosen = {round(place) for place in np.linspace(0, len(overlays) - 1, min(count, len(overlays)))}
-    shown = [overlays[index] for index in sorted(chosen)]
+    shown = [overlays[index] for index in _spread(len(overlays), count)]
     pictures, captions = [_shrunk(read_frame(path)) for path in shown], [path.stem for path in shown]
     return _with_sheet([], pictures, _sheet_of(overlays[0].parent), captions, 4, FOUND)[-1]
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """At most `count` of the numbers below `total`, spread evenly over them, in order."""
+    return sorted({round(place) for place in np.linspace(0, total - 1, min(count, total))})
 
 
 def _sheet_of(folder: Path) -> Path:
