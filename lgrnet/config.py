@@ -13,12 +13,11 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from pydoc import locate
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
 from hydra.errors import InstantiationException
-from hydra_zen import instantiate, make_custom_builds_fn
+from hydra_zen import get_target, instantiate, make_custom_builds_fn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -227,9 +226,8 @@ def _like(config: DictConfig, key: str, new: Any, text: str) -> Any:
 
 def _wanted(holder: DictConfig, name: str) -> tuple[type, ...]:
     """The plain types that the class of a node says an argument has; none where that is not one of them."""
-    built = OmegaConf.get_type(holder)
-    made = locate(str(holder.get("_target_", ""))) if is_dataclass(built) else None
     try:
+        made = get_target(holder)
         hint = get_type_hints(made if is_dataclass(made) else made.__init__).get(name)
     except (AttributeError, NameError, TypeError):
         return ()
