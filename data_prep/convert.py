@@ -114,6 +114,8 @@ def from_layout(
     if kind == "davis":
         davis.check_names((record.name for record in records), list(values))
     layout.check_layout(records, values)
+    if kind == "ytvis":
+        layout.check_one_size(records)
     if dry_run:
         return records, values
     pictures = layout.layout_pictures(records, values)
@@ -182,6 +184,8 @@ def _run(options: argparse.Namespace) -> None:
         say(f"{label}: {number} objects")
     for kind, number in (+found.left_out).items():
         say(f"left out: {number} {kind}")
+    if found.crowds:
+        say(f"crowds: {found.crowds} regions are said to hold several objects; they are painted like any other")
     if counts.overlap[0]:
         where = f"{counts.overlap[0]} pixels in {counts.overlap[1]} frames"
         say(f"overlap: {where} are of two classes; the upper or smaller object shows")

@@ -38,10 +38,12 @@ from data_prep.command import parser_of, run, sources_of  # noqa: E402
 from data_prep.placing import Entry, Part, Report, progress, write_json  # noqa: E402
 from data_prep.stamp import claim, division, finish  # noqa: E402
 from data_prep.svanet_layout import parts_of, write_classes  # noqa: E402
-from lgrnet.records import DataError, write_frame  # noqa: E402
+from lgrnet.records import DataError, count_and_name, write_frame  # noqa: E402
 
 _DONE = "cases.json"
 _MAX_BYTES = 4 << 30
+_HEADER_OF_NIFTI_2 = 540
+"""Bytes, which stand in its first four; 348 in NIfTI-1."""
 
 
 class Kind(NamedTuple):
@@ -96,11 +98,14 @@ def prepare(options: argparse.Namespace) -> Report:
     note = {"source": options.set, "val_share": options.val_share, "window": options.window}
     note |= division(parts)
     claim(options.dst, sources, note, ("train", "val", "mask", _DONE))
-    done = _write_cases(options, kind, cases, parts)
+    done, apart = _write_cases(options, kind, cases, parts)
     report.parts.append(Part("volumes", done, kind.published, missing=missing, noun="volumes"))
     for part in ("train", "val"):
         slices = [done[case] for case in cases if parts[case] == part]
         report.notes.append(f"{part}: {len(slices)} volumes, {sum(slices)} slices")
+    if apart:
+        volumes = count_and_name(apart, "volume")
+        report.notes.append(f"by its header the mask lies beside the image, cut index by index all the same: {volumes}")
     finish(options.dst, note, report)
     return report
 
@@ -155,11 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_cases(
     options: argparse.Namespace, kind: Kind, cases: dict[str, tuple[Entry, Entry]], parts: dict[str, str]
-) -> dict[str, int]:
-    """Case -> how many slices of it are there; what an earlier run finished is read again only if it has changed."""
+) -> tuple[dict[str, int], list[str]]:
+    """Case -> how many slices of it are there, and the cases whose image and mask lie apart.
+
+    What an earlier run finished is read again only if it has changed.
+    """
     done = _read_done(options.dst / _DONE)
     times = {case: [volume.changed for volume in volumes] for case, volumes in cases.items()}
-    same = {case for case in cases if done.get(case, [])[1:] == times[case]}
+    same = {case for case in cases if done.get(case, [])[2:] == times[case]}
     with progress("slicing", len(cases), len(same)) as advance:
         for case, (image, mask) in cases.items():
             if case in same:
@@ -178,10 +186,18 @@ def _write_cases(
                 write_classes(options.dst / "mask" / f"{name}.png", raw.astype(np.uint8))
                 shade = grey(_cut(volume, kind.axis, index, image), options.set, options.window)
                 write_frame(options.dst / parts[case] / f"{name}.jpg", np.array(Image.fromarray(shade).convert("RGB")))
-            done[case] = [len(chosen), *times[case]]
+            done[case] = [len(chosen), int(_apart(volume, labels)), *times[case]]
             write_json(options.dst / _DONE, done)
             advance()
-    return {case: row[0] for case, row in done.items()}
+    return {case: row[0] for case, row in done.items()}, [case for case, row in done.items() if row[1]]
+
+
+def _apart(volume, labels) -> bool:
+    """Whether a corner of the one lies more than half a voxel from that of the other, by their affines."""
+    corners = np.array([[*np.array(corner) * (np.array(volume.shape) - 1), 1] for corner in np.ndindex(2, 2, 2)])
+    distances = np.linalg.norm(corners @ (volume.affine - labels.affine).T, axis=1)
+    smallest = np.linalg.norm(volume.affine[:3, :3], axis=0).min()
+    return not distances.max() <= smallest / 2
 
 
 def _remove_slices(dst: Path, case: str) -> None:
@@ -192,7 +208,7 @@ def _remove_slices(dst: Path, case: str) -> None:
 
 
 def _read_done(path: Path) -> dict[str, list[int]]:
-    """Case -> its number of slices, and when its image and mask changed."""
+    """Case -> its number of slices, whether image and mask lie apart (0 or 1), and when they changed."""
     try:
         done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return {case: list(row) for case, row in dict(done).items()}
@@ -220,7 +236,8 @@ def _volume(entry: Entry):
                 data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise DataError(f"{place} becomes more than {_MAX_BYTES} bytes; it looks like a decompression bomb")
-        volume = nibabel.Nifti1Image.from_stream(io.BytesIO(data))
+        second = _HEADER_OF_NIFTI_2 in (int.from_bytes(data[:4], order) for order in ("little", "big"))
+        volume = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_stream(io.BytesIO(data))
         needed = volume.dataobj.offset + math.prod(volume.shape) * volume.get_data_dtype().itemsize
         if needed > len(data):
             raise DataError(f"{place} has {len(data)} bytes and needs {needed}; it is cut short: get it again")

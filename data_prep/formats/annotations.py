@@ -63,6 +63,7 @@ class Annotations:
     root      the folder that holds the pictures' files
     raster    value in a raster mask -> label; of formats that hold raster masks
     left_out  kind of thing -> how many of them are no masks and therefore left out
+    crowds    how many regions are said to be several objects; they are regions of their class all the same
     """
 
     labels: tuple[str, ...]
@@ -70,6 +71,7 @@ class Annotations:
     root: Path
     raster: Mapping[int, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    crowds: int = 0
 
 
 class Folder:

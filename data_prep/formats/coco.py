@@ -40,19 +40,20 @@ def read_coco(path: Path, folder: Folder) -> Annotations:
     labels = _labels(data, path)
     images = _listed(data, "image", path)
     regions: dict[Any, list[Region]] = defaultdict(list)
-    left_out = Counter()
+    left_out, crowds = Counter(), 0
     for where, item, key in _objects(data, "image", images, path):
         label = _label(item, labels, where)
         _check_boxes([item.get("bbox")], where)
         region = _region(label, item.get("segmentation"), images[key][1], where)
         left_out[_BOXES] += region is None
+        crowds += region is not None and item.get("iscrowd") == 1
         regions[key] += [region] if region else []
     pictures = []
     for key, (image, size, where) in images.items():
         content = tuple(regions[key]) if _annotated(image, where) else None
         pictures.append(folder.picture(part(image, "file_name", str, where), content, size, where))
     folder.check(path)
-    return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out)
+    return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out, crowds=crowds)
 
 
 def read_youtube_vis(path: Path, folder: Folder) -> Annotations:

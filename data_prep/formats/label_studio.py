@@ -200,7 +200,7 @@ def _region(value: dict, kind: str, size: tuple[int, int], where: str) -> Region
 
 
 def _picture_name(data: dict, folder: Folder, where: str) -> str:
-    """The name in the folder of pictures of what a task shows: its address without the server's part of it."""
+    """The name in the folder of pictures of what a task shows: as much of the end of its address as is there."""
     address = data.get("image") or next((value for value in data.values() if isinstance(value, str)), None)
     if not isinstance(address, str):
         raise DataError(f"{where}: its data name no image; they are {data!r:.80}")
@@ -208,11 +208,11 @@ def _picture_name(data: dict, folder: Folder, where: str) -> str:
         parts = urlsplit(address)
     except ValueError as error:
         raise DataError(f"{where}: its image {address!r} is no address ({error})") from error
-    if "d" in (query := parse_qs(parts.query, errors="surrogateescape")):
-        return query["d"][0].lstrip("/")
-    path = unquote(parts.path, errors="surrogateescape")
-    plain = path.rsplit("/", 1)[-1]
-    local = not parts.scheme and not path.startswith("/")
-    known = [path] if local else []
+    served = parse_qs(parts.query, errors="surrogateescape").get("d")
+    path = served[0].lstrip("/") if served else unquote(parts.path, errors="surrogateescape")
+    *folders, plain = path.split("/")
+    after = len(folders) - folders[::-1].index("..") if ".." in folders else 0
+    known = ["/".join([*folders[first:], plain]) for first in range(after, len(folders)) if folders[first]]
     known += [plain, _UPLOAD.sub("", plain, count=1)]
-    return next((name for name in known if name and folder.find(name, where).is_file()), known[0])
+    local = served or not (parts.scheme or path.startswith("/"))
+    return next((name for name in known if name and folder.find(name, where).is_file()), path if local else plain)

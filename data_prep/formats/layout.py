@@ -217,6 +217,23 @@ def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRe
     return records, {IGNORE if value == 255 else f"class_{value}": value for value in values}
 
 
+def check_one_size(records: Sequence[VideoRecord]) -> None:
+    """Raises DataError that names the videos of which not all frames have one size; frames that cannot be read are
+    left to `check_layout`."""
+    mixed = []
+    for record in records:
+        sizes = set()
+        for file in record.frames:
+            with suppress(DataError):
+                sizes.add(frame_size(file))
+        mixed += [record.name] if len(sizes) > 1 else []
+    if mixed:
+        raise DataError(
+            f"{count_and_name(mixed, 'video')} with frames of several sizes; a video of YouTube-VIS has one: "
+            "split them, or choose another format"
+        )
+
+
 def check_layout(records: Sequence[VideoRecord], values: Mapping[str, int]) -> None:
     """Raises DataError that names every frame and mask which `layout_pictures` could not take."""
     pairs = [pair for record in records for pair in zip(record.frames, record.masks, strict=True)]

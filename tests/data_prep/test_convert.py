@@ -277,3 +277,14 @@ def test_pictures_of_another_source_are_not_mixed_in(kind, tmp_path, capsys):
     assert convert.main(["--to", kind, "--src", str(tmp_path / "b"), "--dst", str(tmp_path / "out")]) == 2
     assert "is another picture than" in capsys.readouterr().err
     assert content(tmp_path / "out") == before
+
+
+def test_a_video_of_two_sizes_is_none_of_youtube_vis(tmp_path, capsys):
+    src = tmp_path / "src"
+    for name, side in (("0", 20), ("1", 20), ("2", 24)):
+        write_frame(src / f"Frame/clip/{name}.png", np.zeros((side, 30, 3)))
+        write_image(src / f"GT/clip/{name}.png", Image.fromarray(np.zeros((side, 30), np.uint8)))
+    dst = tmp_path / "dst"
+    assert convert.main(["--to", "ytvis", "--src", str(src), "--dst", str(dst)]) == 2
+    assert "1 video (clip) with frames of several sizes" in capsys.readouterr().err and not dst.exists()
+    assert convert.main(["--to", "coco", "--src", str(src), "--dst", str(dst)]) == 0

@@ -71,6 +71,7 @@ def test_coco_of_others(images, capsys):
     assert found.left_out == {"annotations with a box and no mask": 1}
     assert convert.main(["--from", "coco", "--src", str(path), "--dst", str(path.parent / "dst")]) == 0
     said = capsys.readouterr().out
+    assert "crowds: 1 regions are said to hold several objects" in said
     assert "overlap: 16 pixels in 1 frames" in said and "left out: 1 annotations with a box" in said
 
 
@@ -301,6 +302,22 @@ def test_label_studio_of_others(images):
     assert np.array_equal(masks["still/still"], expected) and list(masks) == ["still/still"]
     assert +found.left_out == {"results of type rectanglelabels": 1}
     assert [picture.file.name for picture in found.pictures] == ["still.png", "0.png"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://studio.org/data/upload/clip/0.png?x=1",
+        "s3://bucket/raw/clip/0.png",
+        "/data/local-files/?d=home/me/clip/0.png",
+        "../elsewhere/clip/0.png",
+    ],
+)
+def test_folders_of_an_address_of_label_studio(images, address):
+    (images / "0.png").write_bytes((images / "clip/0.png").read_bytes())
+    tasks = brush(POINTS, "polygonlabels")
+    tasks[0]["data"]["image"] = address
+    assert list(imported("labelstudio", save(images, tasks))[0]) == ["clip/0"]
 
 
 def test_brush_masks_as_the_browser_packs_them():

@@ -34,6 +34,18 @@ def nifti(volume: np.ndarray) -> bytes:
     return bytes(header) + volume.tobytes("F")
 
 
+def nifti_2(volume: np.ndarray) -> bytes:
+    """A NIfTI-2 file of an array [X, Y, Z]: 540 bytes of header, 4 of extensions."""
+    header = bytearray(544)
+    struct.pack_into("<i", header, 0, 540)
+    header[4:12] = b"n+2\0\r\n\x1a\n"
+    struct.pack_into("<2h", header, 12, CODES[volume.dtype.name], 8 * volume.dtype.itemsize)
+    struct.pack_into("<8q", header, 16, volume.ndim, *volume.shape, *[1] * (7 - volume.ndim))
+    struct.pack_into("<8d", header, 104, *[1.0] * 8)
+    struct.pack_into("<q2d", header, 168, 544, 1.0, 0.0)
+    return bytes(header) + volume.tobytes("F")
+
+
 def patched(data: bytes, at: int, piece: bytes, more: int = 0) -> bytes:
     """A packed volume with some bytes of its header changed and `more` at its end."""
     plain = bytearray(gzip.decompress(data))
@@ -222,3 +234,31 @@ def test_a_volume_that_changed_is_cut_anew(tmp_path):
     assert all(first[name] == second[name] for name in others) and len(others) > 10
     call("ATLAS", src, dst)
     assert content(dst) == second
+
+
+@needs_nibabel
+def test_the_second_version_of_the_format(tmp_path):
+    src = atlas(tmp_path / "src", 2)
+    call("ATLAS", src, tmp_path / "first")
+    for path in (*src.glob("imagesTr/*"), *src.glob("labelsTr/*")):
+        draws = np.random.default_rng(int(path.name[2]))
+        image = draws.integers(0, 900, (6, 5, 10 + int(path.name[2]))).astype(np.int16)
+        labels = draws.integers(0, 3, image.shape).astype(np.uint8)
+        path.write_bytes(gzip.compress(nifti_2(image if path.parent.name == "imagesTr" else labels)))
+    call("ATLAS", src, tmp_path / "second")
+    first, second = content(tmp_path / "first"), content(tmp_path / "second")
+    assert {name for name in first if first[name] != second[name]} <= {"cases.json", "prepared.json"}
+
+
+@needs_nibabel
+def test_image_and_mask_that_lie_apart_are_told(tmp_path, capsys):
+    src, dst = atlas(tmp_path / "src", 3), tmp_path / "dst"
+    mask = src / "labelsTr/lb1.nii.gz"
+    mask.write_bytes(patched(mask.read_bytes(), 80, struct.pack("<f", 1.3)))
+    for _ in range(2):
+        assert call("ATLAS", src, dst) == 1
+        assert (
+            "the mask lies beside the image, cut index by index all the same: 1 volume (im1.nii)"
+            in capsys.readouterr().out
+        )
+    assert "im1.nii" in (dst / "prepared.json").read_text()
