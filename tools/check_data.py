@@ -64,6 +64,15 @@ def read_split(parts: Sequence[str]) -> dict[str, list[str]]:
     return split
 
 
+def _make_room(given: argparse.Namespace) -> None:
+    """Before a check that may take minutes: the folders of the files to write. Raises ValueError and OSError."""
+    for option, target in (("--json", given.json), ("--sheet", given.sheet)):
+        if target not in (None, "-"):
+            if Path(target).is_dir():
+                raise ValueError(f"{option} {target} is a folder; expected a file to write")
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+
+
 def _checked(given: argparse.Namespace, console: Console) -> run.Report:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("files", total=None)
@@ -90,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.workers is not None and given.workers < 1:
         parser.error(f"--workers is {given.workers}; expected at least 1")
     try:
+        _make_room(given)
         found = _checked(given, Console(stderr=True))
         if given.json == "-":
             print(report.as_json(found))

@@ -183,7 +183,7 @@ def test_the_command(copy, tmp_path, capsys):
     assert "nothing found" in capsys.readouterr().out
     (root / "train/GT/v1/001.png").unlink()
     (root / "train/Frame/v1/002.jpg").rename(root / "train/Frame/v1/\udcff\x1b[31m[red].jpg")
-    found, sheet = tmp_path / "found.json", tmp_path / "sheet.png"
+    found, sheet = tmp_path / "new/found.json", tmp_path / "new/sheet.png"
     assert check_data.main([str(root), "--json", str(found), "--sheet", str(sheet)]) == 1
     out = capsys.readouterr().out
     assert "D050" in out and "\x1b" not in out and "[red]" in out
@@ -220,6 +220,14 @@ def test_what_cannot_run_says_why(arguments, words, copy, tmp_path, capsys):
     assert check_data.main([str(tmp_path / arguments[0]), *arguments[1:]]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error
+
+
+def test_files_that_cannot_be_written_are_told_before_the_check(copy, tmp_path, monkeypatch, capsys):
+    root = copy("videos", tmp_path / "set")
+    monkeypatch.setattr(check_data, "_checked", lambda *_: pytest.fail("looked at the data first"))
+    for more in (["--json", str(tmp_path)], ["--sheet", str(root / "train/GT/v1/001.png/sheet.png")]):
+        assert check_data.main([str(root), *more]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_processes_find_the_same(copy, tmp_path, monkeypatch):
