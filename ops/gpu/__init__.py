@@ -18,6 +18,8 @@ from torch import Tensor
 from lgrnet.ops.backends import exporting
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_REASONS = (ImportError, OSError, RuntimeError, AttributeError, AssertionError, subprocess.SubprocessError)
+"""What an import of Triton and the search for its driver raise: AssertionError where libcuda.so.1 is not found."""
 
 
 def cannot_run(like: Tensor) -> str | None:
@@ -74,7 +76,7 @@ def _tried() -> str | None:
         kernels = importlib.import_module("lgrnet.ops.gpu.triton_kernels")
         if torch.cuda.device_count():
             kernels.load_driver()
-    except (ImportError, OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
+    except _REASONS as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         reason = f"triton cannot be used ({type(error).__name__}: {reason}); install it with pip install triton"
         if torch.cuda.device_count():

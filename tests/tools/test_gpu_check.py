@@ -15,7 +15,7 @@ import torch
 
 from tools import gpu_check
 
-schedule, report = gpu_check.schedule, gpu_check.report
+schedule, report, machine = gpu_check.schedule, gpu_check.report, gpu_check.machine
 check = sys.modules["gpu_checks.check"]
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = {"cv2", "hydra", "hydra_zen", "omegaconf", "pycocotools", "segmentation_models_pytorch", "av", "safetensors"}
@@ -55,6 +55,13 @@ def test_every_section_on_a_cpu_with_torch_timm_and_scipy_alone(tmp_path):
     assert page.startswith("# GPU check: no GPU: ") and "`python tools/gpu_check.py --device cpu --quick" in page
     assert all(f"## {section.title}" in page for section in gpu_check.SECTIONS.values())
     assert "| case | pass | type | peer | ms | times ours |" in page
+
+
+def test_the_environment_tells_whether_triton_works_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    for reason, told in ((None, "triton"), ("triton cannot be used", "none: triton cannot be used")):
+        monkeypatch.setattr(machine.gpu, "missing", lambda reason=reason: reason)
+        assert machine.environment("cuda")["kernels on the GPU"] == told
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -19,7 +19,7 @@ import torch
 import lgrnet
 from benchmarks.contest import OURS
 from benchmarks.runner import Row
-from lgrnet.ops import cpu
+from lgrnet.ops import cpu, gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = 60
@@ -45,6 +45,7 @@ def environment(device: str) -> dict[str, object]:
         facts |= {"sgemm": f"{_product_rate():.0f} GFLOP/s a thread"}
     if device == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "triton": _version("triton")}
+        facts |= {"kernels on the GPU": f"none: {reason}" if (reason := gpu.missing()) else "triton"}
     return facts
 
 

@@ -31,11 +31,11 @@ SECTIONS: dict[str, Section] = {
             ops.section(ops.depthwise_cases),
         ),
         Section("golden", "Golden tensors of the published LGRNet", 150, _of("golden")),
-        Section("gradients", "Gradients", 120, _of("gradients")),
+        Section("gradients", "Gradients", 150, _of("gradients")),
         Section("sequences", "Long sequences", 120, _of("sequences")),
         Section("graph", "Inference from a CUDA graph", 60, _of("clips", "graph"), timed=True),
         Section("training", "Training steps", 75, _of("training"), timed=True),
-        Section("memory", "Memory and speed against the length of a clip", 45, _of("clips", "memory"), timed=True),
+        Section("memory", "Memory and speed against the length of a clip", 70, _of("clips", "memory"), timed=True),
         Section("speed", "Benchmark", 240, _of("speed"), timed=True),
     )
 }  # fmt: skip
