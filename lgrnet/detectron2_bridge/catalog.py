@@ -27,7 +27,7 @@ def register_records(
     records        called each time the catalog is asked, so that nothing is read now
     thing_classes  names of the classes, background not counted; `stuff_classes` (of sem_seg) has it first
 
-    Raises ValueError for a name that somebody else registered.
+    Raises ValueError for a name that somebody else registered, and a text in place of names.
     """
     register_dicts(name, partial(_dicts, name, records, tuple(thing_classes)), thing_classes, EVALUATOR_TYPE)
 
@@ -36,6 +36,8 @@ def register_dicts(
     name: str, dicts: Callable[[], list[dict]], thing_classes: Sequence[str], evaluator_type: str
 ) -> None:
     """Registers what gives the dicts of a data set; as `register_records` otherwise."""
+    if isinstance(thing_classes, str):
+        raise ValueError(f"thing_classes is the text {thing_classes!r}; expected a list of names, [{thing_classes!r}]")
     if name in _OURS:
         DatasetCatalog.pop(name, None)
         MetadataCatalog.pop(name, None)

@@ -48,10 +48,11 @@ def add_lgrnet_config(cfg: CfgNode) -> CfgNode:
     Of detectron2's own keys these change, so that they mean what they mean there: MODEL.META_ARCHITECTURE,
     MODEL.BACKBONE, MODEL.PIXEL_MEAN and PIXEL_STD (0..255, in the order of INPUT.FORMAT, which is RGB), SOLVER,
     INPUT.MIN_SIZE_TEST (to which detectron2's own predictor and mapper bring an image, keeping its aspect ratio),
+    MODEL.MASK_ON and INPUT.MASK_FORMAT (with which its mapper reads the masks of `register_frames`, and polygons),
     TEST.EVAL_PERIOD, SEED, and DATALOADER.ASPECT_RATIO_GROUPING. MODEL.WEIGHTS stays empty: random weights.
     """
     _add_model(cfg.MODEL)
-    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.FORMAT, cfg.INPUT.MASK_FORMAT = "RGB", "bitmask"
     cfg.INPUT.MIN_SIZE_TEST = 352  # of detectron2's own; for another INPUT.CLIP.SIZE set it, too
     cfg.INPUT.CLIP = CfgNode(
         {
@@ -125,7 +126,7 @@ def merge_config(cfg: CfgNode, file: str | Path | None = None, opts: Sequence[st
 
 
 def _add_model(model: CfgNode) -> None:
-    model.META_ARCHITECTURE = "LGRNet"
+    model.META_ARCHITECTURE, model.MASK_ON = "LGRNet", True  # detectron2's own mapper drops masks without the latter
     model.BACKBONE.NAME, model.BACKBONE.FREEZE_AT = "PVTv2", 0
     model.PIXEL_MEAN, model.PIXEL_STD = [round(255 * x, 3) for x in PIXEL_MEAN], [round(255 * x, 3) for x in PIXEL_STD]
     model.NUM_CLASSES = 1

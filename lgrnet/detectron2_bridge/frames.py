@@ -19,9 +19,10 @@ from lgrnet.records import class_masks
 def register_frames(name: str, videos: str) -> None:
     """Registers the annotated frames of the data set `videos` as one of images, in detectron2's standard format.
 
-    In a frame all pixels of a class are one object, as LGRNet is trained; masks are run lengths (INPUT.MASK_FORMAT
-    "bitmask"), and a pixel of a soft mask counts from one half on. They are read when the catalog is asked. Raises
-    DataError when `videos` is not registered, ValueError for a name that somebody else registered.
+    In a frame all pixels of a class are one object, as LGRNet is trained; masks are run lengths, which detectron2's
+    own mapper reads with MODEL.MASK_ON and INPUT.MASK_FORMAT "bitmask" (as `add_lgrnet_config` sets them), and a pixel
+    of a soft mask counts from one half on. They are read when the catalog is asked. Raises DataError when `videos` is
+    not registered, ValueError for a name that somebody else registered.
     """
     check_names(videos)
     register_dicts(name, partial(frame_dicts, videos), MetadataCatalog.get(videos).thing_classes, "coco")

@@ -46,7 +46,8 @@ class ClipMetaArch(nn.Module):
     model          frames [B, T, 3, H, W] in 0..1 -> SegOutput, with `stride` and `predict(output, info)`
     criterion      criterion(output, targets, draws) -> unweighted terms, with `weights`; None: the model only predicts
     seed           of every draw in training, with the step and the clip's position as in lgrnet's own trainer
-    sizes          square training sizes of which each step draws one; empty: frames stay as they come
+    sizes          square training sizes of which each step draws one, multiples of the model's stride; empty: frames
+                   stay as they come
     input_format   "RGB" or "BGR", the order of the channels that come in; the model always sees RGB
     pixel_mean, pixel_std  3 numbers in 0..255 in the order of input_format; None: as the model has them (ImageNet)
     max_instances  objects of a frame that are kept, those with the highest scores
@@ -77,7 +78,10 @@ class ClipMetaArch(nn.Module):
         if max_instances < 1:
             raise ValueError(f"max_instances is {max_instances}; expected at least 1 (TEST.DETECTIONS_PER_IMAGE)")
         self.model, self.criterion = model, criterion
-        self.seed, self.sizes, self.input_format = seed, tuple(int(size) for size in sizes), input_format
+        if wrong := [s for s in sizes if not isinstance(s, int) or s <= 0 or s % model.stride]:
+            multiples = f"whole multiples of {model.stride}, above 0"
+            raise ValueError(f"sizes has {wrong[0]!r}; expected {multiples} (INPUT.CLIP.SIZES)")
+        self.seed, self.sizes, self.input_format = seed, tuple(sizes), input_format
         self.max_instances, self.semantic_on, self.instance_on = max_instances, semantic_on, instance_on
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             if values is not None:
@@ -154,6 +158,8 @@ class ClipMetaArch(nn.Module):
             raise ValueError(f"{type(self).__name__} has no criterion, so it cannot be trained; give one")
         step = self._step()
         batch = self._batch(items, step)
+        # The loader's step where it says one: PreciseBN's storage stays at 0.
+        step = batch.positions[0] // (len(items) * distributed.world_size())
         size = draw_size(self.sizes, python_generator(self.seed, step, "size")) if self.sizes else None
         frames = resized(batch.frames, size)
         with self._keyed_dropout(batch.positions[0]):
@@ -184,7 +190,7 @@ class ClipMetaArch(nn.Module):
         if self.instance_on:
             found["instances"] = frame_instances(prediction, self.max_instances)
         if self.semantic_on:
-            found["sem_seg"] = class_maps(prediction)
+            found["sem_seg"] = class_maps(prediction, getattr(self.model, "decision", None) == "softmax")
         if item.get("frames") is None:  # a still image
             found.update({name: value[0] for name, value in found.items() if name != "prediction"})
         return found

@@ -23,10 +23,15 @@ def frame_instances(prediction: Prediction, limit: int = 100) -> list[Instances]
     return [_instances(masks[:, t], scores, shown[:, t], limit) for t in range(masks.shape[1])]
 
 
-def class_maps(prediction: Prediction) -> Tensor:
-    """[T, K + 1, H, W] float32 in 0..1: channel 0 is background, 1 minus the largest probability; k + 1 is class k."""
+def class_maps(prediction: Prediction, exclusive: bool = False) -> Tensor:
+    """[T, K + 1, H, W] float32 in 0..1: channel 0 is background, k + 1 is class k.
+
+    exclusive  background and classes share each pixel, as by a softmax: background is what the classes leave of 1;
+               else 1 minus the largest probability
+    """
     maps = torch.from_numpy(prediction.probability).transpose(0, 1).float().div(255)  # [T, K, H, W]
-    return torch.cat((1 - maps.amax(1, keepdim=True), maps), 1)
+    taken = maps.sum(1, keepdim=True) if exclusive else maps.amax(1, keepdim=True)
+    return torch.cat(((1 - taken).clamp(min=0), maps), 1)
 
 
 def _instances(masks: np.ndarray, scores: np.ndarray, shown: np.ndarray, limit: int) -> Instances:

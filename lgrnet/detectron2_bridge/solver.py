@@ -13,6 +13,8 @@ from lgrnet.engine.optim import clip_gradients, parameter_groups
 
 FULL_MODEL = "full_model"
 """SOLVER.CLIP_GRADIENTS.CLIP_TYPE of the published training: the norm over all parameters is limited."""
+_UNUSED = {"WEIGHT_DECAY_NORM": 0.0, "WEIGHT_DECAY_BIAS": None, "BIAS_LR_FACTOR": 1.0, "NESTEROV": False}
+"""Keys of SOLVER that AdamW in these groups has no use for, with detectron2's defaults."""
 
 
 def adamw(
@@ -42,8 +44,12 @@ def build_optimizer(cfg, model: nn.Module) -> Optimizer:
     """The optimizer of a config: SOLVER.BASE_LR, BACKBONE_MULTIPLIER, WEIGHT_DECAY and CLIP_GRADIENTS.
 
     CLIP_TYPE "full_model" limits the norm over all parameters, as published; detectron2's own types "value" and
-    "norm" limit each parameter by itself. Raises ValueError for another type.
+    "norm" limit each parameter by itself. Weight decay leaves out norms and biases, as published. Raises ValueError for
+    another type, and for keys of SOLVER that change nothing here.
     """
+    for key, default in _UNUSED.items():
+        if (given := cfg.SOLVER.get(key, default)) != default:
+            raise ValueError(f"SOLVER.{key} is {given}, which LGRNet's AdamW has no use for; leave it at {default}")
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE not in (FULL_MODEL, "value", "norm"):
         raise ValueError(

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
@@ -79,7 +80,8 @@ def setup(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """The frozen config of a file and of KEY VALUE pairs; registers the known data sets below DATASETS.ROOT.
 
     Raises ConfigError for keys and values that do not fit, a model or backbone that is not registered, weights and
-    a device that are not there, and DataError for data sets that are not registered.
+    a device that are not there, and data sets of another number of classes; DataError for data sets that are not
+    registered.
     """
     cfg = get_cfg()
     add_lgrnet_config(cfg)
@@ -92,7 +94,13 @@ def setup(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             near = difflib.get_close_matches(name, [known for known, _ in registry], n=3, cutoff=0.0)
             raise ConfigError(f"{key} is {name!r}, which is not registered; the nearest are {', '.join(near)}")
     register_layouts(cfg.DATASETS.ROOT)
-    check_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    for name in check_names((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        classes = MetadataCatalog.get(name).get("thing_classes", None)
+        if classes is not None and len(classes) != cfg.MODEL.NUM_CLASSES:
+            raise ConfigError(
+                f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but data set {name!r} has {len(classes)} "
+                f"({', '.join(classes[:8])}), background not counted"
+            )
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add MODEL.DEVICE cpu")
     weights = cfg.MODEL.WEIGHTS
@@ -144,6 +152,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 f"--num-gpus {options.num_gpus} with MODEL.DEVICE cpu: detectron2 trains one process there"
             )
+        if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu" and not options.eval_only:
+            raise ConfigError("SOLVER.AMP.ENABLED with MODEL.DEVICE cpu: detectron2 has mixed precision on GPUs only")
         launch(
             main,
             options.num_gpus,

@@ -116,6 +116,12 @@ def test_unknown_names_are_told_with_those_that_are_there(tmp_path):
         clip_dicts(["phantom_train", "phantom_tran"])
 
 
+def test_a_text_is_no_list_of_classes(folder):
+    with pytest.raises(ValueError, match="thing_classes is the text 'polyp'; expected a list of names"):
+        register_folder("catalog_text", folder, thing_classes="polyp")
+    assert "catalog_text" not in registered()
+
+
 def test_names_and_data_sets_of_others_are_left_alone(folder):
     DatasetCatalog.register("catalog_foreign", lambda: [{"file_name": "x.jpg"}])
     with pytest.raises(ValueError, match="registered by another package"):

@@ -12,8 +12,9 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
 from lgrnet.data.loader import collate
-from lgrnet.detectron2_bridge import ClipMetaArch, LGRNet, PlainHead
+from lgrnet.detectron2_bridge import ClipMetaArch, LGRNet, PlainHead, meta_arch
 from lgrnet.detectron2_bridge.outputs import class_maps, frame_instances
+from lgrnet.draws import python_generator
 from lgrnet.engine.optim import adamw, constant
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.trainer import Trainer
@@ -221,6 +222,33 @@ def test_class_maps_have_background_first():
     maps = class_maps(prediction())
     assert maps.shape == (2, 3, 4, 6)
     assert maps[0, :, 0, 0].tolist() == pytest.approx([0.2, 0.2, 0.8]) and maps[1, 0].min() == 1
+
+
+def test_background_is_what_classes_leave_where_they_share_a_pixel():
+    probability = np.full((2, 1, 2, 2), 102, np.uint8)  # 0.4 and 0.3 of class, 0.3 of background
+    probability[1] = 76
+    made = Prediction("v", ("0",), np.ones(2, np.float32), probability, np.zeros((2, 1, 2, 2), bool))
+    assert class_maps(made)[0, :, 0, 0].argmax() == 0 and class_maps(made, exclusive=True)[0, :, 0, 0].argmax() == 1
+    assert class_maps(made, exclusive=True)[0].sum(0).numpy() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [0, -32, 48, 64.0, "a"])
+def test_training_sizes_that_no_model_takes_are_refused(size, cfg):
+    cfg.INPUT.CLIP.SIZES = [64, size]
+    with pytest.raises(ValueError, match="INPUT.CLIP.SIZES"):
+        build_model(cfg)
+
+
+def test_the_size_follows_the_loaders_step_where_it_says_one(cfg, monkeypatch):
+    """detectron2's PreciseBN has a storage of its own, whose step stays at 0."""
+    cfg.INPUT.CLIP.SIZES = [32, 64, 96, 128]
+    model, seen = build_model(cfg).train(), []
+    monkeypatch.setattr(meta_arch, "resized", lambda frames, size: seen.append(size) or frames)
+    expected = [meta_arch.draw_size(model.sizes, python_generator(model.seed, step, "size")) for step in range(4)]
+    for step in range(4):
+        with EventStorage(0), torch.no_grad():
+            model([{**item(clip(0)), "position": 2 * step}, {**item(clip(0)), "position": 2 * step + 1}])
+    assert seen == expected and len(set(seen)) > 1
 
 
 def test_registered_and_copied(cfg):

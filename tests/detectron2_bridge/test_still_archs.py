@@ -58,6 +58,7 @@ def test_an_image_and_a_video_are_predicted_as_by_our_predictor(small):
     (video,) = model([{"frames": frames}])
     assert (video["prediction"].mask == ours.mask).all() and len(video["instances"]) == 3
     assert (video["prediction"].probability == ours.probability).all()
+    assert ((video["sem_seg"].argmax(1) == 1).numpy() == ours.mask[0]).mean() > 0.99
     (image,) = model([{"image": frames[1]}])
     assert image["sem_seg"].shape == (2, 64, 64)
     assert (image["prediction"].mask[:, 0] == ours.mask[:, 1]).all()

@@ -213,6 +213,10 @@ def test_a_lazy_config_knows_its_keys():
         (["MODEL.WEIGHTS", "nothere.pth"], "MODEL.WEIGHTS is nothere.pth, but there is no such file"),
         (["DATASETS.ROOT", "nowhere"], "nowhere/phantom/train does not exist; folders that have one"),
         (["SOLVER.IMS_PER_BATCH", "0"], "batch_size 0 (over all processes)"),
+        (["SOLVER.WEIGHT_DECAY_NORM", "0.5"], "SOLVER.WEIGHT_DECAY_NORM is 0.5, which LGRNet's AdamW has no use for"),
+        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED with MODEL.DEVICE cpu"),
+        (["MODEL.NUM_CLASSES", "3"], "MODEL.NUM_CLASSES is 3, but data set 'phantom_train' has 1 (lesion)"),
+        (["INPUT.CLIP.SIZES", "[64,100]"], "sizes has 100; expected whole multiples of 32"),
     ],
 )
 def test_mistakes_end_in_one_line(words, said, data, tmp_path, monkeypatch, capsys):
