@@ -31,6 +31,9 @@ EXTREME = 12
 AREAS = {"truth_area": "truth", "predicted_area": "found", "confidence": "sure"}
 """Numbers of frames, of any protocol, that are drawn in percent: areas, and how sure the prediction is in its mask."""
 
+LOW_IS_GOOD = ("area_flicker", "mask_flicker", "mae")
+"""Numbers of frames of which a high one is bad: of others the lowest frames are the worst."""
+
 _PAGE = Path(__file__).parent / "page"
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
@@ -117,7 +120,8 @@ def _data(sets: Sequence[ScoredSet], budget: int, side: int) -> Iterator[str]:
     yield '],"measures":' + safe_json(_json(measures)) + ',"sets":['
     for place, number in enumerate(number for number, table in enumerate(tables) if table):
         known = {"name": sets[number].result["set"], "ranking": rankings[number][0]}
-        text = _json({**known, **_set_data(number, tables[number], album)})
+        sign = -1 if known["ranking"] is not None and known["ranking"][1] in LOW_IS_GOOD else 1
+        text = _json({**known, **_set_data(number, tables[number], album, sign)})
         yield ("," if place else "") + safe_json(text)
     yield "]}"
 
@@ -175,15 +179,15 @@ def _ranking(
     result: Mapping, videos: Mapping[str, dict], measures: Sequence[tuple]
 ) -> tuple[tuple[str, str] | None, dict[tuple[str, str], float]]:
     """Protocol and metric that say which frames are the worst: the first ones that frames have; and
-    (video, frame) -> its lowest value over classes."""
+    (video, frame) -> its worst value over classes, with the other sign where a low one is good."""
     for protocol, scores in result["scores"].items():
         for metric in scores:
             chosen = [number for number, measure in enumerate(measures) if measure[:2] == (protocol, metric)]
-            ranks = {}
+            sign, ranks = -1 if metric in LOW_IS_GOOD else 1, {}
             for name, video in videos.items():
                 for frame, place in video["frames"].items():
                     series = [video["values"].get(number, []) for number in chosen]
-                    values = [one[place] for one in series if place < len(one) and one[place] is not None]
+                    values = [sign * one[place] for one in series if place < len(one) and one[place] is not None]
                     if values:
                         ranks[name, frame] = min(values)
             if ranks:
@@ -191,13 +195,16 @@ def _ranking(
     return None, {}
 
 
-def _set_data(number: int, videos: Mapping[str, dict], album: Album) -> dict[str, object]:
-    """What the script is told of a set: its extreme frames as [place of video, place of frame, value], its videos."""
+def _set_data(number: int, videos: Mapping[str, dict], album: Album, sign: int) -> dict[str, object]:
+    """What the script is told of a set: its extreme frames as [place of video, place of frame, value], its videos.
+
+    sign  of the values among the ranks, see `_ranking`
+    """
     order = {name: place for place, name in enumerate(videos)}
 
     def extremes(places: Sequence[tuple[str, str]]) -> list[list]:
         ranks = album.sets[number].scores
-        return [[order[video], videos[video]["frames"][frame], ranks[video, frame]] for video, frame in places]
+        return [[order[video], videos[video]["frames"][frame], sign * ranks[video, frame]] for video, frame in places]
 
     return {
         "worst": extremes(album.worst[number]),

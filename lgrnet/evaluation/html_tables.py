@@ -173,7 +173,7 @@ def _table(head: Sequence[str], rows: str, texts: int) -> str:
         f'<th scope="col"{"" if i < texts else " class=number"}>{escape(text.replace("_", " "))}</th>'
         for i, text in enumerate(head)
     )
-    return f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _row(texts: Sequence[str], values: Sequence[str]) -> str:
@@ -183,7 +183,7 @@ def _row(texts: Sequence[str], values: Sequence[str]) -> str:
 
 
 def _facts(rows: Sequence[str]) -> str:
-    return f'<div class="wide"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _short(value: object) -> bool:

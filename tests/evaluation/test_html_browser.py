@@ -89,6 +89,33 @@ def test_an_address_leads_to_a_frame_and_clicks_and_keys_go_on(browser, page):
     assert browser.run("[...document.querySelectorAll('#picture path')].map(p => p.className.baseVal)") == ["truth"]
 
 
+def test_the_focus_stays_where_it_was_and_a_choice_can_be_seen(browser, page):
+    browser.size(1280)
+    browser.open(_address(page, set="even", video="seq1", frame="000"))
+    focus = "document.activeElement.textContent + document.activeElement.title"
+    for buttons in ("#list", "#film"):
+        browser.run(f"document.querySelectorAll('{buttons} button')[1].focus()")
+        before = browser.run(focus)
+        browser.run("document.activeElement.click()")
+        assert browser.run(focus) == before != ""
+        assert browser.run("document.activeElement.getAttribute('aria-current')") == "true"
+    assert browser.run("document.querySelectorAll('#list [aria-current=true]').length") == 1
+    browser.click("#best button")
+    assert browser.run("(b => b.top >= 0 || b.bottom > 300)($('viewer').getBoundingClientRect())")
+
+
+def test_arrows_are_left_to_tables_and_selections(browser, page):
+    browser.open(_address(page, set="even", video="seq1", frame="003"))
+    for event in (
+        "new KeyboardEvent('keydown', {key: 'ArrowRight', shiftKey: true, bubbles: true})",
+        "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true})",
+    ):
+        browser.run("document.querySelector('.wide').focus()")
+        browser.run(f"document.activeElement.dispatchEvent({event})")
+        assert _text(browser, "#reading")[0].startswith("frame 003")
+    assert browser.run("document.activeElement.className") == "wide"
+
+
 def test_the_filter_the_order_and_the_number(browser, page):
     browser.open(_address(page))
     browser.run("document.querySelector('#filter').focus()")

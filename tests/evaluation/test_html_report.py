@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lgrnet.engine.evaluate import evaluate_sets
-from lgrnet.evaluation import Evaluator, LGRNetProtocol, Picture, ScoredSet, write_html
+from lgrnet.evaluation import Evaluator, LGRNetProtocol, OverTimeProtocol, Picture, ScoredSet, write_html
 from lgrnet.evaluation.html_pictures import encode, outline, spread
 from lgrnet.inference.writers import report_pictures
 from lgrnet.records import Prediction, list_videos, write_image
@@ -134,6 +134,26 @@ def test_what_is_not_known_is_left_out(tmp_path):
     page = _page(tmp_path, one)
     assert "0.2500 – 0.7500" in page.texts["small"] and "95 %" in " ".join(page.texts["p"])
     assert "Slices" in page.texts["h2"] and "size: <b>" in page.texts["span"] and "–" in page.texts["td"]
+
+
+def test_of_a_number_that_is_good_when_low_the_high_frames_are_the_worst(tmp_path):
+    evaluator = Evaluator([OverTimeProtocol()], "test")
+    names = tuple(f"{t:02d}" for t in range(30))
+    for video in "abcdef":
+        found = np.arange(900).reshape(30, 30) < np.random.default_rng(ord(video)).integers(100, 800, (30, 1, 1))
+        evaluator.process(
+            Prediction(video, names, np.ones(1, np.float32), found[None] * np.uint8(255), found[None]),
+            list(found * np.uint8(255)),
+        )
+    rows = list(evaluator.rows)
+    picture = Picture(None, None, np.ones((1, 9, 9), bool))
+    (known,) = _page(tmp_path, ScoredSet(evaluator.result(), rows, lambda *_: picture)).data["sets"]
+    assert known["ranking"] == ["over-time", "area_flicker"]
+    worst, best = ([value for *_, value in known[kind]] for kind in ("worst", "best"))
+    flicker = [row.values["area_flicker"] for row in rows if "area_flicker" in row.values]
+    flicker = [value for value in flicker if value == value]
+    assert worst == sorted(worst, reverse=True) and best == sorted(best) and min(worst) > max(best)
+    assert worst[0] == pytest.approx(max(flicker), rel=1e-5) and best[0] == pytest.approx(min(flicker), rel=1e-5)
 
 
 @pytest.mark.parametrize("budget", [0, 1500, 6000, 10**9])

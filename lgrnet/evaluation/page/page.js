@@ -122,7 +122,7 @@ function showList() {
   const shown = state.all ? rows : rows.slice(0, LIMIT);
   $("list").replaceChildren(...shown.map(([i, video, value]) => {
     const button = make("button", { type: "button", title: `${video.name}: ${digits(value)}, ${video.frames.length} frames`,
-      "aria-current": String(i === state.video) },
+      "aria-current": String(i === state.video), "data-video": i },
     make("span", { class: "name" }, video.name), bar(value, top), make("span", { class: "value" }, digits(value)));
     button.addEventListener("click", () => go({ video: i, frame: 0 }));
     return make("li", {}, button);
@@ -133,6 +133,12 @@ function showList() {
     $("list").append(make("li", {}, more));
   }
   $("found").textContent = `${rows.length.toLocaleString("en")} of ${videos.length.toLocaleString("en")} videos · ${words(the.measure)}`;
+}
+
+/** The chosen video in the list, whose buttons stay: a new one would lose the focus, and thousands take a second. */
+function markList() {
+  for (const button of $("list").querySelectorAll("[data-video]"))
+    button.setAttribute("aria-current", String(+button.dataset.video === state.video));
 }
 
 function showViewer() {
@@ -159,18 +165,23 @@ function showViewer() {
   }
   const step = Math.max(1, (withPicture.length - 1) / 9);
   const film = new Set(Array.from({ length: Math.min(10, withPicture.length) }, (_, i) => withPicture[Math.round(i * step)]));
+  const focused = [...$("film").children].indexOf(document.activeElement);
   $("film").replaceChildren(...(frames > 1 ? [...film].map((f) => {
     const button = thumb(state.video, f);
     button.setAttribute("aria-current", String(f === state.frame));
     return button;
   }) : []));
+  if (focused >= 0) $("film").children[focused]?.focus({ preventScroll: true });
 }
+/** Further down on the page a choice would change what cannot be seen. */
+const toViewer = () => $("viewer").scrollIntoView({ block: "nearest" });
 
 function showExtremes() {
   const { set } = the;
   for (const kind of ["worst", "best"]) $(kind).replaceChildren(...set[kind].map(([v, f, value]) => {
     const button = thumb(v, f);
     button.append(make("span", {}, make("b", {}, digits(value)), " ", ...named(set.videos[v], f)));
+    button.addEventListener("click", toViewer);
     return button;
   }));
   $("extremes").hidden = !set.worst.length;
@@ -207,6 +218,7 @@ function showSizes() {
     const box = scatter.getBoundingClientRect(), far = (p) => Math.hypot(x(p[0]) - event.clientX + box.left, y(p[1]) - event.clientY + box.top);
     const near = points.reduce((best, p) => (far(p) < far(best) ? p : best));
     go({ video: near[2], frame: near[3] });
+    toViewer();
   });
   const bins = frame(`mean ${label} for each range of sizes`), wide = (right - left) / (LIMITS.length - 1);
   LIMITS.slice(1).forEach((limit, i) => {
@@ -230,7 +242,8 @@ function go(change) {
   state.video = Math.min(state.video, the.set.videos.length - 1);
   state.frame = Math.max(0, Math.min(the.video.frames.length - 1, state.frame));
   const outer = before.set !== state.set || before.measure !== state.measure || change.redraw;
-  if (outer || before.video !== state.video) showList();
+  if (outer) showList();
+  else if (before.video !== state.video) markList();
   showViewer();
   if (outer) { showExtremes(); showSizes(); }
   const place = { set: the.set.name, video: the.video.name, frame: the.video.frames[state.frame] };
@@ -253,6 +266,9 @@ $("set").append(...data.sets.map((set, i) => make("option", { value: i }, set.na
 $("set").parentNode.hidden = data.sets.length < 2;
 const classes = new Set(data.measures.map((measure) => measure[2]).filter((id) => id !== "all")).size;
 $("measure").append(...data.measures.map((m, i) => make("option", { value: i }, words(m) + (classes > 1 ? ` · class ${m[2]}` : ""))));
+// The first number that a video has: vps has none for videos of two frames.
+state.measure = Math.max(0, data.measures.findIndex((_, i) => data.sets.some((set) => set.videos.some((video) => video.scores[i] != null))));
+$("measure").value = state.measure;
 $("set").addEventListener("change", () => go({ set: +$("set").value, video: 0, frame: 0 }));
 $("measure").addEventListener("change", () => go({ measure: +$("measure").value }));
 $("order").addEventListener("change", showList);
@@ -264,7 +280,8 @@ $("on").addEventListener("click", () => go({ frame: state.frame + 1 }));
 for (const id of ["show-truth", "show-found"]) $(id).addEventListener("change", () => go({ redraw: true }));
 document.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!step || event.ctrlKey || event.altKey || event.metaKey || ["INPUT", "SELECT"].includes(event.target.tagName)) return;
+  const other = event.ctrlKey || event.altKey || event.metaKey || event.shiftKey;
+  if (!step || other || event.target.closest?.("input, select, .wide, pre")) return;
   event.preventDefault();
   go({ frame: state.frame + step });
 });
