@@ -43,6 +43,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 
 import torch
 import triton
@@ -56,6 +57,8 @@ SHORT = 256
 """Tokens up to which a sequence is one chunk."""
 SIDE_BY_SIDE = 8
 """Directions up to which a program takes all of a short sequence: more need more shared memory than an sm_89 has."""
+CLIPS = 65535
+"""Clips of one launch, which are an axis of the grid: of more, some go at a time."""
 RANKS = 16
 """The largest R that is projected inside the kernels; above it a matrix product comes before them."""
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -582,6 +585,13 @@ def selective_scan_triton(
     return_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See `lgrnet.ops.selective_scan`; float32 inside, inputs as they are (float64 is rounded to float32)."""
+    if len(x) > CLIPS:
+        tokens = zip(*(t.split(CLIPS) for t in (x, dt, B, C)), strict=True)
+        starts = repeat(None) if initial_state is None else initial_state.split(CLIPS)
+        weights = dt_weight, dt_bias, A, skip, order
+        parts = [selective_scan_triton(*t, *weights, start, True) for t, start in zip(tokens, starts, strict=False)]
+        y, state = map(torch.cat, zip(*parts, strict=True))
+        return (y, state) if return_state else y
     given = (x, dt, B, C, dt_weight, dt_bias, A, skip, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     if dt_weight.shape[-1] > RANKS:

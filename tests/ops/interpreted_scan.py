@@ -109,6 +109,12 @@ def test_chunks_with_a_carried_state(monkeypatch, length, directions):
     compare(inputs(**sizes), with_state=True)
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+def test_more_clips_than_one_launch_takes(monkeypatch, with_state):
+    monkeypatch.setattr(kernels, "CLIPS", 2)
+    compare(inputs(length=3, dim=2, states=1, rank=1, batch=3), with_state)
+
+
 def test_bfloat16_comes_and_goes_with_float32_inside():
     compare(inputs(length=10, dim=3, states=2, batch=1), False, torch.bfloat16, (1e-2, 2e-2))
 
