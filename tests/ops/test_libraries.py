@@ -15,6 +15,7 @@ from tests.ops.own_process import ROOT, assert_passes
 
 TESTS = ["test_scan_cpu.py", "test_neighborhood_cpu.py", "test_deform_cpu.py"]
 TESTS += ["test_depthwise.py", "test_attention.py", "test_projection.py", "test_normalization.py", "test_masks.py"]
+TESTS += ["test_layouts.py"]
 
 PRODUCTS = ["test_attention.py", "test_projection.py"]
 
