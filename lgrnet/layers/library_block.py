@@ -37,7 +37,8 @@ class LibraryBlock(nn.Module):
     def may_add_in_place(self, x: Tensor) -> bool:
         """Whether shares may be added to a tensor of our own: on a CPU where nothing is kept for a backward pass, no
         graph is recorded, and sums are made in float32."""
-        busy = self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        busy = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        busy = busy or any(layer.training for layer in self.modules())  # a dropout may draw in evaluation, too
         if busy or recorded() or x.device.type != "cpu" or len(x) == 0:
             return False
         return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_faster(x.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.models.pvt_v2 import OverlapPatchEmbed
 from torch import Tensor, nn
 
 from lgrnet.layers.library_block import LibraryBlock, layers_are
@@ -19,7 +20,8 @@ class PatchEmbedding(LibraryBlock):
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """See `LibraryBlock`."""
-        return layers_are(module, {"proj": nn.Conv2d, "norm": nn.LayerNorm}) and hasattr(module, "patch_size")
+        ours = type(module) in (OverlapPatchEmbed, PatchEmbedding)  # those of Twins, CoaT and others go other ways
+        return ours and layers_are(module, {"proj": nn.Conv2d, "norm": nn.LayerNorm})
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, H', W', D]"""

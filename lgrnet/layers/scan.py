@@ -16,6 +16,7 @@ from lgrnet.layers.hilbert import hilbert_order, zigzag_order
 from lgrnet.layers.norm import LayerNorm
 from lgrnet.layers.position import sine_time
 from lgrnet.ops import selective_scan
+from lgrnet.ops.backends import exporting, transformed
 
 ORDERS = {"hilbert": hilbert_order, "zigzag": zigzag_order}
 
@@ -81,7 +82,9 @@ class GridScan(nn.Module):
         mixed = F.linear(x, self.input_weight.flatten(0, 1)).unflatten(2, (directions, -1))
         dt, weights_in, weights_out = mixed.split((self.rank, self.states, self.states), dim=-1)
         decay = -torch.exp(self.log_decay.float()).unflatten(0, (directions, inner))
-        orders = _there_and_back(self.order, frames, queries, x.device)
+        # Under fake tensors, as in an export, one without numbers is made, which must not be kept.
+        curve = _there_and_back.__wrapped__ if exporting() or transformed() else _there_and_back
+        orders = curve(self.order, int(frames), int(queries), x.device)
         skip = self.skip.unflatten(0, (directions, inner))
         weights = (self.dt_weight, self.dt_bias, decay, skip)
         y = selective_scan(x, dt, weights_in, weights_out, *weights, orders, backend=self.backend)

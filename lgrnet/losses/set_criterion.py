@@ -261,6 +261,8 @@ def _check_shapes(target: Targets, num_frames: int) -> None:
             f"annotated {tuple(annotated.shape)} do not fit an output of {num_frames} frames; "
             "expected [N], [N, T, H, W], [T, H, W] and [T]"
         )
+    if valid.dtype != torch.bool or annotated.dtype != torch.bool:
+        raise ValueError(f"targets have valid of {valid.dtype} and annotated of {annotated.dtype}; expected torch.bool")
 
 
 def _annotated_part(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lgrnet.layers.mask_head import decided_by_logit, published_masks
+from lgrnet.layers.parts import recorded
 from lgrnet.models.backbones import LEVELS, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
 from lgrnet.models.segmenter import Segmenter, frames_at_once, in_unit_range
@@ -54,6 +55,8 @@ class LGRNet(Segmenter):
         maps, *others = [self.backbone(chunk) for chunk in flat.split(size)]
         if others:  # a single chunk is not copied
             maps = {k: torch.cat([chunk[k] for chunk in (maps, *others)]) for k in LEVELS}
+        if not recorded():
+            _check_stride(tuple(maps[LEVELS[0]].shape[-2:]), tuple(frames.shape[-2:]))
         return {k: maps[k].unflatten(0, frames.shape[:2]) for k in LEVELS}
 
     def forward(self, frames: Tensor) -> SegOutput:
@@ -103,4 +106,13 @@ class LGRNet(Segmenter):
             probability=maps.numpy(),
             mask=masks.numpy(),
             candidates=kept,
+        )
+
+
+def _check_stride(finest: tuple[int, int], frame: tuple[int, int]) -> None:
+    """Raises ValueError unless the finest map has MASK_STRIDE: masks would be of another place."""
+    if finest != tuple(side // MASK_STRIDE for side in frame):
+        raise ValueError(
+            f"the backbone's finest map is {finest} of frames of {frame}; LGRNet needs maps of strides "
+            f"{MASK_STRIDE}, {2 * MASK_STRIDE}, {4 * MASK_STRIDE} and {8 * MASK_STRIDE}"
         )

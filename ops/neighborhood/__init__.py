@@ -18,6 +18,8 @@ from lgrnet.ops.neighborhood.reference import neighborhood_attention_reference
 
 __all__ = ["neighborhood_attention"]
 
+FARTHEST = 2**20
+"""The largest window times dilation: kernels count places in 32 and 64 bits."""
 BACKENDS = {
     "cpu": Backend(neighborhood_attention_cpu, cannot_run),
     "triton": Backend(gpu.lazily("neighborhood", "neighborhood_attention_triton"), gpu.cannot_run),
@@ -62,6 +64,8 @@ def neighborhood_attention(
         )
     if window < 1 or window % 2 == 0 or dilation < 1:
         raise ValueError(f"window is {window}, dilation {dilation}; expected an odd window and a dilation of 1 or more")
+    if window * dilation > FARTHEST:
+        raise ValueError(f"window is {window}, dilation {dilation}; expected a product of at most {FARTHEST}")
     check_tensors(q=q, k=k, v=v)
     attention = choose(BACKENDS, backend, q, PEERS)
     return attention(q, k, v, tuple(map(tuple, shapes)), window, dilation, frame_shift)

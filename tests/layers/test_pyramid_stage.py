@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from lgrnet.layers.library_block import with_own_blocks
@@ -75,3 +76,21 @@ def test_the_backbone_gives_the_same_maps_for_one_frame_and_for_several():
         together, alone = backbone(FRAMES), backbone(FRAMES[1:])
     for level, maps in together.items():
         torch.testing.assert_close(maps[1:], alone[level], rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_of_other_nets_stay_theirs():
+    """They look alike, but go another way."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("twins_pcpvt_small", features_only=True).eval()
+    ours = with_own_blocks(copy.deepcopy(theirs), OWN_BLOCKS)
+    with torch.no_grad():
+        for got, expected in zip(ours(FRAMES), theirs(FRAMES), strict=True):
+            assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_a_drop_path_that_draws_in_evaluation_draws_without_gradients_too():
+    model = TimmBackbone("pvt_v2_b0", drop_path=0.5).eval()
+    for layer in model.modules():
+        layer.training = isinstance(layer, DropPath)
+    with torch.no_grad():
+        assert not torch.equal(model(FRAMES)["res5"], model(FRAMES)["res5"])

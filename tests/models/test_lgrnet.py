@@ -1,11 +1,13 @@
 """What LGRNet promises beyond the published numbers: any clip, ablations, stages, clear errors."""
 
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from lgrnet.data.loader import collate
 from lgrnet.draws import KeyedDraws
@@ -256,3 +258,43 @@ def test_no_frames_at_once(chunk):
 def test_frames_that_are_no_tensor():
     with pytest.raises(ValueError, match="frames are a ndarray, expected a tensor; use torch.from_numpy"):
         small()(np.zeros((1, 1, 3, 32, 32), np.float32))
+
+
+def test_an_export_and_fake_tensors_leave_the_model_as_it_was():
+    """The curve of a clip's length is kept: one without numbers would stay in every later clip."""
+    model, frames = small().eval(), torch.rand(1, 13, 3, 32, 64)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        assert isinstance(model(mode.from_tensor(frames)).mask_logits, FakeTensor)
+    exported = torch.export.export(Masks(model), (frames,)).module()
+    with torch.no_grad():
+        masks = model(frames).mask_logits
+        assert type(masks) is torch.Tensor and torch.allclose(exported(frames), masks, atol=1e-3)
+
+
+def test_a_trace_has_the_same_numbers():
+    model, frames = Masks(small().eval()), torch.rand(1, 14, 3, 32, 64)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        assert torch.allclose(torch.jit.trace(model, frames, check_trace=False)(frames), model(frames), atol=1e-3)
+
+
+class Masks(nn.Module):
+    """The mask logits alone: a SegOutput is none of what graphs can return."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames):
+        return self.model(frames).mask_logits
+
+
+def test_a_backbone_of_other_strides_is_refused():
+    model = small()
+    plain = model.backbone.forward
+    model.backbone.forward = lambda x: {
+        k: v.repeat_interleave(2, 2).repeat_interleave(2, 3) for k, v in plain(x).items()
+    }
+    with pytest.raises(
+        ValueError, match="finest map is .32, 32. of frames of .64, 64.; LGRNet needs maps of strides 4"
+    ):
+        run(model, 1, 2, 3, 64, 64)

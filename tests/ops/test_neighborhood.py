@@ -125,3 +125,10 @@ def test_types_may_differ_and_that_of_the_queries_is_the_results():
             out.dtype == torch.bfloat16
             and neighborhood_attention(q.double(), q, q, ((2, 3),), 3).dtype == torch.float64
         )
+
+
+@pytest.mark.parametrize("window, dilation", [(3, 2**61), (3, 2**31), (2**31 + 1, 1), (100_001, 11)])
+def test_a_window_beyond_every_map_is_refused(window, dilation):
+    q = torch.zeros(1, 1, 6, 1, 2)
+    with pytest.raises(ValueError, match="expected a product of at most"):
+        neighborhood_attention(q, q, q, ((2, 3),), window, dilation)

@@ -8,7 +8,6 @@ from ctypes import Array, c_int, c_int64
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.autograd.function import once_differentiable
 
 from lgrnet.ops.cpu import address, kernel, library, row_step
 
@@ -73,8 +72,10 @@ class Scan(torch.autograd.Function):
         return y, state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
+        # Here and not by `once_differentiable`, whose error is passed by where the derivative has another way, too.
+        if torch.is_grad_enabled():
+            raise RuntimeError("the compiled scan has no second derivatives; choose backend='reference' for them")
         x, dt, B, C, *others = ctx.saved_tensors  # which hooks may have laid out otherwise
         tensors = (_plain(x), *map(_rows, (dt, B, C)), *(t.contiguous() for t in others))
         dy = torch.zeros_like(tensors[0]) if dy is None else dy.contiguous()
