@@ -315,3 +315,13 @@ def test_wrong_settings_are_named():
         SetCriterion(divide_by="frames")
     with pytest.raises(ValueError, match="oversample 0.5"):
         SetCriterion(oversample=0.5)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.float32])
+@pytest.mark.parametrize("field", ["valid", "annotated"])
+def test_numbers_in_place_of_true_and_false_are_refused(field, kind):
+    """~1 of whole numbers is not 0: every pixel would be ignored."""
+    (first, *others) = make_targets()
+    wrong = replace(first, **{field: getattr(first, field).to(kind)})
+    with pytest.raises(ValueError, match="expected torch.bool"):
+        SetCriterion()(make_output(), [wrong, *others], KeyedDraws(0, (0, 1)))
