@@ -113,9 +113,9 @@ def from_layout(
     records, values = layout.open_layout(src, label_map)
     if kind == "davis":
         davis.check_names((record.name for record in records), list(values))
-    layout.check_layout(records, values)
+    sizes = layout.check_layout(records, values)
     if kind == "ytvis":
-        layout.check_one_size(records)
+        layout.check_one_size(sizes)
     if dry_run:
         return records, values
     pictures = layout.layout_pictures(records, values)

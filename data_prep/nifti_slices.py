@@ -42,8 +42,6 @@ from lgrnet.records import DataError, count_and_name, write_frame  # noqa: E402
 
 _DONE = "cases.json"
 _MAX_BYTES = 4 << 30
-_HEADER_OF_NIFTI_2 = 540
-"""Bytes, which stand in its first four; 348 in NIfTI-1."""
 
 
 class Kind(NamedTuple):
@@ -236,7 +234,7 @@ def _volume(entry: Entry):
                 data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise DataError(f"{place} becomes more than {_MAX_BYTES} bytes; it looks like a decompression bomb")
-        second = _HEADER_OF_NIFTI_2 in (int.from_bytes(data[:4], order) for order in ("little", "big"))
+        second = nibabel.Nifti2Header.may_contain_header(data)
         volume = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_stream(io.BytesIO(data))
         needed = volume.dataobj.offset + math.prod(volume.shape) * volume.get_data_dtype().itemsize
         if needed > len(data):

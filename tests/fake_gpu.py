@@ -90,17 +90,19 @@ def _where() -> str:
 @contextmanager
 def fake_gpu() -> Iterator[None]:
     """Tensors that are made inside have no memory, and device "cuda" is there."""
-    scan._there_and_back.cache_clear()
+    scan._kept.cache_clear()
     try:
         # autocast asks for the GPU itself
         with (
             mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
             mock.patch("torch.cuda.is_bf16_supported", return_value=True),
+            # the orders of scans are kept though they are fake, as on a real GPU
+            mock.patch.object(scan, "transformed", return_value=False),
             FakeTensorMode(),
         ):
             yield
     finally:
-        scan._there_and_back.cache_clear()
+        scan._kept.cache_clear()
 
 
 def moved(module: nn.Module) -> nn.Module:

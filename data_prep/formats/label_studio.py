@@ -210,9 +210,9 @@ def _picture_name(data: dict, folder: Folder, where: str) -> str:
         raise DataError(f"{where}: its image {address!r} is no address ({error})") from error
     served = parse_qs(parts.query, errors="surrogateescape").get("d")
     path = served[0].lstrip("/") if served else unquote(parts.path, errors="surrogateescape")
-    *folders, plain = path.split("/")
-    after = len(folders) - folders[::-1].index("..") if ".." in folders else 0
-    known = ["/".join([*folders[first:], plain]) for first in range(after, len(folders)) if folders[first]]
-    known += [plain, _UPLOAD.sub("", plain, count=1)]
+    names = path.split("/")
+    ends = (names[first:] for first in range(len(names)) if names[first])
+    known = ["/".join(end) for end in ends if ".." not in end]
+    known.append(_UPLOAD.sub("", names[-1], count=1))
     local = served or not (parts.scheme or path.startswith("/"))
-    return next((name for name in known if name and folder.find(name, where).is_file()), path if local else plain)
+    return next((name for name in known if name and folder.find(name, where).is_file()), path if local else names[-1])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,27 +217,27 @@ def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRe
     return records, {IGNORE if value == 255 else f"class_{value}": value for value in values}
 
 
-def check_one_size(records: Sequence[VideoRecord]) -> None:
-    """Raises DataError that names the videos of which not all frames have one size; frames that cannot be read are
-    left to `check_layout`."""
-    mixed = []
-    for record in records:
-        sizes = set()
-        for file in record.frames:
-            with suppress(DataError):
-                sizes.add(frame_size(file))
-        mixed += [record.name] if len(sizes) > 1 else []
-    if mixed:
+def check_layout(records: Sequence[VideoRecord], values: Mapping[str, int]) -> dict[str, set[tuple[int, int]]]:
+    """Video -> sizes (height, width) of its frames; raises DataError that names every frame and mask which
+    `layout_pictures` could not take."""
+    frames = [(record, *pair) for record in records for pair in zip(record.frames, record.masks, strict=True)]
+    sizes: dict[str, set[tuple[int, int]]] = defaultdict(set)
+
+    def check(frame: tuple[VideoRecord, Path, Path | None]) -> None:
+        record, *pair = frame
+        sizes[record.name].add(_read_pair(*pair, values)[0])
+
+    _check_all(check, frames, "checking masks")
+    return sizes
+
+
+def check_one_size(sizes: Mapping[str, Collection[tuple[int, int]]]) -> None:
+    """Raises DataError that names the videos with frames of several sizes; `sizes` as of `check_layout`."""
+    if mixed := [video for video, found in sizes.items() if len(found) > 1]:
         raise DataError(
             f"{count_and_name(mixed, 'video')} with frames of several sizes; a video of YouTube-VIS has one: "
             "split them, or choose another format"
         )
-
-
-def check_layout(records: Sequence[VideoRecord], values: Mapping[str, int]) -> None:
-    """Raises DataError that names every frame and mask which `layout_pictures` could not take."""
-    pairs = [pair for record in records for pair in zip(record.frames, record.masks, strict=True)]
-    _check_all(lambda pair: _read_pair(*pair, values), pairs, "checking masks")
 
 
 def _check_all(check: Callable[[_Item], object], frames: Sequence[_Item], title: str) -> None:

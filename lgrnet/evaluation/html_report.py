@@ -120,8 +120,7 @@ def _data(sets: Sequence[ScoredSet], budget: int, side: int) -> Iterator[str]:
     yield '],"measures":' + safe_json(_json(measures)) + ',"sets":['
     for place, number in enumerate(number for number, table in enumerate(tables) if table):
         known = {"name": sets[number].result["set"], "ranking": rankings[number][0]}
-        sign = -1 if known["ranking"] is not None and known["ranking"][1] in LOW_IS_GOOD else 1
-        text = _json({**known, **_set_data(number, tables[number], album, sign)})
+        text = _json({**known, **_set_data(number, tables[number], album, _sign(known["ranking"]))})
         yield ("," if place else "") + safe_json(text)
     yield "]}"
 
@@ -183,7 +182,7 @@ def _ranking(
     for protocol, scores in result["scores"].items():
         for metric in scores:
             chosen = [number for number, measure in enumerate(measures) if measure[:2] == (protocol, metric)]
-            sign, ranks = -1 if metric in LOW_IS_GOOD else 1, {}
+            sign, ranks = _sign((protocol, metric)), {}
             for name, video in videos.items():
                 for frame, place in video["frames"].items():
                     series = [video["values"].get(number, []) for number in chosen]
@@ -193,6 +192,11 @@ def _ranking(
             if ranks:
                 return (protocol, metric), ranks
     return None, {}
+
+
+def _sign(ranking: tuple[str, str] | None) -> int:
+    """-1 for protocol and metric of which a low value is good."""
+    return -1 if ranking is not None and ranking[1] in LOW_IS_GOOD else 1
 
 
 def _set_data(number: int, videos: Mapping[str, dict], album: Album, sign: int) -> dict[str, object]:

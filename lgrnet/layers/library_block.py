@@ -38,10 +38,12 @@ class LibraryBlock(nn.Module):
         """Whether shares may be added to a tensor of our own: on a CPU where nothing is kept for a backward pass, no
         graph is recorded, and sums are made in float32."""
         busy = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        busy = busy or any(layer.training for layer in self.modules())  # a dropout may draw in evaluation, too
         if busy or recorded() or x.device.type != "cpu" or len(x) == 0:
             return False
-        return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_faster(x.dtype))
+        if x.dtype != torch.float32 and not (x.dtype == torch.bfloat16 and is_faster(x.dtype)):
+            return False
+        # Last, since it takes longest. Of all layers: a dropout may draw in evaluation, too.
+        return not any(layer.training for layer in self.modules())
 
 
 def with_own_blocks(net: nn.Module, kinds: Sequence[type[LibraryBlock]]) -> nn.Module:

@@ -21,16 +21,16 @@ from lgrnet.ops.backends import exporting, transformed
 ORDERS = {"hilbert": hilbert_order, "zigzag": zigzag_order}
 
 
-@cache
 def _there_and_back(name: str, frames: int, queries: int, device: torch.device) -> Tensor:
-    """The curve and its reverse, [2, frames * queries] int32.
-
-    Kept for good, 8 bytes a place: layers and steps share one copy, and a CUDA graph goes on reading where it lay.
-    """
+    """The curve and its reverse, [2, frames * queries] int32."""
     # A tensor of inference mode could not be kept for a training step.
     with torch.inference_mode(False):
         curve = torch.from_numpy(ORDERS[name](frames, queries).copy())
         return torch.stack((curve, curve.flip(0))).to(device)
+
+
+_kept = cache(_there_and_back)
+"""For good, 8 bytes a place: layers and steps share one copy, and a CUDA graph goes on reading where it lay."""
 
 
 class GridScan(nn.Module):
@@ -83,8 +83,8 @@ class GridScan(nn.Module):
         dt, weights_in, weights_out = mixed.split((self.rank, self.states, self.states), dim=-1)
         decay = -torch.exp(self.log_decay.float()).unflatten(0, (directions, inner))
         # Under fake tensors, as in an export, one without numbers is made, which must not be kept.
-        curve = _there_and_back.__wrapped__ if exporting() or transformed() else _there_and_back
-        orders = curve(self.order, int(frames), int(queries), x.device)
+        curves = _there_and_back if exporting() or transformed() else _kept
+        orders = curves(self.order, int(frames), int(queries), x.device)
         skip = self.skip.unflatten(0, (directions, inner))
         weights = (self.dt_weight, self.dt_bias, decay, skip)
         y = selective_scan(x, dt, weights_in, weights_out, *weights, orders, backend=self.backend)

@@ -99,6 +99,15 @@ def transformed() -> bool:
     return functional() or (not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() > 0)
 
 
+def refuse_second_derivatives(op: str) -> None:
+    """Raises RuntimeError in a backward pass that is itself recorded (create_graph=True); call it there first.
+
+    Not by `once_differentiable`, whose error is passed by where the derivative has another way, too.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"the compiled {op} has no second derivatives; choose backend='reference' for them")
+
+
 @contextmanager
 def importing(backend: str, tried: str, install: str) -> Iterator[None]:
     """Raises BackendError, in one sentence with the reason and the remedy, where the imports inside fail.

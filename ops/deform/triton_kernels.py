@@ -33,6 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.gpu.triton_kernels import LAUNCH, Build
 
 __all__ = ["ms_deform_attn_triton"]
@@ -476,6 +477,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
+    refuse_second_derivatives("deformable attention")
     tensors = ctx.saved_tensors
     dvalue, doffsets, dlogits = deform_backward(*tensors, dout, ctx.sides)
     dreference = None

@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.gpu.triton_kernels import LAUNCH, Build
 
 __all__ = ["depthwise_gelu_triton"]
@@ -278,6 +279,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
+    refuse_second_derivatives("depthwise convolution")
     x, *filters = ctx.needs_input_grad[:3]
     found = depthwise_backward(*ctx.saved_tensors, dout, ctx.height, ctx.width, x, any(filters))
     return *(t if wanted else None for t, wanted in zip(found, (x, *filters), strict=True)), None, None

@@ -31,6 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.gpu.triton_kernels import LAUNCH, Build
 
 __all__ = ["neighborhood_attention_triton"]
@@ -507,6 +508,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout, dlse):
+    refuse_second_derivatives("neighborhood attention")
     gradients = neighborhood_backward(*ctx.saved_tensors, dout, ctx.sides, ctx.window, ctx.dilation, ctx.frame_shift)
     return *gradients, None, None, None, None, None
 

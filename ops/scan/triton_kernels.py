@@ -50,6 +50,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.gpu import DTYPES
 from lgrnet.ops.gpu.triton_kernels import LAUNCH, Build
 
@@ -728,6 +729,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _gradient(ctx, dy, dstate, dkept):
+    refuse_second_derivatives("scan")
     tensors = ctx.saved_tensors  # asked for once: activation checkpointing allows no more
     x, dt, B, C, dt_weight, dt_bias, A, skip, *_ = tensors
     dy = torch.zeros_like(x) if dy is None else dy

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 
-from lgrnet.layers import scan
 from lgrnet.losses.set_criterion import SetCriterion
 from lgrnet.models.backbones import TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
@@ -33,14 +32,6 @@ def model(**encoder) -> LGRNet:
     )
 
 
-@pytest.fixture
-def kept_orders(monkeypatch):
-    """Orders of the scan are kept though they are fake here, as on a real GPU."""
-    monkeypatch.setattr(scan, "transformed", lambda: False)
-    yield
-    scan._there_and_back.cache_clear()
-
-
 class Draws:
     """Points as `KeyedDraws` gives them, without a generator, which only a real GPU has."""
 
@@ -53,7 +44,7 @@ class Draws:
 
 @pytest.mark.skipif(gpu.missing() is not None, reason="triton is not installed")
 @pytest.mark.parametrize(("training", "half"), [(False, False), (True, True)], ids=["inference", "training in bf16"])
-def test_a_forward_pass_waits_for_nothing_and_takes_the_kernels(training, half, kept_orders):
+def test_a_forward_pass_waits_for_nothing_and_takes_the_kernels(training, half):
     net = model(dilation=2, gather_mask=True).train(training)
     with fake_gpu(), torch.autocast("cuda", torch.bfloat16, enabled=half), torch.set_grad_enabled(training):
         net, frames = moved(net), torch.rand(1, FRAMES, 3, 64, 96, device="cuda")
@@ -70,7 +61,7 @@ def test_a_forward_pass_waits_for_nothing_and_takes_the_kernels(training, half, 
 
 
 @pytest.mark.skipif(gpu.missing() is not None, reason="triton is not installed")
-def test_a_video_in_chunks_waits_for_nothing(kept_orders):
+def test_a_video_in_chunks_waits_for_nothing():
     net = model(gather_mask=True).eval()
     net.frame_chunk = 2
     with fake_gpu():
@@ -81,7 +72,7 @@ def test_a_video_in_chunks_waits_for_nothing(kept_orders):
     assert waits.found == [] and output.mask_logits.shape == (1, QUERIES, 5, 16, 16)
 
 
-def test_without_triton_it_waits_for_nothing_either(kept_orders):
+def test_without_triton_it_waits_for_nothing_either():
     """The references make their index tables on the device."""
     backends = {f"{op}_backend": "reference" for op in ("scan", "neighborhood", "deform")}
     net = model(**backends).eval()

@@ -9,6 +9,7 @@ import torch
 
 from lgrnet.ops import cpu, depthwise_gelu, ms_deform_attn, neighborhood_attention, selective_scan
 from lgrnet.ops.backends import Backend, BackendError, choose, exporting
+from lgrnet.ops.neighborhood.cpu import neighborhood_attention_cpu
 
 LIKE = torch.zeros(1)
 
@@ -160,4 +161,4 @@ def test_memory_that_a_kernel_cannot_get_is_an_error(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     q = torch.zeros(1, 2, 26, 2, 4)
     with pytest.raises(MemoryError, match="the kernel lgrnet_neighborhood_forward got no memory for its work"):
-        neighborhood_attention(q, q, q, ((4, 5), (2, 3)), 5, 10**7, backend="cpu")
+        neighborhood_attention_cpu(q, q, q, ((4, 5), (2, 3)), 5, 10**7, 0)  # farther than the op allows

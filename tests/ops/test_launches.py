@@ -24,17 +24,17 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
 cases_of, Setup = sys.modules["gpu_checks.ops"], sys.modules["gpu_checks.check"].Setup
-SHARED_MEMORY = {89: 99 * 1024, 90: 227 * 1024}
+SHARED_MEMORY = 227 * 1024
 MOST = (2**31 - 1, 65535, 65535)
 """Programs along the three axes of a grid."""
 
 
 class Launches(list):
-    """What would have been launched, as (kernel, its grid): a driver for cards of one kind."""
+    """What would have been launched, as (kernel, its grid): a driver for a card of compute capability 9.0."""
 
-    def __init__(self, capability: int):
+    def __init__(self):
         super().__init__()
-        self.target, self.utils, launches = GPUTarget("cuda", capability, 32), self, self
+        self.utils, launches = self, self
 
         class Launcher:
             def __init__(self, source, metadata):
@@ -50,10 +50,10 @@ class Launches(list):
         return 1, 1, 32, 0, 1024
 
     def get_device_properties(self, device):
-        return {"max_shared_mem": SHARED_MEMORY[self.target.arch], "multiprocessor_count": 132, "warpSize": 32}
+        return {"max_shared_mem": SHARED_MEMORY, "multiprocessor_count": 132, "warpSize": 32}
 
     def get_current_target(self):
-        return self.target
+        return GPUTarget("cuda", 90, 32)
 
     def get_current_device(self):
         return 0
@@ -67,10 +67,10 @@ class Launches(list):
 
 @pytest.fixture
 def launches(monkeypatch):
-    """The launches on a card of compute capability 9.0."""
+    """What the kernels of this test launch."""
     from lgrnet.ops.scan import triton_kernels
 
-    made = Launches(90)
+    made = Launches()
     monkeypatch.setattr(gpu, "_interpreting", lambda: True)
     monkeypatch.setattr(gpu, "_tried", lambda: None)
     monkeypatch.setattr(triton_kernels, "_multiprocessors", lambda like: 132)

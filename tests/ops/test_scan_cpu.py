@@ -179,11 +179,3 @@ def test_inputs_that_are_not_contiguous():
 def test_the_op_keeps_torchs_rules():
     tensors, _, order = both(inputs(length=9))
     torch.library.opcheck(scan_forward, (*tensors, order, None, True), test_utils=("test_schema", "test_faketensor"))
-
-
-def test_second_derivatives_are_refused_wherever_they_are_asked_for():
-    tensors = inputs(dtype=torch.float32)
-    x = tensors["x"].requires_grad_()
-    y = (selective_scan(**tensors, backend="cpu") + x**3).square().sum()
-    with pytest.raises(RuntimeError, match="no second derivatives; choose backend='reference'"):
-        torch.autograd.grad(y, x, create_graph=True)

@@ -7,6 +7,7 @@ from ctypes import c_int
 import torch
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.cpu import address, check_sides, kernel
 
 __all__ = ["ms_deform_attn_cpu"]
@@ -65,6 +66,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
+    refuse_second_derivatives("deformable attention")
     tensors = [t.contiguous() for t in ctx.saved_tensors]  # which hooks may have laid out otherwise
     dvalue, doffsets, dlogits = deform_backward(*tensors, dout.contiguous(), ctx.sides)
     dreference = None

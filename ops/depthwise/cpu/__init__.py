@@ -7,6 +7,7 @@ from ctypes import c_int
 import torch
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.cpu import address, kernel
 
 __all__ = ["depthwise_gelu_cpu"]
@@ -72,6 +73,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
+    refuse_second_derivatives("depthwise convolution")
     x, *others = (None if t is None else t.contiguous() for t in ctx.saved_tensors)  # hooks may lay them out anew
     dtype, shifted = x.dtype, ctx.needs_input_grad[3]
     if shifted:  # a sum of rounded numbers would lose digits

@@ -7,6 +7,7 @@ from ctypes import c_int, c_int64
 import torch
 from torch import Tensor
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.cpu import address, check_sides, kernel
 
 __all__ = ["neighborhood_attention_cpu"]
@@ -70,6 +71,7 @@ def _remember(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dout):
+    refuse_second_derivatives("neighborhood attention")
     gradients = neighborhood_backward(*ctx.saved_tensors, dout, ctx.sides, ctx.window, ctx.dilation, ctx.frame_shift)
     return *gradients, None, None, None, None
 

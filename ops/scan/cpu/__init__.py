@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from lgrnet.ops.backends import refuse_second_derivatives
 from lgrnet.ops.cpu import address, kernel, library, row_step
 
 __all__ = ["selective_scan_cpu"]
@@ -73,9 +74,7 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
-        # Here and not by `once_differentiable`, whose error is passed by where the derivative has another way, too.
-        if torch.is_grad_enabled():
-            raise RuntimeError("the compiled scan has no second derivatives; choose backend='reference' for them")
+        refuse_second_derivatives("scan")
         x, dt, B, C, *others = ctx.saved_tensors  # which hooks may have laid out otherwise
         tensors = (_plain(x), *map(_rows, (dt, B, C)), *(t.contiguous() for t in others))
         dy = torch.zeros_like(tensors[0]) if dy is None else dy.contiguous()
