@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 MODES = ("train", "train_attmpt", "train_resume", "eval")
 INTERRUPTED = 130
 """Exit status after Ctrl-C, where nothing more was saved."""
-RANK_0_FIRST = 3.0
-"""Seconds that the other processes give rank 0 to tell an error."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,55 +28,34 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def run(options: argparse.Namespace) -> None:
-    """What the command line asks for."""
-    from lgrnet import distributed
-    from lgrnet.checkpoint.disk import place_error
+def run(options: argparse.Namespace) -> int:
+    """Does what the command line asks for; the exit status."""
     from lgrnet.config import load_config
     from lgrnet.engine import run as engine
+    from lgrnet.engine.command import status_in_group
 
     config = load_config(options.config_file, options.overrides)
     settings = engine.settings_of(config)
     folder = Path(options.out_dir or settings.out_dir or engine.run_folder(options.config_file))
-    try:
-        with distributed.init(settings.device) as context:
-            if options.trainer_mode == "eval":
-                engine.evaluate(config, options.eval_path or folder, folder, context)
-            else:
-                engine.train(config, folder, context, resume=options.trainer_mode == "train_resume")
-    except OSError as error:
-        if (told := place_error(folder, error)) is not None:
-            raise told from error
-        raise
+    if options.trainer_mode == "eval":
+        work = partial(engine.evaluate, config, options.eval_path or folder, folder)
+    else:
+        work = partial(engine.train, config, folder, resume=options.trainer_mode == "train_resume")
+    return status_in_group(work, settings.device, folder)
 
 
 def main() -> int:
     """Runs the command line; mistakes that a user can mend end in one line instead of a traceback."""
     options = parse()
     try:
-        from lgrnet.engine.run import USER_ERRORS
+        from lgrnet.engine.command import status_of
 
-        try:
-            run(options)
-        except USER_ERRORS as error:
-            complain(str(error))
-            return 2
+        return status_of(partial(run, options), Path(options.out_dir or "runs"))
     except KeyboardInterrupt:
+        from lgrnet.engine.command import complain
+
         complain("stopped by Ctrl-C; what was saved before is whole, and a training goes on with train_resume")
         return INTERRUPTED
-    return 0
-
-
-def complain(text: str) -> None:
-    """The error of this process, once where all processes have it."""
-    from lgrnet.distributed import started_rank
-
-    rank = started_rank()
-    if rank > 0:
-        # An error of all processes has ended rank 0 by then, upon which torchrun ends this one. What is left are
-        # errors that rank 0 does not have.
-        time.sleep(RANK_0_FIRST)
-    print(f"error: {text}" if rank == 0 else f"error in process {rank}: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import runpy
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
@@ -47,6 +48,9 @@ _MISTAKES = (
     OmegaConfBaseException,
 )
 
+_RUN = "<run_path>."
+"""How runpy calls the module of a file that it runs."""
+
 builds = make_custom_builds_fn(populate_full_signature=True, hydra_convert="all")
 """`builds(Class, argument=value)`: a config node; every argument of the class can be overridden, types are checked."""
 
@@ -56,12 +60,17 @@ class ConfigError(ValueError):
 
 
 def run_file(path: str | Path) -> dict[str, Any]:
-    """What a Python file defines, by name. Raises ConfigError when it is missing or fails to run (with the line)."""
+    """What a Python file defines, by name; like a program it may import modules that stand beside it.
+
+    Raises ConfigError when it is missing or fails to run (with the line).
+    """
     path = Path(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = f"; that folder holds {', '.join(near)}" if near else ""
         raise ConfigError(f"config file {path} does not exist{hint}")
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         return runpy.run_path(str(path))
     except ConfigError:  # of a file that this one reads
@@ -99,6 +108,13 @@ def compose(sections: Mapping[str, Any], overrides: Iterable[str] = (), source: 
         config = OmegaConf.create({k: OmegaConf.structured(v) for k, v in sections.items()})
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source} does not build: {error}") from error
+    lost = [name for name in _targets(OmegaConf.to_container(config)) if _RUN in name]
+    if lost:
+        name = lost[0].rpartition(_RUN)[2]
+        raise ConfigError(
+            f"{source}: {name} is defined in a config file, where nothing that builds it finds it; put it into a module "
+            "beside that file, say my_parts.py, and import it from there"
+        )
     for override in overrides:
         _apply(config, override)
     for section in config:

@@ -30,7 +30,8 @@ class DeviceError(RuntimeError):
 class Context:
     """This process: rank of world_size, local_rank on its machine, and the device that it computes on.
 
-    As a context manager it leaves the process group at the end, at once when an error passes through.
+    As a context manager it leaves the process group at the end, at once when an error passes through. Raises
+    DeviceError instead of the words of torch's backends when another process of the group has ended.
     """
 
     rank: int
@@ -42,7 +43,14 @@ class Context:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        lost = _joined() and _is_lost_peer(error)
         shutdown(wait=kind is None)
+        if lost:
+            reason = str(error).strip().splitlines()[0]
+            raise DeviceError(
+                f"process {self.rank} cannot go on without another one that has ended ({reason}); look for what that "
+                "one has said"
+            ) from error
 
 
 def init(device: str | torch.device | None = None, timeout: timedelta = _TIMEOUT) -> Context:
@@ -160,6 +168,11 @@ def shutdown(wait: bool = True) -> None:
     if wait:
         barrier()
     dist.destroy_process_group()
+
+
+def _is_lost_peer(error: BaseException | None) -> bool:
+    """Whether a process of the group was waited for in vain; gloo says so by a plain RuntimeError."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
 
 
 def _joined() -> bool:

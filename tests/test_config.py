@@ -121,6 +121,20 @@ def test_a_file_that_does_not_run_names_the_line(file, change, says):
         load_config(file)
 
 
+def test_parts_of_ones_own_stand_in_a_module_beside_the_file(file):
+    part = "class Own{name}:\n    def __init__(self, size: int = 3):\n        self.size = size\n"
+    file.with_name("my_own_parts.py").write_text(part.format(name="Loss"))
+    text = FILE.replace("\nmodel", "\nfrom my_own_parts import OwnLoss\nmodel", 1)
+    file.write_text(text + "\ncriterion = builds(OwnLoss, size=5)\n")
+    assert build(load_config(file, ["criterion.size=7"]).criterion).size == 7
+    for node in ("builds(OwnNet)", "builds(OwnNet, zen_partial=True)", "dict(inner=[builds(OwnNet)])"):
+        file.write_text(f"{FILE}\n{part.format(name='Net')}\nmodel = {node}\n")
+        with pytest.raises(
+            ConfigError, match="small.py: OwnNet is defined in a config file.*put it into a module besid"
+        ):
+            load_config(file)
+
+
 def test_an_error_in_a_file_that_another_one_reads_names_that_file(file):
     file.write_text(FILE.replace("criterion = builds", "criterion = build"))
     outer = file.with_name("outer.py")

@@ -80,6 +80,24 @@ def test_train_then_resume_then_evaluate(call, tmp_path):
     assert status == 0 and list(json.loads((tmp_path / "other" / "eval" / "summary.json").read_text())) == ["mine"]
 
 
+def test_weights_of_another_run_never_replace_the_own_results(call, tmp_path):
+    plain = ["train.device=cpu", "train.steps=3"]
+    for name, seed in (("one", 1), ("two", 2)):
+        assert call("--trainer_mode", "train", "--out_dir", tmp_path / name, f"train.seed={seed}", *plain)[0] == 0
+    own, foreign = (tmp_path / name / "checkpoints" / "step_00000003" for name in ("one", "two"))
+    kept = (tmp_path / "one" / "eval" / "step_00000003" / "report.json").read_text()
+    for path in (foreign, foreign / "weights.safetensors"):
+        status, _, error = call("--trainer_mode", "eval", "--eval_path", path, "--out_dir", tmp_path / "one")
+        assert status == 2 and "has the results of other weights" in error and "--out_dir" in error
+    assert (tmp_path / "one" / "eval" / "step_00000003" / "report.json").read_text() == kept
+    for path in (own, own, own / "weights.safetensors"):
+        assert call("--trainer_mode", "eval", "--eval_path", path, "--out_dir", tmp_path / "one")[0] == 0
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes((foreign / "weights.safetensors").read_bytes())
+    for _ in range(2):
+        assert call("--trainer_mode", "eval", "--eval_path", mine, "--out_dir", tmp_path / "one")[0] == 0
+
+
 def test_fewer_steps_than_are_done_are_one_line(call, tmp_path):
     out = ["--out_dir", tmp_path, "train.device=cpu", "train.eval_every=0", "train.eval_last=false"]
     assert call("--trainer_mode", "train", *out, "train.steps=2")[0] == 0
@@ -145,14 +163,6 @@ def test_ctrl_c_outside_of_training_is_one_line(call, tmp_path, monkeypatch):
     monkeypatch.setattr("lgrnet.engine.run.evaluate", interrupted)
     status, _, error = call("--trainer_mode", "eval", "--out_dir", tmp_path)
     assert status == 130 and error.startswith("error: stopped by Ctrl-C") and error.count("\n") == 1
-
-
-def test_other_processes_tell_an_error_only_when_rank_0_has_not_ended_them(call, tmp_path, monkeypatch):
-    waited = []
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setattr(main.time, "sleep", waited.append)
-    status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path, "train.steps=0")
-    assert status == 2 and error.startswith("error in process 3: ") and waited == [main.RANK_0_FIRST]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lgrnet.checkpoint import resolve  # noqa: E402
 from lgrnet.checkpoint.disk import CheckpointError, check_apart, write_atomic  # noqa: E402
-from lgrnet.checkpoint.weights import pack, read_weights, weights_file  # noqa: E402
+from lgrnet.checkpoint.weights import FORMAT, WEIGHTS_FILE, pack, read_weights, weights_file  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         source = weights_file(resolve(options.source))
         check_apart(options.target, source)
         state, metadata = read_weights(source)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{source} holds no weights as lgrnet writes them; give a checkpoint's folder or its {WEIGHTS_FILE}, "
+                "and another package's file to tools/convert_official.py first"
+            )
         if not options.full:
             halves = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
             if lost := [name for name, t in halves.items() if (t.isfinite() != state[name].isfinite()).any()]:

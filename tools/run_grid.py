@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -77,8 +78,8 @@ def work(options: argparse.Namespace) -> int:
 
 def work_on_one(run, name: str) -> int:
     """Does one run in this process (or in one of several, under torchrun); the exit status."""
-    from lgrnet import distributed
     from lgrnet.config import ConfigError
+    from lgrnet.engine.command import status_in_group
     from lgrnet.engine.grid_run import run_one
 
     if run is None:
@@ -86,30 +87,19 @@ def work_on_one(run, name: str) -> int:
     if run.result() is not None:
         print(f"{name}: {run.state()}")
         return 0
-    with distributed.init(run.config.train.device) as context:
-        run_one(run, context)
-    return 0
+    return status_in_group(partial(run_one, run), run.config.train.device, run.folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; mistakes that a user can mend end in one line instead of a traceback."""
     options = parse(arguments)
-    from lgrnet.checkpoint.disk import place_error
-    from lgrnet.engine.run import USER_ERRORS
+    from lgrnet.engine.command import status_of
 
     try:
-        return work(options)
+        return status_of(partial(work, options), options.out)
     except KeyboardInterrupt:
         print("error: stopped by a second Ctrl-C; the same command goes on", file=sys.stderr)
         return 130
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if (told := place_error(options.out, error)) is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        return 2
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -65,7 +66,7 @@ def load(weights: str | Path) -> nn.Module:
         )
     model = _described(path, metadata)
     load_state(model, state, str(path), metadata)
-    return _ready(model, {key: json.loads(metadata[key]) for key in INPUT_FACTS if key in metadata})
+    return _ready(model, {key: _fact(path, key, metadata[key]) for key in INPUT_FACTS if key in metadata})
 
 
 def load_model(config_file: str | Path, weights: str | Path | None = None, overrides: Iterable[str] = ()) -> nn.Module:
@@ -95,7 +96,14 @@ def input_facts(config: DictConfig) -> dict[str, Any]:
 
 
 def resolve(weights: str | Path) -> Path:
-    """The path of weights: of a packaged file for its name ("phantom"), else what was given."""
+    """The path of weights: of a packaged file for its name ("phantom"), else what was given.
+
+    Raises CheckpointError for anything but a path or a name.
+    """
+    if not isinstance(weights, str | Path) or not str(weights):
+        raise CheckpointError(
+            f"weights are {weights!r}; expected a .safetensors file, a checkpoint's folder, or {' or '.join(PACKAGED)}"
+        )
     name = PACKAGED.get(str(weights))
     return Path(weights) if name is None else Path(__file__).parent / name
 
@@ -118,6 +126,17 @@ def _words(path: Path, metadata: Mapping[str, str], reason: str) -> str:
         f"{metadata.get('version', 'of an unknown version')}): {reason}. Use that version, or a config that fits: "
         f"lgrnet.load_model(config_file, weights={path})"
     )
+
+
+def _fact(path: Path, key: str, text: str) -> str | list[int]:
+    """A fact of a file's metadata: a rule's name, or [height, width]. Raises CheckpointError for anything else."""
+    with suppress(ValueError):
+        match json.loads(text):
+            case str() as rule if key == "input_resize":
+                return rule
+            case [int() as height, int() as width] if key == "input_size" and min(height, width) > 0:
+                return [height, width]
+    raise CheckpointError(f"weights {path}: their {key} is {text}, which means nothing; copy or download them again")
 
 
 def _ready(model: nn.Module, facts: Mapping[str, Any]) -> nn.Module:

@@ -47,7 +47,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises CheckpointError when the disk is full (with the bytes that are missing) or not writable.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         require_space(path.parent, len(data))

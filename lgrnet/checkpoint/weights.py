@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lgrnet import __version__
 from lgrnet.checkpoint.disk import CheckpointError, write_atomic
+from lgrnet.records import file_hash
 
 FORMAT = "lgrnet"
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE, MANIFEST_FILE = "weights.safetensors", "manifest.json"
 _PICKLES = (".pth", ".pt", ".tar", ".pkl", ".bin", ".ckpt")
 _SHOWN = 5
 
@@ -50,18 +51,24 @@ def save_weights(
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors by name, metadata) of a safetensors file, or of the one in a checkpoint's folder.
 
-    Raises CheckpointError when the file is missing, cut, or of another kind.
+    Raises CheckpointError when the file is missing, cut, or of another kind, and when it is a checkpoint's but not
+    the one that was written.
     """
     path = weights_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            found = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file ({error}); {_advice(path)}") from error
+    _check_written(path)
+    return found
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Only the metadata of a weights file, without its tensors. Raises CheckpointError as `read_weights` does."""
+    """Only the metadata of a weights file, without its tensors, which are not looked at.
+
+    Raises CheckpointError when the file is missing, cut, or of another kind.
+    """
     path = weights_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -116,6 +123,22 @@ def weights_file(path: str | Path) -> Path:
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path} is not a .safetensors file; {_advice(path)}")
     return path
+
+
+def _check_written(path: Path) -> None:
+    """Raises CheckpointError unless a checkpoint's weights file is the one that its manifest tells of."""
+    manifest = path.with_name(MANIFEST_FILE)
+    if path.name != WEIGHTS_FILE or not manifest.is_file():
+        return
+    try:
+        expected = json.loads(manifest.read_text(encoding="utf-8"))["files"][WEIGHTS_FILE]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"{manifest} does not tell whether {path.name} is whole ({type(error).__name__}: {error}); copy the folder "
+            f"again, or {path.name} alone to another one"
+        ) from error
+    if file_hash(path) != expected:
+        raise CheckpointError(f"{path} was changed after it was written; copy it again, or use another one")
 
 
 def _in_order(content: bytes) -> bytes:

@@ -18,11 +18,13 @@ from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.config import ConfigError
 from lgrnet.engine.grid import FAILURE_FILE, GRID_FILE, OUTPUT_FILE, RESULT_FILE, GridRun, fingerprint
 from lgrnet.engine.hooks import evaluation_due
-from lgrnet.engine.lock import held, is_held
+from lgrnet.engine.lock import BusyError, held, is_held
 from lgrnet.engine.parts import evaluation_sets
 from lgrnet.engine.run import CHECKPOINTS, evaluate, settings_of, train
 from lgrnet.engine.signals import StopRequest
 
+_CALL = ".call"
+"""Locked in a run's folder by the call that has it done."""
 _PATIENCE = 0.1
 
 
@@ -66,22 +68,40 @@ def run_all(
     Ctrl-C, SIGTERM or SIGUSR1 end the run of the moment at its next step, with a checkpoint, and no other is begun.
     """
     write_atomic(out / GRID_FILE, json.dumps({"overrides": list(overrides)}, indent=1).encode())
-    good, open_runs = True, [run for run in runs if run.result() is None]
+    good, open_runs = True, [(run, run.failure()) for run in runs if run.result() is None]
     print(f"{len(runs)} runs, {len(runs) - len(open_runs)} finished", flush=True)
     with StopRequest() as stop:
-        for number, run in enumerate(open_runs, start=1):
-            if run.result() is not None or is_held(run.folder):  # by another call, meanwhile
-                print(f"[{number}/{len(open_runs)}] {run.name}: left to another call", flush=True)
+        for number, (run, failure) in enumerate(open_runs, start=1):
+            title = f"[{number}/{len(open_runs)}] {run.name}"
+            try:
+                with held(run.folder, _CALL):
+                    good &= _follow(run, failure, title, command(run), stop)
+            except BusyError:
+                print(f"{title}: left to another call", flush=True)
                 continue
-            print(f"[{number}/{len(open_runs)}] {run.name}, seed {run.seed}: {run.state()}", flush=True)
-            begun = time.monotonic()
-            status, words = _watch(command(run), run.folder / OUTPUT_FILE, stop)
-            good &= stop.requested() or _conclude(run, status, words)
-            print(f"[{number}/{len(open_runs)}] {run.name}: {run.state()}, {_minutes(begun)}", flush=True)
             after()
             if stop.requested():
                 print(f"stopped ({stop.name}); the same command goes on", flush=True)
                 break
+    return good
+
+
+def _follow(
+    run: GridRun, failure: Mapping[str, Any] | None, title: str, command: Sequence[str], stop: StopRequest
+) -> bool:
+    """Has the command do a run whose last failure was this one; False when it failed.
+
+    Raises BusyError when another process does it, or has done or tried it meanwhile.
+    """
+    if run.result() is not None or run.failure() != failure or is_held(run.folder):
+        raise BusyError(f"another process has {run.folder}")
+    print(f"{title}, seed {run.seed}: {run.state()}", flush=True)
+    begun = time.monotonic()
+    status, words = _watch(command, run.folder / OUTPUT_FILE, stop)
+    good = stop.requested() or run.result() is not None
+    if not good:
+        write_atomic(run.folder / FAILURE_FILE, json.dumps(_failure(run, status, words), indent=1).encode())
+    print(f"{title}: {run.state()}, {_minutes(begun)}", flush=True)
     return good
 
 
@@ -155,14 +175,6 @@ def _show(data: bytes) -> None:
     if data:
         sys.stdout.write(data.decode(errors="replace"))
         sys.stdout.flush()
-
-
-def _conclude(run: GridRun, status: int, words: str) -> bool:
-    """Notes how a run ended; False for a failure."""
-    if run.result() is not None or is_held(run.folder):  # by another call that was faster
-        return True
-    write_atomic(run.folder / FAILURE_FILE, json.dumps(_failure(run, status, words), indent=1).encode())
-    return False
 
 
 def _failure(run: GridRun, status: int, words: str) -> Mapping[str, Any]:

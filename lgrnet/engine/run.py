@@ -40,7 +40,7 @@ from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
 from lgrnet.evaluation import plain_json
 from lgrnet.ops.backends import BackendError
-from lgrnet.records import DataError, VideoRecord
+from lgrnet.records import DataError, VideoRecord, file_hash
 
 CHECKPOINTS = "checkpoints"
 USER_ERRORS = (
@@ -71,6 +71,7 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     folder, settings = Path(folder), settings_of(config)
     metadata = weights_metadata(to_json(config.model), input_facts(config))
     checkpointer = Checkpointer(folder / CHECKPOINTS, settings.keep, settings.metric, metadata, warn=_say)
+    there = checkpointer.all()
     start = _start(checkpointer, resume)
     if start is not None and start.step > settings.steps:
         raise ConfigError(
@@ -89,6 +90,7 @@ def train(config: DictConfig, folder: str | Path, context: distributed.Context, 
     evaluate = partial(_evaluate_checkpoint, config, settings, sets, options, folder, context.device)
     with held(folder), stop:
         if distributed.is_main():
+            _check_alone(checkpointer, there)
             _keep_config(config, folder, start, changes)
             _run_main(trainer, checkpointer, folder, start, evaluate if sets else None, redo)
         else:
@@ -120,6 +122,7 @@ def evaluate(
         load_weights(model, path)
         name = _name(path)
         target = Path(folder) / "eval" / name
+        _check_target(path, Path(folder), target)
         results[name] = _evaluate(
             config, settings, sets, options, target, context.device, model.eval(), weights_file(path)
         )
@@ -222,6 +225,15 @@ def _start(checkpointer: Checkpointer, resume: bool) -> Checkpoint | None:
             f"{checkpointer.folder} holds no whole checkpoint to resume; use --trainer_mode train{other}"
         )
     return start
+
+
+def _check_alone(checkpointer: Checkpointer, there: Sequence[Checkpoint]) -> None:
+    """Raises BusyError when checkpoints have come or gone since these were there."""
+    if checkpointer.all() != there:
+        raise BusyError(
+            f"another process has trained in {checkpointer.folder.parent} meanwhile; go on with --trainer_mode "
+            "train_resume, or give another --out_dir"
+        )
 
 
 def _run_main(
@@ -345,6 +357,22 @@ def _whole(paths: Sequence[Path]) -> Iterator[Path]:
             _say(f"{path} is passed over: {damage}")
     if not found:
         raise CheckpointError(f"none of the {len(paths)} weights is whole, from {paths[0]} to {paths[-1]}")
+
+
+def _check_target(path: Path, folder: Path, target: Path) -> None:
+    """Raises CheckpointError where results of weights from elsewhere would replace those of a run's own."""
+    if not (folder / CONFIG_FILE).is_file() or path.resolve().is_relative_to(folder.resolve()):
+        return
+    try:
+        sets = json.loads((target / "report.json").read_text(encoding="utf-8"))["sets"]
+        hashes = {result["weights_hash"] for result in sets}
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if hashes != {file_hash(weights_file(path))}:
+        raise CheckpointError(
+            f"{target} has the results of other weights, those of the run in {folder}; give another folder with "
+            f"--out_dir for {path}"
+        )
 
 
 def _name(path: Path) -> str:

@@ -83,6 +83,33 @@ def test_the_rule_of_resizing_travels_with_the_weights(tmp_path):
     assert input_facts(load_config(ROOT / "configs/demo/phantom.py")) == {"input_size": [96, 96]}
 
 
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"input_size": 64}, "input_size is 64, which means nothing"),
+        ({"input_size": [64]}, "input_size"),
+        ({"input_size": [64, -1]}, "input_size"),
+        ({"input_size": "[64, 64]"}, "input_size"),
+        ({"input_resize": [1, 2]}, "input_resize"),
+    ],
+)
+def test_facts_that_mean_nothing_are_damage(tmp_path, monkeypatch, facts, says):
+    monkeypatch.setattr(room, "ALLOWED", ("torch.nn.Linear",))
+    node = json.dumps({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3})
+    save_weights(tmp_path / "w.safetensors", nn.Linear(2, 3).state_dict(), node, facts)
+    with pytest.raises(CheckpointError, match=says):
+        lgrnet.load(tmp_path / "w.safetensors")
+    (tmp_path / "v.safetensors").write_bytes(pack(nn.Linear(2, 3).state_dict(), {"model": node, "input_size": "[64,"}))
+    with pytest.raises(CheckpointError, match=r"input_size is \[64,, which means nothing"):
+        lgrnet.load(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("given", [None, "", 3])
+def test_what_is_no_path_is_refused(given):
+    with pytest.raises(CheckpointError, match="expected a .safetensors file, a checkpoint's folder, or phantom"):
+        lgrnet.load(given)
+
+
 def test_load_refuses_what_is_no_model(tmp_path):
     save_weights(tmp_path / "w.safetensors", {}, json.dumps({"_target_": "os.system", "command": "exit"}))
     with pytest.raises(ConfigError, match="os.system"):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +15,10 @@ from lgrnet.engine import run as engine
 from lgrnet.engine.grid import RESULT_FILE, Cell, Grid, Metric, Published, Size, fingerprint, plan, read_grid, selected
 from lgrnet.engine.grid_run import _reason, run_one
 from lgrnet.engine.grid_table import collect, layout, write_table
-from lgrnet.engine.lock import BusyError, held, is_held
 from lgrnet.evaluation import SvANetSizeProtocol
 from lgrnet.records import read_frame
 from tests.engine import runs as helpers
-from tests.engine.runs import CONFIG, kill, log_text, same_run, write_videos
+from tests.engine.runs import CONFIG, log_text, same_run, write_videos
 
 GRID = Path(__file__).with_name("toy_grid.py")
 DICE = Metric("Dice", "dice", protocol="lgrnet", set="toy")
@@ -190,24 +187,6 @@ def test_whose_numbers_count(base, data, tmp_path, overrides, checkpoint):
     assert only.result()["chosen"] == ("best by dice" if checkpoint == "best" else "last")
 
 
-def hold(folder, seconds):
-    with held(folder):
-        (folder / "held").touch()
-        time.sleep(seconds)
-
-
-def test_one_process_at_a_time(tmp_path):
-    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 60), daemon=True)
-    other.start()
-    while not (tmp_path / "held").exists() and other.is_alive():
-        time.sleep(0.01)
-    assert is_held(tmp_path)
-    with pytest.raises(BusyError, match=f"another process \\({other.pid}\\) trains"), held(tmp_path):
-        pass
-    kill([other])
-    assert not is_held(tmp_path)
-
-
 @pytest.fixture
 def heads(base, tmp_path):
     """A grid of two axes with repeats, folds and published numbers, and its runs."""
@@ -355,19 +334,6 @@ def test_a_run_of_damaged_checkpoints_alone_says_what_to_remove(base, data, tmp_
         pytest.raises(CheckpointError, match="no whole checkpoint; remove .* anew"),
     ):
         run_one(only, context)
-
-
-def test_a_folder_is_trained_in_by_one_process(data, tmp_path):
-    other = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path, 60), daemon=True)
-    other.start()
-    while not (tmp_path / "held").exists() and other.is_alive():
-        time.sleep(0.01)
-    with pytest.raises(BusyError, match="trains in .*; wait for it, or give another --out_dir"):
-        helpers.run(tmp_path, data)
-    kill([other])
-    assert not (tmp_path / "checkpoints").exists()
-    with held(tmp_path):
-        assert helpers.run(tmp_path, data, "train.steps=2") == 2, "held by this process already"
 
 
 @pytest.mark.parametrize(

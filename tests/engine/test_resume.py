@@ -8,11 +8,14 @@ import os
 import signal
 
 import pytest
+import torch
 
 from lgrnet import distributed
 from lgrnet.checkpoint import checkpointer as checkpointer_module
 from lgrnet.checkpoint.checkpointer import Checkpointer, CheckpointError
 from lgrnet.config import ConfigError, load_config
+from lgrnet.engine import run as engine
+from lgrnet.engine.lock import BusyError
 from lgrnet.engine.run import CHECKPOINTS, _make_trainer, settings_of
 from lgrnet.engine.trainer import Trainer, TrainingError
 from tests.engine.runs import (
@@ -181,6 +184,25 @@ def test_train_refuses_a_folder_with_checkpoints(data, straight):
     with pytest.raises(CheckpointError, match=r"already holds 3 checkpoints, up to step 8.*train_resume"):
         run(straight, data)
     assert log_text(straight) == before[1]
+
+
+@pytest.mark.parametrize("way", [run, resume])
+def test_a_run_that_another_process_has_gone_on_with_meanwhile_is_left_alone(way, data, tmp_path, monkeypatch):
+    """Between the look at the folder and the lock."""
+    if way is resume:
+        run(tmp_path, data, "train.steps=3")
+    make, keeper = engine._make_trainer, Checkpointer(tmp_path / CHECKPOINTS)
+
+    def slowly(*arguments, **options):
+        keeper.save(5, {"w": torch.ones(1)}, {})
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(engine, "_make_trainer", slowly)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.name != ".lock"}
+    with pytest.raises(BusyError, match="another process has trained in .* meanwhile; go on with .*train_resume"):
+        way(tmp_path, data)
+    assert keeper.latest().weights() == {"w": torch.ones(1)}
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.name != ".lock"} == before
 
 
 def test_resume_needs_a_checkpoint_and_the_same_stream(data, straight, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lgrnet
+from lgrnet.checkpoint.checkpointer import Checkpointer
 from lgrnet.checkpoint.weights import WEIGHTS_FILE, save_weights
 from lgrnet.config import build, load_config, to_json
 from tools.pack_weights import main
@@ -59,3 +60,13 @@ def test_numbers_too_large_for_half_precision(tmp_path, capsys):
     assert main(given) == 2
     assert "a.bias hold numbers too large for half precision; give --full" in capsys.readouterr().err
     assert main([*given, "--full"]) == 0
+
+
+def test_what_holds_no_weights_is_refused(tmp_path, capsys):
+    keeper = Checkpointer(tmp_path)
+    folder = keeper.save(3, {"w": torch.ones(2)}, {"moments": torch.zeros(2)}).path
+    assert main([str(folder / "state.safetensors"), str(tmp_path / "p.safetensors")]) == 2
+    assert "holds no weights as lgrnet writes them; give a checkpoint's folder" in capsys.readouterr().err
+    (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-1] + b"x")
+    assert main([str(folder), str(tmp_path / "p.safetensors")]) == 2
+    assert "was changed after it was written" in capsys.readouterr().err and not (tmp_path / "p.safetensors").exists()

@@ -23,8 +23,9 @@ def data(tmp_path_factory):
 
 
 def files(folder) -> dict:
-    """When each file was written; asking whether a run is held touches its lock."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    """When each file was written; asking whether a run is held touches its locks."""
+    locks = (".lock", ".call")
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in locks}
 
 
 def when_saved(folder, step, act, timeout=300) -> threading.Thread:
