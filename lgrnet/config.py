@@ -112,8 +112,8 @@ def compose(sections: Mapping[str, Any], overrides: Iterable[str] = (), source: 
     if lost:
         name = lost[0].rpartition(_RUN)[2]
         raise ConfigError(
-            f"{source}: {name} is defined in a config file, where nothing that builds it finds it; put it into a module "
-            "beside that file, say my_parts.py, and import it from there"
+            f"{source}: {name} is defined in a config file, where nothing that builds it finds it; put it into a "
+            "module beside that file, say my_parts.py, and import it from there"
         )
     for override in overrides:
         _apply(config, override)
