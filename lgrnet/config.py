@@ -168,7 +168,7 @@ def _targets(node: Any) -> Iterator[str]:
     """Everything in a plain tree that instantiate would import, or look up elsewhere."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key == "path" or (key.startswith("_") and key not in _HIDDEN):
+            if key == "path" or (str(key).startswith("_") and key not in _HIDDEN):
                 yield f"{key}={value}"
             elif key == "_target_":
                 yield str(value)

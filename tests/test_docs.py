@@ -1,9 +1,15 @@
 """What the documents name is there."""
 
+import os
 import re
+import subprocess
+import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+
+from lgrnet.data.phantom import write
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(ROOT.glob("*.md"))
@@ -21,6 +27,19 @@ def test_links_and_files_exist(document):
 def test_the_two_commands_come_first():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.index("make demo") < text.index("make test") < 400
+
+
+def test_the_loop_of_your_own_runs(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = text[text.index("In a loop of your own") :].splitlines()[2:]
+    code = "\n".join(line[4:] for line in takewhile(lambda line: not line or line.startswith("    "), lines))
+    assert code.count("optimizer.step()") == 1
+    write(tmp_path / "data/phantom", num_clips=2, num_frames=4, size=64)
+    command = [sys.executable, "-c", f"{code}\nprint(step, loss.item())"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    step, loss = done.stdout.split()
+    assert int(step) == 3 and 0 < float(loss) < 100
 
 
 def test_every_module_is_on_the_map():

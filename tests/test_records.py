@@ -89,6 +89,9 @@ def test_chosen_videos_come_in_the_order_given(root):
         list_videos(root, videos=["b", "a2"])
     with pytest.raises(DataError, match="0 videos"):
         list_videos(root, videos=[])
+    for given in ("a2", 12):
+        with pytest.raises(DataError, match=rf"videos is .*{given}.*; expected a list of names, such as \[{given}\]"):
+            list_videos(root, videos=given)
 
 
 def test_hidden_files_and_other_files_are_no_frames(root):

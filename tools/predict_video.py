@@ -5,8 +5,8 @@ r"""Finds lesions in a video and writes masks and pictures.
 INPUT is a folder of frames, one image, or a video file; with --stills the pictures of a folder are no video: each is
 predicted by itself, and they may differ in size. DIR then holds masks/<video>/<frame>.png (0 and 255),
 overlays/<video>/<frame>.jpg and overlays/<video>_sheet.png. What an earlier run left there is removed only with
---overwrite. A damaged part of a video file costs its own frames only and is named at the end. This is research
-software, not a medical device.
+--overwrite. A damaged part of a video file costs its own frames only, a damaged picture of --stills itself, and both
+are named at the end. This is research software, not a medical device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lgrnet.config import ConfigError  # noqa: E402
 from lgrnet.inference.predictor import Predictor  # noqa: E402
 from lgrnet.inference.sources import ImageSource, VideoFileSource, open_source  # noqa: E402
 from lgrnet.inference.writers import inside, save_masks, save_stills_sheet, save_video_overlays  # noqa: E402
-from lgrnet.records import DataError, Prediction, file_error  # noqa: E402
+from lgrnet.records import DataError, Prediction, file_error, read_frame  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -97,14 +97,22 @@ def _predict_stills(
     predictor: Predictor, frames: ImageSource, out: Path, folders: Sequence[Path]
 ) -> tuple[list[Path], list[Path], str]:
     """The same of pictures, each by itself."""
-    for folder in folders:
-        _remove_pictures(folder)
     masks, pictures, found = [], [], 0
-    for picture in frames:
+    for path in frames.paths:
+        try:
+            picture = path.stem, read_frame(path)
+        except DataError as error:
+            frames.damage.append(str(error))
+            continue
         prediction = predictor.predict_stream([picture], frames.name)
+        if not masks:
+            for folder in folders:
+                _remove_pictures(folder)
         masks += save_masks(prediction, out / "masks")
         pictures += save_video_overlays([picture], prediction, out / "overlays", sheet_frames=0)
         found += _found(prediction)
+    if not masks:
+        raise DataError("; ".join([f"none of the pictures in {frames.name} can be read", *frames.damage[:3]]))
     return masks, [*pictures, save_stills_sheet(pictures)], f"{len(masks)} pictures, a lesion in {found}"
 
 

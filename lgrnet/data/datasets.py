@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lgrnet.data.samplers import Sampler
-from lgrnet.data.transforms import Compose, Transform
+from lgrnet.data.transforms import Compose, Transform, check_clip
 from lgrnet.records import (
     BINARY,
     DataError,
@@ -202,7 +202,7 @@ class ClipDataset:
         """
         record, anchor = self.anchor(index)
         for _ in range(self.max_draws if self.require_foreground else 1):
-            chosen = self.sampler(record.num_frames, anchor, rng)
+            chosen = self._choose(record, anchor, rng)
             frames, raw = read_clip(record, chosen, self._warned)
             masks = _memberships(record, chosen, raw, frames.shape[1:3])
             self._watch(record, masks, raw)
@@ -215,6 +215,16 @@ class ClipDataset:
             f"video {record.name!r} shows no foreground in {self.max_draws} clips drawn around frame "
             f"{record.frames[anchor]}{hint}; set require_foreground=False or raise max_draws"
         )
+
+    def _choose(self, record: VideoRecord, anchor: int, rng: random.Random) -> list[int]:
+        """The frames of a clip. Raises DataError for a sampler that chooses none, or some that are not there."""
+        chosen = list(self.sampler(record.num_frames, anchor, rng))
+        if not chosen or not all(isinstance(i, int | np.integer) and 0 <= i < record.num_frames for i in chosen):
+            raise DataError(
+                f"sampler {self.sampler} chose the frames {chosen} around frame {anchor} of video {record.name!r}; "
+                f"expected some of 0..{record.num_frames - 1}"
+            )
+        return chosen
 
     def _watch(self, record: VideoRecord, masks: np.ndarray, raw: Sequence[np.ndarray | None]) -> None:
         """Raises DataError where the label map ignores all foreground of the data set, once MANY masks tell of it."""
@@ -237,6 +247,7 @@ class ClipDataset:
     def _clip(self, record, chosen, frames, masks, annotated, rng, position) -> Clip:
         disk_size = frames.shape[1:3]
         frames, masks = self.transform(frames, masks, rng)
+        check_clip(frames, masks, len(chosen), f"the transforms of video {record.name!r}")
         names = [record.frames[i].stem for i in chosen]
         if len(frames) != len(names):  # a still that became a clip
             names, annotated = names * len(frames), annotated * len(frames)

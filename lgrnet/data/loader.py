@@ -162,6 +162,8 @@ class _Keyed(Dataset):
             return self.dataset.sample(index, python_generator(self.seed, position, "sample"), position)
         except DataError as error:
             return DataError(f"{error} (sample {index} at position {position} of the stream)")
+        except StopIteration as error:  # the loader would take it for the end
+            raise RuntimeError(f"sample {index} at position {position} of the stream ended an iterator") from error
 
 
 class _CollateOrError:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lgrnet.records import MAX_PIXELS
+from lgrnet.records import MAX_PIXELS, DataError
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Transform = Callable[[np.ndarray, np.ndarray, random.Random], Arrays]
@@ -39,6 +39,16 @@ class Compose:
         for transform in self.transforms:
             frames, masks = transform(frames, masks, rng)
         return frames, masks
+
+
+def check_clip(frames: np.ndarray, masks: np.ndarray, count: int, source: str) -> None:
+    """Raises DataError unless a clip of `count` frames came back whole; one frame may have become several."""
+    fits = frames.ndim == masks.ndim == 4 and frames.shape[:3] == masks.shape[1:] and frames.shape[3] == 3
+    if not fits or len(frames) != count != 1 or (frames.dtype, masks.dtype) != (np.uint8, np.float32):
+        raise DataError(
+            f"{source} gave frames {frames.dtype} {frames.shape} and masks {masks.dtype} {masks.shape} of {count} "
+            "frames; expected uint8 [T, H, W, 3] and float32 [K, T, H, W], of the same frames, height and width"
+        )
 
 
 def published_training(size: Size = 352) -> Compose:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lgrnet.records import VideoRecord, check_sizes, check_values, frame_size, raw_mask, warn_of_grey
+from lgrnet.records import (
+    DataError,
+    LabelMap,
+    VideoRecord,
+    check_sizes,
+    check_values,
+    count_and_name,
+    frame_size,
+    raw_mask,
+)
 from lgrnet.records.pictures import is_lossy
 
 
 def read_annotation(record: VideoRecord) -> list[np.ndarray | None]:
     """The raw masks of a video, one uint8 [H, W] per frame, None where a frame is not annotated, see `raw_mask`.
 
-    Of the frames only the headers are read. Warns of grey pixels that a binary label map makes foreground. Raises
-    DataError, naming the files, for a mask that cannot be read or holds values that do not fit the label map, and
-    for frames or masks of different sizes.
+    Of the frames only the headers are read. Raises DataError, naming the files, for a mask that cannot be read or
+    holds values that do not fit the label map, and for frames or masks of different sizes.
     """
     raw_masks = [raw_mask(record, index) for index in range(record.num_frames)]
     shapes = [None if raw is None else raw.shape for raw in raw_masks]
@@ -24,7 +33,6 @@ def read_annotation(record: VideoRecord) -> list[np.ndarray | None]:
     for path, raw in zip(record.masks, raw_masks, strict=True):
         if raw is not None:
             check_values(raw, record.label_map, path)
-    warn_of_grey(record, raw_masks)
     return raw_masks
 
 
@@ -41,3 +49,33 @@ def holds_ones(raw_masks: Iterable[np.ndarray | None], paths: Iterable[Path | No
     if any(path is not None and is_lossy(path) for path in paths):
         return False
     return all(raw is None or raw.max(initial=0) <= 1 for raw in raw_masks)
+
+
+def raw_bytes(raw: np.ndarray, label_map: LabelMap, source: str) -> np.ndarray:
+    """Raw mask values uint8 [H, W] of an array: of bool, which is the lesion, or class 1, or of integers.
+
+    Raises DataError, naming `source`, for anything else and for integers beyond 0..255.
+    """
+    raw = np.asarray(raw)
+    if raw.ndim != 2 or not raw.size:
+        raise DataError(f"{source}: the mask on disk has shape {raw.shape}, expected [H, W]")
+    if raw.dtype == bool:
+        return raw.astype(np.uint8) * np.uint8(255 if isinstance(label_map, str) else 1)
+    if raw.dtype.kind not in "iu" or raw.min() < 0 or raw.max() > 255:
+        raise DataError(f"{source}: its mask is of {raw.dtype}, expected uint8, or bool, or integers of 0..255")
+    return raw.astype(np.uint8, copy=False)
+
+
+def warn_of_grey(set_name: str, pixels: Mapping[str, int], protocols: Sequence[str]) -> None:
+    """Warns where masks have grey edges that protocols take for the lesion, whatever a label map says.
+
+    pixels     video -> how many such pixels its masks have
+    protocols  ids of those that do so
+    """
+    if videos := sorted(video for video, count in pixels.items() if count):
+        warnings.warn(
+            f"set {set_name!r}: masks of {count_and_name(videos, 'video')} have grey edges, {sum(pixels.values())} "
+            f"pixels; protocol {', '.join(protocols)} takes all above 0 for the lesion, as published, whatever the "
+            "label map says: save the masks as 0 and 255, or take protocol plain (truth > 127)",
+            stacklevel=4,
+        )

@@ -17,7 +17,16 @@ from pycocotools.cocoeval import COCOeval
 from scipy import ndimage
 
 import lgrnet
-from lgrnet.records import DataError, LabelMap, Prediction, benchmark_order, class_masks, num_classes
+from lgrnet.evaluation.annotation import raw_bytes
+from lgrnet.records import (
+    DataError,
+    LabelMap,
+    Prediction,
+    benchmark_order,
+    check_label_map,
+    class_masks,
+    num_classes,
+)
 
 FORMS = ("frame", "video")
 OBJECTS = ("class", "component")
@@ -64,6 +73,7 @@ class AveragePrecision:
         Raises DataError, naming the video, when a size or a number of masks, frames or classes does not fit, a score
         is not a number, a mask holds an unknown value, or the video was taken in before.
         """
+        label_map = check_label_map(label_map)
         masks, scores = detected(prediction)
         self._check(prediction, masks, scores, raw_masks, label_map)
         # Detections of one score rank by the order of their frames.
@@ -220,10 +230,10 @@ class AveragePrecision:
         if np.isnan(scores).any():
             raise DataError(f"video {video!r}: scores of detections hold nan; look at the model's weights")
         for frame, raw in zip(prediction.frame_names, raw_masks, strict=True):
-            if raw is not None and raw.shape != masks.shape[2:]:
+            if raw is not None and np.shape(raw) != masks.shape[2:]:
                 raise DataError(
                     f"video {video!r}, frame {frame!r}: the prediction has (height, width) {masks.shape[2:]} but the "
-                    f"mask on disk {raw.shape}; predict at the size on disk"
+                    f"mask on disk {np.shape(raw)}; predict at the size on disk"
                 )
 
 
@@ -255,9 +265,10 @@ def best(there: np.ndarray, scores: np.ndarray, limit: int) -> tuple[np.ndarray,
 
 def _truth(raw: np.ndarray, label_map: LabelMap, prediction: Prediction, index: int) -> np.ndarray:
     """What is annotated in a frame, bool [K, H, W]."""
+    source = f"mask of {prediction.video}/{prediction.frame_names[index]}"
+    raw = raw_bytes(raw, label_map, source)
     # Small values may be noise of a file stored with loss; whether it is one, only its reader knew.
-    source = None if isinstance(label_map, str) else f"mask of {prediction.video}/{prediction.frame_names[index]}"
-    return class_masks(raw, label_map, source) >= 0.5
+    return class_masks(raw, label_map, None if isinstance(label_map, str) else source) >= 0.5
 
 
 def _encode(mask: np.ndarray) -> dict:

@@ -11,15 +11,15 @@ from dataclasses import asdict, replace
 import numpy as np
 
 import lgrnet
-from lgrnet.evaluation.annotation import holds_ones
+from lgrnet.evaluation.annotation import holds_ones, warn_of_grey
 from lgrnet.evaluation.attributes import FrameShape
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
 from lgrnet.evaluation.packed_rows import PackedRows
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced, overall
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
-from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, check_prediction, needs_images
-from lgrnet.records import BINARY, DataError, LabelMap, Prediction, benchmark_order
+from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, check_prediction, counts_grey, needs_images
+from lgrnet.records import BINARY, DataError, LabelMap, Prediction, benchmark_order, check_label_map
 
 
 class Evaluator:
@@ -44,6 +44,8 @@ class Evaluator:
         attributes: Mapping[str, Mapping[str, object]] | None = None,
         instances: AveragePrecision | None = None,
     ):
+        if not isinstance(protocols, Sequence | None) or not all(hasattr(p, "id") for p in protocols or ()):
+            raise ValueError(f"protocols is {protocols!r}; expected a list of protocols, such as [LGRNetProtocol()]")
         protocols = list(protocols or (LGRNetProtocol(),))
         self.protocols = {protocol.id: protocol for protocol in protocols}
         if len(self.protocols) < len(protocols):
@@ -54,6 +56,7 @@ class Evaluator:
         self._annotated: dict[str, list[str]] = {}
         self._unannotated: dict[str, int] = {}
         self._only_ignored: dict[str, int] = {}
+        self._grey: dict[str, int] = {}
         self._facts: dict[str, VideoFacts] = {}
         self._attributes, self.instances = attributes or {}, instances
         self._result: dict | None = None
@@ -70,7 +73,8 @@ class Evaluator:
         """Scores one video and returns its rows, frames in the benchmark's order (`benchmark_key`) whatever order the
         model had them in: which frames are the ends of a clip, or neighbours, follows their names.
 
-        raw_masks  one uint8 [H, W] per frame, None: not annotated (only protocols of videos see the frame)
+        raw_masks  one [H, W] per frame of what `VideoScorer.add` takes, None: not annotated (only protocols of videos
+                   see the frame)
         meta       see `end`
         images     gives the image of a frame by its index, uint8 [H1, W1, 3]; only asked where a protocol needs it
         ones       whether masks of 0 and 1 stand for 0 and 255; None: where `holds_ones` says so of the arrays alone,
@@ -79,6 +83,7 @@ class Evaluator:
         Raises DataError naming video and frame when a size, the number of masks or classes does not fit, or when
         the video was scored before.
         """
+        label_map = check_label_map(label_map)
         check_prediction(prediction, raw_masks, label_map)
         scorer = self.begin(prediction.video, label_map)
         shown = images if images is not None and needs_images(self.protocols.values()) else lambda index: None
@@ -113,6 +118,7 @@ class Evaluator:
         self._annotated[scorer.video] = scorer.annotated
         self._unannotated[scorer.video] = scorer.unannotated
         self._only_ignored[scorer.video] = scorer.only_ignored
+        self._grey[scorer.video] = scorer.grey
         known = {name: value for name, value in (meta or {}).items() if isinstance(value, (str, bool, int, float))}
         self._facts[scorer.video] = VideoFacts(tuple(scorer.shapes), tuple(scorer.shapes.values()), known)
         return scorer.rows
@@ -160,6 +166,7 @@ class Evaluator:
             "annotated": dict(self._annotated),
             "unannotated": dict(self._unannotated),
             "only_ignored": dict(self._only_ignored),
+            "grey": dict(self._grey),
             "instances": None if self.instances is None else self.instances.state(),
             "facts": {
                 v: [list(x.frames), [list(s) if s else s for s in x.shapes], dict(x.attributes)]
@@ -191,6 +198,7 @@ class Evaluator:
         self._annotated.update(state["annotated"])
         self._unannotated.update(state["unannotated"])
         self._only_ignored.update(state["only_ignored"])
+        self._grey.update(state["grey"])
         for video, (frames, shapes, attributes) in state["facts"].items():
             known = tuple(None if shape is None else FrameShape(*shape) for shape in shapes)
             self._facts[video] = VideoFacts(tuple(frames), known, attributes)
@@ -224,6 +232,7 @@ class Evaluator:
                 f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
             )
         self._warn_of_ignored()
+        warn_of_grey(self.set_name, self._grey, [p.id for p in self.protocols.values() if counts_grey(p)])
         tables = self._tables()
         split = {"split_hash": self.split_hash}
         return {

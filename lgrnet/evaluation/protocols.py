@@ -67,6 +67,7 @@ class Protocol(typing.Protocol):
              one, too, by which pictures are chosen
 
     One with a true attribute `of_sets` is of still images; several sets of these have the plain mean of their numbers.
+    One with a true attribute `counts_grey` takes every value of an annotation above 0 for the lesion.
     """
 
     id: str
@@ -170,6 +171,7 @@ class LGRNetProtocol(RatioOfSums):
     """
 
     id = "lgrnet"
+    counts_grey = True
     meaning = (
         "Dice (2 I + 1) / (P + G + 1) and IoU (I + 1) / (U + 1) of the model's mask at the size on disk, truth > 0, "
         "plain mean over all frames of all videos."

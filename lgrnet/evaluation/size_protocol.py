@@ -42,6 +42,7 @@ class SvANetSizeProtocol:
     """
 
     id = "svanet-size"
+    counts_grey = True
 
     def __init__(self, limits: Sequence[float] = PUBLISHED_LIMITS, average: str = "micro"):
         limits = tuple(float(limit) for limit in limits)

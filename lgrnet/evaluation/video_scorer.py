@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from lgrnet.evaluation.annotation import raw_bytes
 from lgrnet.evaluation.attributes import FrameShape, frame_shape
 from lgrnet.evaluation.maps import eight_bits
 from lgrnet.evaluation.protocols import (
@@ -18,7 +19,16 @@ from lgrnet.evaluation.protocols import (
     Protocol,
     WholeFrameProtocol,
 )
-from lgrnet.records import DataError, LabelMap, Prediction, class_masks, ignored_pixels, num_classes, only_ignored
+from lgrnet.records import (
+    DataError,
+    LabelMap,
+    Prediction,
+    check_label_map,
+    class_masks,
+    ignored_pixels,
+    num_classes,
+    only_ignored,
+)
 
 AnyProtocol = Protocol | WholeFrameProtocol | ClipProtocol
 
@@ -33,17 +43,24 @@ def drop_ends(protocols: Iterable[AnyProtocol]) -> bool:
     return all(getattr(protocol, "drop_ends", False) for protocol in protocols)
 
 
+def counts_grey(protocol: AnyProtocol) -> bool:
+    """Whether every value above 0 of a mask is the lesion to a protocol, whatever a label map of greys says."""
+    return getattr(protocol, "counts_grey", False)
+
+
 class VideoScorer:
     """The numbers of one video on their way; `Evaluator.begin` makes it, `Evaluator.end` takes it.
 
     Between two frames nothing is kept but numbers. `shapes` are those of the annotated lesions (above 127, so that grey
-    edges do not widen them), by the frames' names, None: not annotated. `only_ignored` counts annotations of that kind.
+    edges do not widen them), by the frames' names, None: not annotated. `only_ignored` counts annotations of that kind,
+    `grey` the pixels that `counts_grey` speaks of and the label map does not make the lesion (of a binary one:
+    between 0 and the maximum of their mask).
     """
 
     def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
-        self.video, self.label_map, self.protocols, self.resize = video, label_map, protocols, resize
+        self.video, self.label_map, self.protocols, self.resize = video, check_label_map(label_map), protocols, resize
         self.rows: list[FrameRow] = []
-        self.only_ignored = self._brightest = 0
+        self.only_ignored = self.grey = self._brightest = 0
         self.shapes: dict[str, FrameShape | None] = {}
         self._missed: set[str] = set()
         self._folds: dict[tuple[str, int], ClipFold] = {
@@ -80,7 +97,7 @@ class VideoScorer:
         frame        its name, once in a video
         probability  [K, H, W] or, of one class, [H, W]: uint8, or what `eight_bits` takes
         mask         bool, the same shape, by the model's own rule; None: where the map is above half of its range
-        raw          uint8 [H0, W0] of the annotation; None: not annotated
+        raw          uint8 [H0, W0] of the annotation (or bool, or other integers 0..255); None: not annotated
         image        uint8 [H1, W1, 3], the frame itself, for protocols that need it
         ones         whether a mask of 0 and 1 stands for 0 and 255, see `annotation.holds_ones`; a label map that is a
                      mapping says so itself
@@ -96,6 +113,7 @@ class VideoScorer:
         probability = eight_bits(np.asarray(probability), f"map of {source}")
         mask = probability > 127 if mask is None else np.asarray(mask)
         probability, mask = (array[None] if array.ndim == 2 else array for array in (probability, mask))
+        raw = None if raw is None else raw_bytes(raw, self.label_map, source)
         self._check(source, probability, mask, raw)
         truth = None if raw is None else _truth(raw, self.label_map, f"mask of {self.video}/{frame}", ones)
         ignored = None if raw is None else ignored_pixels(raw, self.label_map)
@@ -111,6 +129,7 @@ class VideoScorer:
         """
         if frame in self.shapes:
             raise DataError(f"video {self.video!r}, frame {frame!r} was given before; give every frame once")
+        raw = raw_bytes(raw, self.label_map, f"video {self.video!r}, frame {frame!r}")
         truth = _truth(raw, self.label_map, f"mask of {self.video}/{frame}", ones)
         for fold in self._folds.values():
             fold.miss()
@@ -136,6 +155,9 @@ class VideoScorer:
         if raw is not None:
             self.only_ignored += only_ignored(raw, self.label_map)
             self._brightest = max(self._brightest, int(raw.max(initial=0)))
+            if isinstance(self.label_map, str) and any(map(counts_grey, self.protocols.values())):
+                end = {"binary": int(raw.max(initial=0)), "full": 255}.get(self.label_map, 128)
+                self.grey += int(np.count_nonzero((raw > 0) & (raw < end)))
 
     def _values(
         self,
@@ -168,11 +190,7 @@ class VideoScorer:
                 )
         if mask.dtype != bool:
             raise DataError(f"{source}: mask is of {mask.dtype}, expected bool, such as map > 127")
-        if raw is None:
-            return
-        if raw.ndim != 2 or not raw.size:
-            raise DataError(f"{source}: the mask on disk has shape {raw.shape}, expected [H, W]")
-        if raw.shape != mask.shape[1:] and not self.resize:
+        if raw is not None and raw.shape != mask.shape[1:] and not self.resize:
             raise DataError(
                 f"{source}: the prediction is {mask.shape[1]} x {mask.shape[2]} but the mask on disk is "
                 f"{raw.shape[0]} x {raw.shape[1]} (height x width); predict at the size on disk"

@@ -77,6 +77,8 @@ class SoftmaxCriterion:
         Raises ValueError for sigmoid masks, for a target of a class that has no channel, and for targets of other clips
         or frames.
         """
+        for layer in output.layers:
+            check_activation(layer, "softmax", "SoftmaxCriterion")
         batch, channels, frames = output.mask_logits.shape[:3]
         classes, counted = class_map(targets, channels)
         if classes.shape[:2] != (batch, frames):
@@ -86,7 +88,6 @@ class SoftmaxCriterion:
             )
         terms: dict[str, Tensor] = {}
         for layer in output.layers:
-            check_activation(layer, "softmax", "SoftmaxCriterion")
             weight = 1.0 if layer is output else self.aux_weight
             if weight == 0:
                 continue

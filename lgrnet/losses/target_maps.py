@@ -16,7 +16,8 @@ def membership_maps(targets: Sequence[Targets], classes: int, size: tuple[int, i
     """What a sigmoid model should say: truth [B, K, T, *size] in 0..1 and valid [B, 1, T, *size] of 0 and 1.
 
     Masks are averaged down (or repeated) to `size`, so they are soft at borders; objects of one class are united. A
-    pixel is valid when more than half of it is. Raises ValueError for a class that the model does not have.
+    pixel is valid when more than half of it is, and its truth is the mean over what is valid of it. Raises ValueError
+    for a class that the model does not have.
     """
     maps = [_membership(target, classes, size) for target in targets]
     truth, valid = (torch.stack(part) for part in zip(*maps, strict=True))
@@ -73,11 +74,13 @@ def frame_mean(values: Tensor, targets: Sequence[Targets], whole: Sequence[Targe
 def _membership(target: Targets, classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Truth [K, T, h, w] and valid [1, T, h, w] of a clip."""
     _check_labels(target, classes)
-    truth = target.masks.new_zeros(classes, *target.masks.shape[1:])
-    for label, mask in zip(target.labels.tolist(), target.masks, strict=True):
+    masks = target.masks if target.masks.is_floating_point() else target.masks.float()
+    truth, valid = masks.new_zeros(classes, *masks.shape[1:]), target.valid[None].to(masks.dtype)
+    for label, mask in zip(target.labels.tolist(), masks, strict=True):
         truth[label] = torch.maximum(truth[label], mask)
-    valid = F.interpolate(target.valid[None].to(truth.dtype), size=size, mode="area")
-    return F.interpolate(truth, size=size, mode="area"), (valid > 0.5).to(truth.dtype)
+    truth, share = (F.interpolate(part, size=size, mode="area") for part in (truth * valid, valid))
+    # Where all is valid the share is exactly one.
+    return truth / share.masked_fill(share == 0, 1), (share > 0.5).to(masks.dtype)
 
 
 def _indices(target: Targets) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -100,6 +100,9 @@ class VideoRecord:
     no_lesion: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("frames", "masks"):
+            paths = (None if path is None else Path(path) for path in getattr(self, name))
+            object.__setattr__(self, name, tuple(paths))
         if not self.frames:
             raise DataError(f"video {self.name!r} has no frames; expected at least one")
         if len(self.masks) != len(self.frames):
@@ -360,6 +363,8 @@ def _folders(path: Path) -> set[str]:
 def _chosen(found: Sequence[str], videos: Sequence[str] | None, folder: Path) -> list[str]:
     if videos is None:
         return list(found)
+    if isinstance(videos, str) or not isinstance(videos, Iterable):
+        raise DataError(f"videos is {videos!r}; expected a list of names, such as [{videos}]")
     names = list(dict.fromkeys(str(name) for name in videos))
     unknown = [name for name in names if name not in found]
     if unknown or not names:

@@ -37,7 +37,10 @@ def check_label_map(label_map: LabelMap) -> LabelMap:
         clean = {int(raw): klass if klass == IGNORE else int(klass) for raw, klass in label_map.items()}
     except (AttributeError, TypeError, ValueError) as error:
         names = ", ".join(f'"{name}"' for name in _GREY_MAPS)
-        raise DataError(f"label_map is {label_map!r}; expected {names} or a map value: class") from error
+        raise DataError(
+            f"label_map is {label_map!r}; expected {names} or a map value: class "
+            "(on a command line with a space, {1: 1})"
+        ) from error
     classes = _class_ids(clean)
     if not classes or classes != set(range(1, max(classes) + 1)) or not all(0 <= raw <= 255 for raw in clean):
         raise DataError(

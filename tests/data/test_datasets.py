@@ -342,6 +342,34 @@ def test_data_sets_that_cannot_be_used(tmp_path):
         ClipDataset(records, Single(), anchor_step=0)
 
 
+@pytest.mark.parametrize("chosen", [[], [0, 8], [-1, 0], [0.0], ["0"]])
+def test_samplers_that_choose_what_is_not_there(tmp_path, chosen):
+    write_video(tmp_path, "v", 8)
+    dataset = ClipDataset(list_videos(tmp_path), lambda frames, anchor, rng: chosen)
+    with pytest.raises(DataError, match=r"chose the frames \[.*\] around frame 2 of video 'v'; expected some of 0..7"):
+        dataset.sample(2, rng())
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda frames, masks, rng: (frames.astype(np.float32) / 255, masks),
+        lambda frames, masks, rng: (frames[:, :10], masks),
+        lambda frames, masks, rng: (frames, masks[:, :2]),
+        lambda frames, masks, rng: (frames[:2], masks[:, :2]),
+        lambda frames, masks, rng: (frames, masks > 0),
+        lambda frames, masks, rng: (frames.transpose(0, 3, 1, 2), masks),
+    ],
+)
+def test_transforms_that_take_a_clip_apart(tmp_path, transform):
+    write_video(tmp_path, "v", 8)
+    dataset = ClipDataset(list_videos(tmp_path), Dense(3, 1), transform)
+    with pytest.raises(
+        DataError, match=r"video 'v' gave frames .* and masks .* of 3 frames; expected uint8 \[T, H, W, 3\]"
+    ):
+        dataset.sample(0, rng())
+
+
 def test_built_from_a_config(tmp_path):
     write_video(tmp_path, "v", 4)
     node = builds(

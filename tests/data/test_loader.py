@@ -238,3 +238,19 @@ def test_loaders_that_cannot_be():
         ClipLoader([], 4, seed=0, rank=2, world=2)
     with pytest.raises(DataError, match="empty"):
         next(ClipLoader([], 4, seed=0).batches())
+
+
+class Ends:
+    """A data set of somebody else, with a mistake in it."""
+
+    def __len__(self):
+        return 3
+
+    def sample(self, index, rng, position):
+        return next(iter(()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_ends_an_iterator_does_not_end_the_stream(workers):
+    with pytest.raises(RuntimeError, match="sample . at position 0 of the stream ended an iterator"):
+        next(ClipLoader(Ends(), 1, seed=0, workers=workers).batches())

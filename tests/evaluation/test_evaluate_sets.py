@@ -76,7 +76,7 @@ def test_a_video_without_masks_beside_annotated_ones_is_counted(root, tmp_path):
     assert (found["frames"], found["frames_without_annotation"]) == (3, 3)
 
 
-def test_grey_edges_warn_once_per_video(root, tmp_path):
+def test_grey_edges_warn_once_per_set(root, tmp_path):
     raw = np.zeros((20, 24), np.uint8)
     raw[2:8, 2:8], raw[2, 2:8] = 255, 100
     for index in range(2):
@@ -84,10 +84,10 @@ def test_grey_edges_warn_once_per_video(root, tmp_path):
     with pytest.warns(UserWarning) as caught:
         _evaluate(ToyModel(), list_videos(root), tmp_path)
     told = [str(w.message) for w in caught if "grey edges" in str(w.message)]
-    assert len(told) == 1 and "video 'b' have grey edges: 12 pixels in 3 masks" in told[0]
+    assert len(told) == 1 and "masks of 1 video (b) have grey edges, 12 pixels" in told[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_annotation(list_videos(root, label_map="soft")[1])
+        read_annotation(list_videos(root)[1])
 
 
 class Level:

@@ -4,11 +4,12 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 
-from lgrnet.evaluation import AveragePrecision, Evaluator, LGRNetProtocol
+from lgrnet.evaluation import AveragePrecision, Evaluator, LGRNetProtocol, PlainProtocol
 from lgrnet.evaluation.protocols import mean_score
 from lgrnet.records import DataError, Prediction
 
@@ -115,11 +116,68 @@ def test_grey_truth_counts_above_zero_whatever_the_label_map():
     truth = np.zeros((8, 10), np.uint8)
     truth[2:5] = 3
     mask = (truth > 0)[None, None]
-    for label_map in ("binary", "soft"):
-        evaluator = Evaluator()
+    truth[4] = 9
+    for label_map in ("binary", "half", "full", "soft"):
+        evaluator = Evaluator(set_name="jpegs")
         prediction = Prediction("v", ("f",), np.ones(1, np.float32), mask.astype(np.uint8) * 255, mask)
         evaluator.process(prediction, [truth], label_map)
-        assert evaluator.result()["scores"]["lgrnet"] == {"dice": 1.0, "iou": 1.0}
+        words = (
+            f"'jpegs': masks of 1 video .v. have grey edges, {20 if label_map == 'binary' else 30} pixels; .* lgrnet"
+        )
+        with pytest.warns(UserWarning, match=words):
+            assert evaluator.result()["scores"]["lgrnet"] == {"dice": 1.0, "iou": 1.0}
+        plain = Evaluator([PlainProtocol()])
+        plain.process(prediction, [truth], label_map)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            plain.result()
+
+
+@pytest.mark.parametrize("kind", [bool, np.int32, np.int64, np.uint16])
+def test_masks_of_any_whole_numbers(kind):
+    def found(raw, label_map):
+        evaluator = Evaluator([LGRNetProtocol(), PlainProtocol()], instances=AveragePrecision("frame"))
+        evaluator.process(_prediction(), raw, label_map)
+        result = evaluator.result()
+        return result["scores"], result["instances"]["ap"]
+
+    for label_map, white in (("binary", 255), ("half", 255), ({1: 1}, 1)):
+        truth = [(raw // 255 * white).astype(np.uint8) for raw in _truth()]
+        same = [raw.astype(kind) for raw in truth]
+        assert found(same, label_map) == found(truth, label_map)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (np.full((8, 10), 0.9), "video 'a', frame '000': its mask is of float64, expected uint8, or bool"),
+        (np.full((8, 10), np.nan), "float64"),
+        (np.full((8, 10), -1), "int64, expected uint8, or bool, or integers of 0..255"),
+        (np.full((8, 10), 1000, np.int32), "int32"),
+        (np.zeros((1, 8, 10), np.uint8), r"has shape \(1, 8, 10\), expected \[H, W\]"),
+    ],
+)
+def test_masks_of_nonsense_are_refused(raw, says):
+    for instances in (None, AveragePrecision("frame")):
+        with pytest.raises(DataError, match=says):
+            Evaluator(instances=instances).process(_prediction(frames=1), [raw])
+    with pytest.raises(DataError):
+        AveragePrecision("frame").process(_prediction(frames=1), [raw])
+
+
+@pytest.mark.parametrize("label_map", ["bin", {}, [255], {1: 2}])
+def test_label_maps_of_nonsense_are_refused(label_map):
+    for process in (Evaluator().process, AveragePrecision("frame").process):
+        with pytest.raises(DataError, match="label_map"):
+            process(_prediction(), _truth(), label_map)
+    with pytest.raises(DataError, match="label_map"):
+        Evaluator().begin("a", label_map)
+
+
+@pytest.mark.parametrize("protocols", [PlainProtocol(), ["plain"], "plain"])
+def test_what_is_no_list_of_protocols_is_refused(protocols):
+    with pytest.raises(ValueError, match="expected a list of protocols"):
+        Evaluator(protocols)
 
 
 def test_another_protocol_fits_in_and_keeps_its_own_column():

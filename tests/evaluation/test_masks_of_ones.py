@@ -69,7 +69,6 @@ def scores(tmp_path):
     return of
 
 
-@pytest.mark.filterwarnings("ignore:masks of video 'c' have grey edges")
 @pytest.mark.parametrize("kind", ["ones", "stray"])
 def test_a_video_is_of_ones_or_it_is_not(kind, scores, tmp_path):
     plain = scores("plain")
@@ -77,7 +76,6 @@ def test_a_video_is_of_ones_or_it_is_not(kind, scores, tmp_path):
     assert scores(kind) == plain
 
 
-@pytest.mark.filterwarnings("ignore:masks of video 'c' have grey edges")
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_the_noise_of_a_lossy_format_is_no_object(kind, scores, tmp_path):
     found = scores(kind)
@@ -90,7 +88,6 @@ def test_the_noise_of_a_lossy_format_is_no_object(kind, scores, tmp_path):
     assert found[0]["Smeasure"] == pytest.approx(float(fold.end()[1]["Smeasure"]), abs=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:masks of video 'c' have grey edges")
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_a_video_of_noise_alone_shows_nothing(kind, scores, monkeypatch):
     monkeypatch.setitem(KINDS, kind, (lambda index: _lossy(EMPTY), KINDS[kind][1]))

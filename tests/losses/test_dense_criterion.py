@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lgrnet.losses.dense_criterion import DenseCriterion
+from lgrnet.losses.target_maps import membership_maps
 from lgrnet.structures import SegOutput, Targets
 
 
@@ -50,6 +51,29 @@ def test_frames_without_annotation_and_invalid_pixels_take_no_part():
     plain = criterion(SegOutput(logits), [target(masks, [0], valid)])
     for name, value in criterion(SegOutput(wrong), [target(masks, [0], valid)]).items():
         torch.testing.assert_close(value, plain[name])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (10, 10), (128, 128)])
+def test_ignored_pixels_of_a_cell_are_no_background(size):
+    """The truth of a cell is the mean over what counts of it."""
+    masks, valid = torch.ones(1, 1, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool)
+    valid[:, ::4] = False
+    masks[:, :, ::4] = 0
+    terms = DenseCriterion()(SegOutput(torch.full((1, 1, 1, *size), 20.0)), [target(masks, [0], valid)])
+    assert terms["mask_bce"] < 1e-6 and terms["mask_dice"] < 1e-6
+    masks[..., 32:] = 0
+    truth, counted = membership_maps([target(masks, [0], valid)], 1, size)
+    assert (truth[..., : size[1] // 2 - 1] * counted[..., : size[1] // 2 - 1] == counted[..., : size[1] // 2 - 1]).all()
+    assert not truth[..., size[1] // 2 + 1 :].any() and truth.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.bool, torch.float64])
+def test_masks_of_any_type(kind):
+    masks = (torch.rand(1, 2, 8, 8) > 0.5).float()
+    output = SegOutput(torch.randn(1, 1, 2, 4, 4))
+    expected = DenseCriterion()(output, [target(masks, [0])])
+    for name, value in DenseCriterion()(output, [target(masks.to(kind), [0])]).items():
+        torch.testing.assert_close(value.float(), expected[name])
 
 
 def test_empty_clips_and_wrong_classes():

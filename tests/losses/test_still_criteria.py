@@ -184,6 +184,8 @@ def test_outputs_of_another_kind_are_refused():
     for criterion in SOFTMAX:
         with pytest.raises(ValueError, match="needs softmax masks.*sigmoid masks; take DenseCriterion"):
             criterion(SegOutput(logits), targets)
+        with pytest.raises(ValueError, match="needs softmax masks.*sigmoid masks; take DenseCriterion"):
+            criterion(SegOutput(logits[:, :1]), targets)
         with pytest.raises(ValueError, match="class 1, but the model has 1: 0..0"):
             criterion(SegOutput(logits[:, :2], activation="softmax"), targets)
 

@@ -304,6 +304,18 @@ def test_pictures_that_are_no_video_may_differ_in_size(tool, weights, tmp_path, 
         same = tmp_path / f"alone{index}/masks/p{index}/p{index}.png"
         assert same.read_bytes() == (out / "masks/stills" / f"p{index}.png").read_bytes()
     assert (out / "overlays/stills_sheet.png").is_file()
+    for index in range(2):
+        path = tmp_path / "stills" / f"p{index}.png"
+        path.write_bytes(path.read_bytes()[:200])
+    assert tool.main([*given, "--stills", "--overwrite"]) == 0
+    said = capsys.readouterr().out
+    assert "stills: 1 pictures" in said and said.count("damaged   ") == 2 and "p1.png" in said
+    assert [path.name for path in (out / "masks/stills").iterdir()] == ["p2.png"]
+    (tmp_path / "stills/p2.png").write_bytes(b"no picture")
+    kept = (out / "masks/stills/p2.png").read_bytes()
+    assert tool.main([*given, "--stills", "--overwrite"]) == 2
+    assert "none of the pictures in stills can be read; " in capsys.readouterr().err
+    assert (out / "masks/stills/p2.png").read_bytes() == kept
     (tmp_path / "clip.mp4").write_text("x")
     assert tool.main([str(tmp_path / "clip.mp4"), "--out", str(out), "--weights", str(weights), "--stills"]) == 2
     assert "--stills is for a folder of pictures" in capsys.readouterr().err
