@@ -34,7 +34,7 @@ from lgrnet.checkpoint.official import (  # noqa: E402
     read_official,
     to_ours,
 )
-from lgrnet.checkpoint.weights import save_weights  # noqa: E402
+from lgrnet.checkpoint.weights import read_metadata, save_weights  # noqa: E402
 from lgrnet.config import ConfigError, build, load_config, to_json  # noqa: E402
 
 
@@ -51,6 +51,8 @@ def convert(
     if destination.suffix != ".safetensors":
         raise CheckpointError(f"{destination} is no name for weights; give one that ends in .safetensors")
     check_apart(destination, source)
+    if source.suffix == ".safetensors" and "model" in read_metadata(source):
+        raise CheckpointError(f"{source} is a weights file of lgrnet already and needs no conversion")
     config = load_config(config_file, overrides)
     model = build(config.model)
     state = read_official(source)

@@ -66,6 +66,12 @@ def check_apart(target: Path, source: Path) -> None:
         raise CheckpointError(f"{target} is the source itself, which would be lost; choose another name")
 
 
+def is_web_page(path: Path) -> bool:
+    """Whether a file is what a browser shows of a download and not the download."""
+    with open(path, "rb") as file:
+        return file.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Raises CheckpointError unless `needed` bytes (and 1 MiB of reserve) are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
@@ -78,7 +84,9 @@ def save_error(path: Path, needed: int, error: OSError) -> CheckpointError:
     if error.errno in _FULL:
         folder = path.parent
         return CheckpointError(_full(folder, needed, shutil.disk_usage(folder).free, error.strerror))
-    return CheckpointError(f"cannot write {path}: {error.strerror}; give a folder that can be written (--out_dir)")
+    return CheckpointError(
+        f"cannot write {path}: {error.strerror}; give a place that can be written (a run's: --out_dir)"
+    )
 
 
 def place_error(folder: Path, error: OSError) -> CheckpointError | None:
@@ -104,5 +112,5 @@ def _full(folder: Path, needed: int, free: int, reason: str = "the disk is full"
     )
     return (
         f"cannot save into {folder}: {reason}; {needed:,} bytes are needed, {free:,} are free, {lack}. "
-        f"Checkpoints saved before are untouched: make room, then continue with --trainer_mode train_resume"
+        "Make room; of a run, checkpoints saved before are untouched, and --trainer_mode train_resume goes on"
     )

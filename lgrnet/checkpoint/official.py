@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lgrnet.checkpoint.disk import is_web_page
+
 # "#" stands for a number, a final "*" for the rest of the name; both sides hold them in the same order. First match
 # wins, in either direction.
 PVT = (
@@ -221,7 +223,10 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise OfficialWeightsError(f"weights file {path} does not exist; give the path of a downloaded file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise OfficialWeightsError(f"weights file {path} {what}; give the path of a downloaded file")
+    if is_web_page(path):
+        raise OfficialWeightsError(f"{path} is a web page, not a download: use the link to the raw file")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
@@ -235,6 +240,8 @@ def read_checkpoint(path: str | Path) -> Any:
             f"{path} is refused: it {what}; a published file holds only tensors and numbers, get it again from its "
             "own project"
         ) from error
+    except OfficialWeightsError:
+        raise
     except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
         raise _damaged(path, error) from error
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lgrnet import __version__
-from lgrnet.checkpoint.disk import CheckpointError, write_atomic
+from lgrnet.checkpoint.disk import CheckpointError, is_web_page, write_atomic
 from lgrnet.records import file_hash
 
 FORMAT = "lgrnet"
@@ -153,11 +153,11 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _advice(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(64).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
+    if is_web_page(path):
         return "it is a web page, not a download: use the link to the raw file"
-    if start.startswith((b"pk\x03\x04", b"\x80")) or path.suffix in _PICKLES:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in _PICKLES:
         return (
             "convert a PyTorch file once with `python tools/convert_official.py SRC DST --config_file C` and give DST; "
             "pickles are not read because they can run code"

@@ -182,8 +182,14 @@ def test_unusable_files(tmp_path):
     (tmp_path / "words.pth").write_text("not found")
     (tmp_path / "half.safetensors").write_bytes(whole[:100])
     torch.save({"metrics": {"dice": 1.0}}, tmp_path / "other.pth")
-    for name in ("half.pth", "empty.pth", "page.pth", "words.pth", "half.safetensors"):
+    for name in ("half.pth", "empty.pth", "words.pth", "half.safetensors"):
         with pytest.raises(official.OfficialWeightsError, match=f"{name} is (damaged|refused: it is no torch file)"):
+            official.read_official(tmp_path / name)
+    for name, says in {
+        "page.pth": "page.pth is a web page, not a download: use the link to the raw file",
+        "": "is a folder; give the path of a downloaded file",
+    }.items():
+        with pytest.raises(official.OfficialWeightsError, match=says):
             official.read_official(tmp_path / name)
     with pytest.raises(official.OfficialWeightsError, match="holds no state_dict .*metrics"):
         official.read_official(tmp_path / "other.pth")

@@ -39,6 +39,8 @@ def test_a_checkpoint_becomes_a_model_that_needs_no_config(model, source, tmp_pa
     assert "all accounted for" in printed
     loaded = lgrnet.load(target)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+    assert main([str(target), str(tmp_path / "again.safetensors"), "--config_file", CONFIG]) == 2
+    assert "ours.safetensors is a weights file of lgrnet already" in capsys.readouterr().err
 
 
 def test_the_source_is_never_written_over(model, tmp_path, capsys):
