@@ -11,7 +11,7 @@ from torch import Tensor
 from lgrnet.ops import gpu
 from lgrnet.ops.backends import Backend, check_device, check_tensors, choose
 from lgrnet.ops.cpu import cannot_run
-from lgrnet.ops.scan.cpu import selective_scan_cpu
+from lgrnet.ops.scan.cpu import MOST_STATES, selective_scan_cpu
 from lgrnet.ops.scan.peers import selective_scan_mamba_ssm
 from lgrnet.ops.scan.reference import selective_scan_reference
 
@@ -66,6 +66,8 @@ def selective_scan(
     is unknown, not installed, or cannot do this.
     """
     _check(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state)
+    if backend == "auto" and max(A.shape[-1], dt.shape[-1]) > MOST_STATES:
+        backend = "reference"  # more than kernels keep at hand
     scan = choose(BACKENDS, backend, x, PEERS)
     return scan(x, dt, B, C, dt_weight, dt_bias, A, skip, order, initial_state, return_state)
 

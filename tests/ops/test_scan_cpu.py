@@ -176,6 +176,28 @@ def test_inputs_that_are_not_contiguous():
     )
 
 
+@pytest.mark.parametrize(("states", "rank"), [(300, 3), (2, 300)])
+def test_more_states_than_the_kernel_keeps(states, rank):
+    """By itself the reference is taken; asked for by name the kernel refuses."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [
+        (1, 3, 2),
+        (1, 3, 1, rank),
+        (1, 3, 1, states),
+        (1, 3, 1, states),
+        (1, 2, rank),
+        (1, 2),
+        (1, 2, states),
+        (1, 2),
+    ]
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    tensors[6] = -tensors[6].abs()
+    order = torch.arange(3)[None]
+    assert torch.equal(selective_scan(*tensors, order), selective_scan(*tensors, order, backend="reference"))
+    with pytest.raises(ValueError, match=f"{states} states and rank {rank}; the kernel does up to 256 of both"):
+        selective_scan(*tensors, order, backend="cpu")
+
+
 def test_the_op_keeps_torchs_rules():
     tensors, _, order = both(inputs(length=9))
     torch.library.opcheck(scan_forward, (*tensors, order, None, True), test_utils=("test_schema", "test_faketensor"))
