@@ -26,6 +26,11 @@ class Targets:
     valid: Tensor
     annotated: Tensor
 
+    @property
+    def counted(self) -> Tensor:
+        """[T] bool: the frames that take part in a loss, annotated ones with a pixel that is not to be ignored."""
+        return self.annotated & self.valid.flatten(1).any(1)
+
     def to(self, device, non_blocking: bool = False) -> Targets:
         move = {k: v.to(device, non_blocking=non_blocking) for k, v in vars(self).items()}
         return Targets(**move)

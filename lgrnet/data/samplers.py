@@ -68,8 +68,8 @@ class LocalGlobal:
 
 @dataclass(frozen=True)
 class Dense:
-    """T frames `stride` apart, starting at the anchor; moved back where the video ends, the last frame repeated where
-    the video is too short."""
+    """T frames `stride` apart, starting at the anchor; moved back by whole strides where the video ends, so that the
+    anchor stays among them, the last frame repeated where the video is too short for that."""
 
     num_frames: int = 6
     stride: int = 1
@@ -80,7 +80,9 @@ class Dense:
     def __call__(self, video_len: int, anchor: int, rng: random.Random) -> list[int]:
         """T ascending indices; draws nothing."""
         _check_anchor(video_len, anchor)
-        start = max(0, min(anchor, video_len - 1 - (self.num_frames - 1) * self.stride))
+        beyond = anchor + (self.num_frames - 1) * self.stride - (video_len - 1)
+        back = min(max(0, -(-beyond // self.stride)), anchor // self.stride)
+        start = anchor - back * self.stride
         return [min(start + i * self.stride, video_len - 1) for i in range(self.num_frames)]
 
 

@@ -55,6 +55,8 @@ class StillToClip:
         """[3, 3] that blows a slightly irregular inner quadrilateral up to the whole picture."""
         whole = np.float32([(0, 0), (1, 0), (1, 1), (0, 1)])
         inwards = np.float32([[min(abs(rng.gauss(0, self.perspective)), 0.4) for _ in range(2)] for _ in range(4)])
+        if min(height, width) < 2:
+            return np.eye(3)  # a line has no quadrilateral
         side = np.float32([width - 1, height - 1])
         return cv2.getPerspectiveTransform((whole + inwards * np.sign(0.5 - whole)) * side, whole * side)
 

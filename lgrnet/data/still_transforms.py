@@ -256,7 +256,9 @@ class RandomMorphology(Augmentation):
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
         kernel = kernel[size // 2, :, None] if self.height_only else kernel
         change = cv2.dilate if kind == "dilate" else cv2.erode
-        changed = each_mask(np.nan_to_num(masks), lambda mask: change(mask, np.ascontiguousarray(kernel)))
+        # As beyond the picture: what is not known adds nothing and takes nothing away.
+        known = np.nan_to_num(masks, nan=0.0 if kind == "dilate" else 1.0)
+        changed = each_mask(known, lambda mask: change(mask, np.ascontiguousarray(kernel)))
         return frames, np.where(np.isnan(masks), masks, changed)
 
 
@@ -282,9 +284,19 @@ def _pillow_resized(
     near = each_mask(masks, lambda mask: np.array(Image.fromarray(mask).resize(shape, FILTERS["nearest"])))
     if mask_filter == FILTERS["nearest"]:
         return frames, near
-    bits = np.rint(np.nan_to_num(masks) * 255).astype(np.uint8)
-    soft = each_mask(bits, lambda mask: np.array(Image.fromarray(mask).resize(shape, mask_filter)))
-    return frames, np.where(np.isnan(near), near, soft / np.float32(255))
+
+    def soft(values: np.ndarray) -> np.ndarray:
+        bits = np.rint(values * 255).astype(np.uint8)
+        bits = each_mask(bits, lambda mask: np.array(Image.fromarray(mask).resize(shape, mask_filter)))
+        return bits / np.float32(255)
+
+    unknown = np.isnan(masks)
+    if not unknown.any():
+        return frames, soft(masks)
+    # The mean over what is known.
+    share = soft(np.where(unknown, np.float32(0), np.float32(1)))
+    mean = np.minimum(soft(np.nan_to_num(masks)) / np.maximum(share, np.float32(1 / 255)), np.float32(1))
+    return frames, np.where(np.isnan(near), near, mean)
 
 
 def _tensor_resized(frames: np.ndarray, masks: np.ndarray, size: tuple[int, int]) -> Arrays:

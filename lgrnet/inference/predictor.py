@@ -81,8 +81,8 @@ class Predictor:
     ) -> Prediction:
         """The prediction for frames that come one by one as (name, uint8 [H, W, 3]).
 
-        Only the resized frames are kept. Raises DataError when there is no frame or one has another size than the
-        first, MemoryError with advice when the video does not fit.
+        Only the resized frames are kept. Raises DataError when there is no frame, one has another size than the first,
+        or the model's scores are not finite, MemoryError with advice when the video does not fit.
         """
         names: list[str] = []
         small, disk_size, size = [], None, self.size
@@ -111,7 +111,10 @@ class Predictor:
         infer = getattr(self.model, "infer", None)
         output = self.model(in_unit_range(video)) if infer is None else infer(video)
         options = {"candidates": True} if candidates else {}
-        return self.model.predict(output, info, **options)
+        prediction = self.model.predict(output, info, **options)
+        if not np.isfinite(prediction.scores).all():
+            raise DataError(f"video {info.video!r}: the model's scores are not finite; look at its weights")
+        return prediction
 
     def _advice(self, video: str, size: tuple[int, int, int], disk_size: tuple[int, int]) -> str:
         frames, height, width = size
@@ -132,6 +135,8 @@ def pad_to_stride(frames: Tensor, stride: int) -> Tensor:
 def _of_one_size(frames: Iterable[tuple[str, np.ndarray]], video: str) -> Iterator[tuple[str, np.ndarray]]:
     first = None
     for name, frame in frames:
+        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"frame {name!r} is {frame.dtype} {frame.shape}, expected uint8 [H, W, 3]")
         first = first or (name, frame.shape[:2])
         if frame.shape[:2] != first[1]:
             raise DataError(

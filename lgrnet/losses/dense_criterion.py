@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from lgrnet.losses.target_maps import check_activation, frame_mean, membership_maps, pixel_mean
+from lgrnet.losses.target_maps import at_least_float32, check_activation, frame_mean, membership_maps, pixel_mean
 from lgrnet.structures import SegOutput, Targets
 
 
@@ -15,7 +15,8 @@ class DenseCriterion:
     """Binary cross-entropy and soft Dice at the resolution of the logits.
 
     Targets are averaged down to that resolution (so they are soft at borders). Both terms are means over the
-    annotated frames of all clips and ranks and over classes; a pixel that is not valid takes no part.
+    annotated frames of all clips and ranks and over classes; a pixel that is not valid takes no part, nor does a frame
+    of such pixels alone. Earlier outputs (`SegOutput.aux`) are not looked at.
     """
 
     def __init__(self, mask_bce: float = 1.0, mask_dice: float = 1.0):
@@ -32,11 +33,12 @@ class DenseCriterion:
 
         whole  as in SetCriterion: targets of all clips of a step of which these are a part
 
-        Raises ValueError for a target of a class that the model does not have, and for softmax masks.
+        Raises ValueError for a target of a class that the model does not have, for targets of other clips or frames,
+        and for a model of softmax masks or of queries.
         """
         check_activation(output, "sigmoid", "DenseCriterion")
-        logits = output.mask_logits.float()
-        truth, valid = membership_maps(targets, logits.shape[1], logits.shape[-2:])
+        logits = at_least_float32(output.mask_logits)
+        truth, valid = membership_maps(targets, logits)
         bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         share = logits.sigmoid() * valid
         overlap = (share * truth).sum((-2, -1))

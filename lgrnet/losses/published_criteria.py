@@ -2,7 +2,8 @@
 
 All terms are means over the annotated frames of all clips and ranks and over classes, and pixels that are not valid
 take no part. (The published losses know neither; where everything is annotated and valid, the numbers are theirs.)
-Arguments of every call, and errors, are those of `DenseCriterion`; truth is brought to the size of the logits.
+Arguments of every call, and errors, are those of `DenseCriterion`; truth is brought to the size of the logits. Only
+`StructureCriterion` looks at earlier outputs, too.
 
 Left out: the focal and the unified focal losses that SSFormer's code offers and its training does not use.
 """
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lgrnet.losses.dense_criterion import DenseCriterion
-from lgrnet.losses.target_maps import check_activation, frame_mean, membership_maps, pixel_mean
+from lgrnet.losses.target_maps import at_least_float32, check_activation, frame_mean, membership_maps, pixel_mean
 from lgrnet.structures import SegOutput, Targets
 
 _WINDOW = 31  # of the mean that finds borders, in pixels
@@ -46,10 +47,10 @@ class SSFormerCriterion:
     ) -> dict[str, Tensor]:
         """output.mask_logits [B, K, T, h, w], B targets -> the unweighted terms, see `DenseCriterion`."""
         check_activation(output, "sigmoid", "SSFormerCriterion")
-        logits = output.mask_logits.float()
+        logits = at_least_float32(output.mask_logits)
         if self.double_sigmoid:
             logits = logits.sigmoid()
-        truth, valid = membership_maps(targets, logits.shape[1], logits.shape[-2:])
+        truth, valid = membership_maps(targets, logits)
         bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         share = logits.sigmoid()
         dice = 1 - (2 * share * truth + 1) / (share + truth + 1)
@@ -99,8 +100,8 @@ class StructureCriterion:
             if weight == 0:
                 continue
             check_activation(layer, "sigmoid", "StructureCriterion")
-            logits = layer.mask_logits.float()
-            truth, valid = membership_maps(targets, logits.shape[1], logits.shape[-2:])
+            logits = at_least_float32(layer.mask_logits)
+            truth, valid = membership_maps(targets, logits)
             bce, iou = self._maps(logits, truth, valid)
             values = {"mask_bce": frame_mean(bce, targets, whole), "mask_iou": frame_mean(iou, targets, whole)}
             terms = {name: terms.get(name, 0) + weight * value for name, value in values.items()}
@@ -154,8 +155,8 @@ class TverskyCriterion:
     ) -> dict[str, Tensor]:
         """output.mask_logits [B, K, T, h, w], B targets -> the unweighted terms, see `DenseCriterion`."""
         check_activation(output, "sigmoid", "TverskyCriterion")
-        logits = output.mask_logits.float()
-        truth, valid = membership_maps(targets, logits.shape[1], logits.shape[-2:])
+        logits = at_least_float32(output.mask_logits)
+        truth, valid = membership_maps(targets, logits)
         bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         counted = valid * torch.stack([t.annotated for t in targets])[:, None, :, None, None]
         share = logits.sigmoid()

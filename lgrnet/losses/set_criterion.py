@@ -14,6 +14,7 @@ from lgrnet.draws import KeyedDraws, SequentialDraws
 from lgrnet.layers.points import sample_points, sample_upsampled, uncertain_points
 from lgrnet.losses.functional import point_bce, point_dice
 from lgrnet.losses.matcher import HungarianMatcher
+from lgrnet.losses.target_maps import at_least_float32
 from lgrnet.structures import SegOutput, Targets
 
 Draws = KeyedDraws | SequentialDraws
@@ -119,7 +120,7 @@ class SetCriterion:
         They are the same for all layers, since min(Q, N) queries of a clip are matched whichever these are.
         """
         num_queries = output.mask_logits.shape[1]
-        shown = output.mask_logits.new_zeros((), dtype=torch.float32)
+        shown = at_least_float32(output.mask_logits.new_zeros(()))
         maps, class_weight = 0, 0.0
         for clip in clips:
             matched = min(num_queries, len(clip.labels))
@@ -186,11 +187,11 @@ class SetCriterion:
         wanted = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
         for row, clip, (queries, objects) in zip(wanted, clips, matches, strict=True):
             row[queries] = clip.labels[objects]
-        weight = torch.ones_like(wanted, dtype=torch.float32).masked_fill(wanted == no_object, self.no_object_weight)
+        logits = at_least_float32(logits)
+        weight = torch.ones_like(wanted, dtype=logits.dtype).masked_fill(wanted == no_object, self.no_object_weight)
         for row, clip in zip(weight, clips, strict=True):
             if clip.num_frames == 0:
                 row.zero_()
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none") * weight.flatten()).sum()
 
 
@@ -211,10 +212,10 @@ class _Points:
 
 @dataclass(frozen=True)
 class _AnnotatedClip:
-    """The annotated frames of a clip's targets; T counts only these.
+    """The frames of a clip's targets that are counted (`Targets.counted`); T counts only these.
 
     frames   [T] int64, their places in the clip; None: the clip has no others
-    labels   [N] int64; none when no frame is annotated
+    labels   [N] int64; none when no frame is counted
     masks    [N, T, H, W], 0 where a pixel is ignored
     invalid  [T, H, W] float, 1 where a pixel is ignored; None: nothing is
     """
@@ -247,9 +248,9 @@ def _annotated_parts(output: SegOutput, targets: Sequence[Targets]) -> list[_Ann
 
 
 def _facts(target: Targets) -> Tensor:
-    """What decides about a clip: whether all frames are annotated, all pixels valid; smallest and largest label."""
+    """What decides about a clip: whether all frames are counted, all pixels valid; smallest and largest label."""
     labels = target.labels if len(target.labels) else target.labels.new_zeros(1)
-    return torch.stack((target.annotated.all().long(), target.valid.all().long(), labels.min(), labels.max()))
+    return torch.stack((target.counted.all().long(), target.valid.all().long(), labels.min(), labels.max()))
 
 
 def _check_shapes(target: Targets, num_frames: int) -> None:
@@ -266,15 +267,15 @@ def _check_shapes(target: Targets, num_frames: int) -> None:
 
 
 def _annotated_part(
-    target: Targets, all_annotated: int, all_valid: int, lowest: int, highest: int, num_classes: int
+    target: Targets, all_counted: int, all_valid: int, lowest: int, highest: int, num_classes: int
 ) -> _AnnotatedClip:
-    """The annotated frames of one clip; raises ValueError when it has a class that the output has not."""
+    """The counted frames of one clip; raises ValueError when it has a class that the output has not."""
     labels, masks, valid = target.labels, target.masks, target.valid
     if not 0 <= lowest <= highest < num_classes:
         raise ValueError(f"targets have labels {labels.tolist()}, but the model has classes 0 to {num_classes - 1}")
     frames = None
-    if not all_annotated:
-        frames = target.annotated.nonzero()[:, 0]
+    if not all_counted:
+        frames = target.counted.nonzero()[:, 0]
         masks, valid = masks.index_select(1, frames), valid.index_select(0, frames)
         if len(frames) == 0:
             labels, masks = labels[:0], masks[:0]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lgrnet.distributed import reduce_mean
-from lgrnet.losses.target_maps import check_activation, class_map, frame_mean
+from lgrnet.losses.target_maps import at_least_float32, check_activation, check_clips, class_map, frame_mean
 from lgrnet.structures import SegOutput, Targets
 
 _IGNORED = -100
@@ -79,19 +79,14 @@ class SoftmaxCriterion:
         """
         for layer in output.layers:
             check_activation(layer, "softmax", "SoftmaxCriterion")
-        batch, channels, frames = output.mask_logits.shape[:3]
-        classes, counted = class_map(targets, channels)
-        if classes.shape[:2] != (batch, frames):
-            raise ValueError(
-                f"the output is of {batch} clips of {frames} frames, the targets of {len(targets)} clips of "
-                f"{classes.shape[1]} frames"
-            )
+        check_clips(targets, output.mask_logits)
+        classes, counted = class_map(targets, output.mask_logits.shape[1])
         terms: dict[str, Tensor] = {}
         for layer in output.layers:
             weight = 1.0 if layer is output else self.aux_weight
             if weight == 0:
                 continue
-            logits = _resized(layer.mask_logits.float(), classes.shape[-2:])
+            logits = _resized(at_least_float32(layer.mask_logits), classes.shape[-2:])
             values = {}
             if "mask_ce" in self.weights:
                 values["mask_ce"] = self._cross_entropy(logits, classes, counted, targets, whole)
@@ -143,7 +138,8 @@ class SoftmaxCriterion:
         dice = (2 * overlap + self.dice_smooth) / (predicted + truth.sum(dims) + self.dice_smooth)
         if self.dice_over == "batch":
             return 1 - (dice if self.dice_background else dice[1:]).mean()
-        return frame_mean(1 - (dice if self.dice_background else dice[:, 1:]), targets, whole)
+        dice = dice if self.dice_background else dice[:, 1:]
+        return frame_mean(1 - dice, targets, whole, all_pixels=self.dice_invalid)
 
 
 def study_criterion(loss: str = "dice") -> SoftmaxCriterion:

@@ -11,7 +11,7 @@ from lgrnet.layers.mask_head import decided_by_logit, published_masks
 from lgrnet.layers.parts import recorded
 from lgrnet.models.backbones import LEVELS, TimmBackbone
 from lgrnet.models.lgr_encoder import LGREncoder
-from lgrnet.models.segmenter import Segmenter, frames_at_once, in_unit_range
+from lgrnet.models.segmenter import Segmenter, check_one_clip, frames_at_once, in_unit_range
 from lgrnet.models.video_decoder import VideoDecoder
 from lgrnet.models.whole_video import decode, encode
 from lgrnet.records import Candidates, Prediction
@@ -86,10 +86,7 @@ class LGRNet(Segmenter):
 
         Raises ValueError for a batch of more than one clip.
         """
-        if output.mask_logits.shape[0] != 1:
-            raise ValueError(
-                f"output holds {output.mask_logits.shape[0]} clips, expected 1: predict one video at a time"
-            )
+        check_one_clip(output)
         frames, height, width = info.valid_size
         scores = output.class_logits[0].float().softmax(-1)[:, :-1]  # [Q, K]
         best = scores.argmax(0)  # [K]

@@ -71,6 +71,12 @@ def frames_at_once(chosen: int | None, device: torch.device) -> int:
     return chosen or (2 if device.type == "cpu" else 16)
 
 
+def check_one_clip(output: SegOutput) -> None:
+    """Raises ValueError for an output of several clips."""
+    if len(output.mask_logits) != 1:
+        raise ValueError(f"output holds {len(output.mask_logits)} clips, expected 1: predict one video at a time")
+
+
 def in_unit_range(frames: Tensor) -> Tensor:
     """uint8 frames as float32 in 0..1; others as they are."""
     return frames.float().div(255) if frames.dtype == torch.uint8 else frames
@@ -137,7 +143,11 @@ class PerFrame(Segmenter):
 
     @torch.no_grad()
     def predict(self, output: SegOutput, info: ClipInfo) -> Prediction:
-        """A mask for each class by the model's `decision`; its score is the largest probability in the video."""
+        """A mask for each class by the model's `decision`; its score is the largest probability in the video.
+
+        Raises ValueError for a batch of more than one clip.
+        """
+        check_one_clip(output)
         frames, height, width = info.valid_size
         logits = output.mask_logits[0, :, :frames]
         size, scale = self._place(output, (height, width))

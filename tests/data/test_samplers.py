@@ -50,8 +50,7 @@ def test_indices_are_ascending_frames_of_the_video(sampler, length):
             indices = sampler(video_len, anchor, rng)
             assert len(indices) == length and indices == sorted(indices)
             assert 0 <= indices[0] and indices[-1] < video_len
-            if not isinstance(sampler, Dense):
-                assert anchor in indices
+            assert anchor in indices
 
 
 def test_near_frames_are_near_and_far_ones_outside():
@@ -70,11 +69,17 @@ def test_the_last_near_frame_comes_again_as_published_or_not():
         assert all(max(clip) <= 11 and 5 in clip for clip in clips)
 
 
-def test_dense_moves_back_at_the_end():
+def test_dense_moves_back_at_the_end_by_whole_strides():
     rng = random.Random(0)
     assert Dense(3, 2)(10, 0, rng) == [0, 2, 4]
     assert Dense(3, 2)(10, 9, rng) == [5, 7, 9]
-    assert Dense(4, 2)(3, 1, rng) == [0, 2, 2, 2]
+    assert Dense(4, 2)(3, 1, rng) == [1, 2, 2, 2]
+    assert [Dense(3, 5)(12, anchor, rng) for anchor in (1, 4, 8, 11)] == [
+        [1, 6, 11],
+        [4, 9, 11],
+        [3, 8, 11],
+        [1, 6, 11],
+    ]
 
 
 def test_window_places_the_anchor_anywhere():

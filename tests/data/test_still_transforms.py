@@ -181,6 +181,24 @@ def test_ignored_pixels_move_with_the_picture(clip, transform):
         assert not (np.isnan(marked).any(axis=(2, 3)) & (marked > 0.5).any(axis=(2, 3))).any()
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        *(PillowResize(size, masks=kind) for size in (16, 5, (8, 13)) for kind in ("bilinear", "bicubic")),
+        RandomScaleCrop((1.0, 1.25), masks="bicubic"),
+        RandomMorphology(),
+    ],
+    ids=lambda t: type(t).__name__,
+)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_ignored_pixels_are_neither_object_nor_background_to_their_neighbours(transform, value):
+    frames, masks = np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 1, 8, 8), value, np.float32)
+    masks[..., 4:] = np.nan
+    for seed in range(8):
+        moved = transform(frames, masks, random.Random(seed))[1]
+        assert np.isnan(moved).any() and set(moved[~np.isnan(moved)].tolist()) == {value}
+
+
 def test_smooth_masks_are_asked_for(clip):
     assert set(np.unique(ssformer_training(50)(*clip, random.Random(0))[1])) == {0.0, 1.0}
     soft = ssformer_training(50, soft_masks=True)(*clip, random.Random(0))[1]

@@ -138,6 +138,9 @@ def test_video_without_frames():
 def test_frames_of_a_wrong_kind():
     with pytest.raises(ValueError, match="frames are float64"):
         Predictor(Brightness(), 64).predict_frames(np.zeros((2, 8, 8, 3)))
+    with pytest.raises(ValueError, match=r"frame 'b' is float32 \(8, 8, 3\), expected uint8 \[H, W, 3\]"):
+        stream = [("a", np.zeros((8, 8, 3), np.uint8)), ("b", np.zeros((8, 8, 3), np.float32))]
+        Predictor(Brightness(), 64).predict_stream(stream, "v")
     with pytest.raises(ValueError, match="2 frames but 1 names"):
         Predictor(Brightness(), 64).predict_frames(np.zeros((2, 8, 8, 3), np.uint8), ["a"])
 
@@ -174,6 +177,17 @@ def test_other_errors_of_the_model_are_not_renamed(frames, monkeypatch):
     monkeypatch.setattr(model, "forward", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         Predictor(model, 64).predict_frames(frames)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_models_that_say_nothing_are_an_error(frames, wrong):
+    class Broken(Brightness):
+        def forward(self, frames):
+            output = super().forward(frames)
+            return SegOutput(output.mask_logits, output.class_logits * wrong)
+
+    with pytest.raises(DataError, match="video 'v': the model's scores are not finite; look at its weights"):
+        Predictor(Broken(), 64).predict_frames(frames, video="v")
 
 
 def test_padding():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lgrnet.losses.dense_criterion import DenseCriterion
+from lgrnet.losses.published_criteria import SSFormerCriterion, StructureCriterion, TverskyCriterion
 from lgrnet.losses.target_maps import membership_maps
 from lgrnet.structures import SegOutput, Targets
 
@@ -62,9 +63,57 @@ def test_ignored_pixels_of_a_cell_are_no_background(size):
     terms = DenseCriterion()(SegOutput(torch.full((1, 1, 1, *size), 20.0)), [target(masks, [0], valid)])
     assert terms["mask_bce"] < 1e-6 and terms["mask_dice"] < 1e-6
     masks[..., 32:] = 0
-    truth, counted = membership_maps([target(masks, [0], valid)], 1, size)
+    truth, counted = membership_maps([target(masks, [0], valid)], torch.zeros(1, 1, 1, *size))
     assert (truth[..., : size[1] // 2 - 1] * counted[..., : size[1] // 2 - 1] == counted[..., : size[1] // 2 - 1]).all()
     assert not truth[..., size[1] // 2 + 1 :].any() and truth.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "criterion", [DenseCriterion(), StructureCriterion(), SSFormerCriterion(), TverskyCriterion(1, 1)]
+)
+def test_a_frame_of_ignored_pixels_is_a_frame_without_annotation(criterion):
+    masks, valid = (torch.rand(1, 2, 8, 8) > 0.5).float(), torch.ones(2, 8, 8, dtype=torch.bool)
+    valid[1] = False
+    output = SegOutput(torch.randn(1, 1, 2, 8, 8))
+    expected = criterion(output, [target(masks, [0], annotated=torch.tensor([True, False]))])
+    for name, value in criterion(output, [target(masks, [0], valid)]).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize(("old", "new"), [(352, 104), (352, 112), (256, 352), (7, 3), (3, 7), (352, 88), (5, 10)])
+def test_truth_is_the_mean_over_the_area_of_a_pixel(old, new):
+    """As if both were cut into as many parts as they have in common."""
+    masks = (torch.rand(1, 1, old, 12) > 0.5).float()
+    truth, _ = membership_maps([target(masks, [0])], torch.zeros(1, 1, 1, new, 12))
+    parts = masks[0, 0].double().repeat_interleave(new, 0).unflatten(0, (new, old)).mean(1)
+    torch.testing.assert_close(truth[0, 0, 0].double(), parts, rtol=0, atol=1e-6)
+    turned, _ = membership_maps([target(masks.mT, [0])], torch.zeros(1, 1, 1, 12, new))
+    assert torch.equal(turned, truth.mT)
+    one = torch.zeros(1, 1, old, old)
+    one[..., old // 2, old // 3] = 1
+    truth, _ = membership_maps([target(one, [0])], torch.zeros(1, 1, 1, new, new))
+    assert truth.sum().item() == pytest.approx((new / old) ** 2, rel=1e-5)
+
+
+def test_outputs_that_are_no_maps_of_these_clips_are_refused():
+    masks = torch.zeros(1, 2, 8, 8)
+    with pytest.raises(ValueError, match="DenseCriterion needs one map for each class.*20 queries.*SetCriterion"):
+        DenseCriterion()(SegOutput(torch.zeros(1, 20, 2, 8, 8), torch.zeros(1, 20, 2)), [target(masks, [0])])
+    for logits in (torch.zeros(1, 1, 3, 8, 8), torch.zeros(2, 1, 2, 8, 8)):
+        with pytest.raises(
+            ValueError, match="the output is of . clips of . frames, the targets of 1 clips of 2 frames"
+        ):
+            DenseCriterion()(SegOutput(logits), [target(masks, [0])])
+
+
+def test_float64_stays_float64():
+    masks = (torch.rand(1, 2, 8, 8) > 0.5).float()
+    logits = torch.randn(1, 1, 2, 6, 6, dtype=torch.float64)
+    exact = DenseCriterion()(SegOutput(logits), [target(masks, [0])])
+    rounded = DenseCriterion()(SegOutput(logits.float()), [target(masks, [0])])
+    for name, value in exact.items():
+        assert value.dtype == torch.float64 and rounded[name].dtype == torch.float32
+        assert 0 < abs(value - rounded[name].double()) < 1e-6
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.bool, torch.float64])

@@ -209,9 +209,39 @@ def test_a_frame_of_ignored_pixels_is_a_frame_without_annotation():
     shown = torch.tensor([True, False, True])
     ignored = replace(targets[0], valid=targets[0].valid & shown[:, None, None])
     unknown = replace(targets[0], annotated=shown)
+    for criterion in (SetCriterion(num_points=POINTS), SetCriterion(num_points=POINTS, divide_by="maps")):
+        expected = criterion(output, [unknown, targets[1]], SameDraws())
+        close(criterion(output, [ignored, targets[1]], SameDraws()), expected)
+
+
+def test_a_clip_of_ignored_pixels_teaches_nothing():
+    output, targets = make_output(), make_targets()
+    ignored = replace(targets[0], valid=torch.zeros_like(targets[0].valid))
+    unknown = replace(targets[0], annotated=torch.zeros_like(targets[0].annotated))
     criterion = SetCriterion(num_points=POINTS)
+    assert all(value == 0 for value in criterion(make_output(clips=1), [ignored], SameDraws()).values())
     expected = criterion(output, [unknown, targets[1]], SameDraws())
     close(criterion(output, [ignored, targets[1]], SameDraws()), expected)
+
+
+def test_parts_of_a_step_in_float64():
+    """Thirds, too, are those of the whole to the last digits."""
+    output, targets = make_output(clips=3, aux=0, dtype=torch.float64), make_targets(objects=(1, 2, 1))
+    for divide_by in ("objects", "maps"):
+        criterion = SetCriterion(num_points=POINTS, divide_by=divide_by)
+        whole = criterion(output, targets, KeyedDraws(0, (0, 1, 2)))
+        parts = [
+            criterion(
+                SegOutput(output.mask_logits[i : i + 1], output.class_logits[i : i + 1]),
+                targets[i : i + 1],
+                KeyedDraws(0, (i,)),
+                whole=targets,
+            )
+            for i in range(3)
+        ]
+        for name, value in whole.items():
+            mean = sum(part[name] for part in parts) / 3
+            assert value.dtype == torch.float64 and abs(mean - value) <= 1e-12 * abs(value)
 
 
 def test_ignored_pixels_get_no_gradient():
