@@ -5,6 +5,7 @@
 # To use an environment of your own: make test PY=python
 
 PY ?= .venv/bin/python
+NEW := import sys; sys.exit(None if sys.version_info >= (3, 10) else "lgrnet needs Python 3.10 or newer")
 ifeq ($(PY),.venv/bin/python)
 READY := .venv/.installed
 endif
@@ -28,7 +29,9 @@ lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-.venv/.installed: setup.py $(wildcard ops/cpu/*.h ops/cpu/*.cpp ops/*/cpu/*.cpp)
-	test -x .venv/bin/python || python3 -m venv .venv
+.venv/.installed: setup.py $(wildcard ops/cpu/*.h ops/cpu/*.cpp ops/*/cpu/*.h ops/*/cpu/*.cpp)
+	@# one that was not finished, or has an older Python, is made anew
+	.venv/bin/python -c 'import pip; $(NEW)' 2>/dev/null || { \
+		python3 -c '$(NEW)' && rm -rf .venv && python3 -m venv .venv; }
 	.venv/bin/python -m pip install --editable ".[dev]"
 	touch $@

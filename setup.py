@@ -7,10 +7,13 @@ ops/*/cpu/*.cpp become three libraries, for three kinds of processors. Without a
 import copy
 import platform
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 HERE = Path(__file__).parent
@@ -28,6 +31,22 @@ PLAINLY = {"avx512": ["-DLGRNET_EMULATED=1"]}
 """For assemblers that do not know AVX512_BF16 or AMX, those before binutils 2.35: torch multiplies bfloat16 then."""
 
 
+class BuildModules(build_py):
+    """Modules of these sources alone: what an earlier build has left is not of them."""
+
+    def run(self):
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib, "lgrnet"), ignore_errors=True)
+        super().run()
+
+
+class Wheel(bdist_wheel):
+    """For every Python of this kind of machine: the libraries know nothing of Python."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
 class BuildKernels(build_ext):
     """Libraries with a plain C interface instead of Python modules, all at a time."""
 
@@ -37,6 +56,8 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext):
         # In a folder of its own: all three make objects of the same names.
+        # What does not compile any more does not stay behind.
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         alone = copy.copy(self)
         alone.build_temp = str(Path(self.build_temp, ext.name))
         plainly = PLAINLY.get(ext.name.rpartition(".")[2])
@@ -119,12 +140,15 @@ setup(
     name="lgrnet",
     version=VERSION,
     description="Lesion segmentation in medical video: LGRNet and its relatives, trained, evaluated and run",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Medical Science Apps."],
     python_requires=">=3.10",
     packages=[*find_packages(include=["lgrnet", "lgrnet.*"]), *OPS],
     package_dir=OPS,
     ext_modules=kernels(),
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_py": BuildModules, "build_ext": BuildKernels, "bdist_wheel": Wheel},
     package_data={
         "lgrnet.checkpoint": ["*.safetensors"],
         "lgrnet.detectron2_bridge": ["configs/*"],

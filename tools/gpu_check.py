@@ -7,7 +7,7 @@
 Needs torch 2.10 or newer with Triton, timm, NumPy and SciPy; runs from a clone without installation and without a
 network. Triton before 3.8 needs a C compiler and Python's headers. Writes gpu_check.json and gpu_check.md after every
 section. Each runs in a process of its own with a time of its own; what fails there is reported, and the others go on.
-Exit status: 0 all passed, 1 something failed, 2 there is no GPU.
+Exit status: 0 all passed, 1 something failed, 2 there is no GPU, or no place to write.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _all(options: argparse.Namespace, begun: float, write: Callable[[list[Result
 
 
 def main(arguments: Sequence[str] | None = None, begun: float | None = None) -> int:
-    """The command line; 0 all passed, 1 something failed, 2 there is no GPU.
+    """The command line; 0 all passed, 1 something failed, 2 there is no GPU, or no place to write.
 
     begun  when the program was started, on time.monotonic; None: now
     """
@@ -96,6 +96,11 @@ def main(arguments: Sequence[str] | None = None, begun: float | None = None) -> 
     options = _parser().parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: PyTorch sees no GPU here; without one, try --device cpu --quick", file=sys.stderr)
+        return 2
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: cannot write to {options.out}: {error.strerror}; give another --out", file=sys.stderr)
         return 2
     runner.without_tf32()
     if options.notes is not None:

@@ -9,7 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PLACE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_PLACE = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
 _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What a file system says that cannot sync a folder: some of networks and of user space."""
 _RESERVE = 1 << 20
@@ -101,7 +104,9 @@ def place_error(folder: Path, error: OSError) -> CheckpointError | None:
         )
     below = error.errno == errno.ENOENT and folder.resolve() in (Path(where), *Path(where).parents)
     if error.errno in _PLACE or below:
-        return CheckpointError(f"cannot use {where}: {error.strerror}; check the path, or give another with --out_dir")
+        return CheckpointError(
+            f"cannot use {where}: {error.strerror}; check the path, or give another (a run's with --out_dir)"
+        )
     return None
 
 

@@ -8,8 +8,8 @@ import warnings
 
 _KNOWN = "0.6"
 _HOW = (
-    "lgrnet.detectron2_bridge needs detectron2 0.6, a separate package that is installed from its source: "
-    "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2 (INSTALL.md, detectron2)"
+    "lgrnet.detectron2_bridge needs detectron2 0.6, whose source is enough: git clone "
+    "https://github.com/facebookresearch/detectron2, its folder on PYTHONPATH (INSTALL.md, detectron2)"
 )
 _NEEDED = ("config", "structures", "modeling", "data", "evaluation", "checkpoint", "solver", "utils.events")
 

@@ -8,9 +8,11 @@ decided when the first kernel is called.
 from __future__ import annotations
 
 import ctypes
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -29,7 +31,7 @@ PRODUCTS = (torch.float32, torch.bfloat16)
 NO_MEMORY = -1
 """What a kernel returns that could not do its work (threads.h)."""
 
-HOW = "install a C++ compiler (GCC or Clang) and run pip install -e . (or pip install .) again"
+HOW = f"install lgrnet again where a C++ compiler (GCC or Clang) is: {sys.executable} -m pip install -e . in its folder"
 
 
 class LibraryError(RuntimeError):
@@ -223,6 +225,9 @@ def in_lanes(*rows: Tensor) -> bool:
 
 def _load(name: str) -> ctypes.CDLL:
     path = Path(__file__).parent / f"kernels.{name}.so"
+    # A clone that is run without its own has those of an lgrnet that was installed from it.
+    installed = (found.locate_file(f"lgrnet/ops/cpu/{path.name}") for found in distributions(name="lgrnet"))
+    path = next((Path(other) for other in (path, *installed) if Path(other).is_file()), path)
     if not path.is_file():
         raise LibraryError(f"lgrnet's CPU kernels are not compiled (there is no {path}); {HOW}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from importlib.metadata import distributions
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def test_torch_compile_takes_the_cpu_kernels():
 def folder(monkeypatch, tmp_path):
     """A folder for libraries in place of the real one, with nothing loaded or remembered yet."""
     monkeypatch.setattr(cpu, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(cpu, "distributions", lambda name: ())
     for remembered in (cpu.library, cpu.missing):
         remembered.cache_clear()
     yield tmp_path
@@ -73,15 +75,32 @@ def folder(monkeypatch, tmp_path):
 
 
 def test_without_libraries_it_is_said_once_and_the_reference_works(folder):
-    with pytest.warns(UserWarning, match="not compiled .* install a C\\+\\+ compiler .* plain torch") as seen:
+    with pytest.warns(UserWarning, match="not compiled .* where a C\\+\\+ compiler .* plain torch") as seen:
         reasons = {cpu.cannot_run(LIKE) for _ in range(3)}
     assert len(seen) == 1 and len(reasons) == 1
 
 
 def test_a_library_for_another_machine_is_refused(folder):
     (folder / "kernels.portable.so").write_bytes(b"\x7fELF of another kind")
-    with pytest.raises(cpu.LibraryError, match="cannot be loaded on this machine .*; install a C"):
+    with pytest.raises(cpu.LibraryError, match="cannot be loaded on this machine .*; install lgrnet again where a C"):
         cpu.library()
+
+
+def test_a_clone_takes_the_libraries_of_an_installed_package(folder, monkeypatch):
+    """Whose folder comes behind the clone's on Python's path."""
+    site = folder / "site-packages"
+    (site / "lgrnet-0.1.0.dist-info").mkdir(parents=True)
+    (site / "lgrnet-0.1.0.dist-info" / "METADATA").write_text("Name: lgrnet")
+    (site / "lgrnet/ops/cpu").mkdir(parents=True)
+    for name in cpu.LEVELS:
+        (site / f"lgrnet/ops/cpu/kernels.{name}.so").touch()
+    monkeypatch.setattr(cpu, "distributions", lambda name: distributions(name=name, path=[str(folder), str(site)]))
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: Library(path, level=1))
+    assert cpu.library()._name == str(site / "lgrnet/ops/cpu/kernels.avx2.so")
+    (folder / "kernels.portable.so").touch()
+    (folder / "kernels.avx2.so").touch()
+    cpu.library.cache_clear()
+    assert cpu.library()._name == str(folder / "kernels.avx2.so")
 
 
 class Library:

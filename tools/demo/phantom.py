@@ -22,6 +22,7 @@ from lgrnet import distributed  # noqa: E402
 from lgrnet.config import load_config  # noqa: E402
 from lgrnet.data.phantom import write  # noqa: E402
 from lgrnet.engine import run as engine  # noqa: E402
+from lgrnet.engine.command import MISTAKE, status_of  # noqa: E402
 from lgrnet.engine.log import read_log  # noqa: E402
 from lgrnet.inference.writers import COMPARED  # noqa: E402
 from lgrnet.records import VideoRecord, read_frame, read_mask, write_frame  # noqa: E402
@@ -92,14 +93,13 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
     options = parser.parse_intermixed_args()
     try:
-        demo(options.data, new_folder(options.out), options.overrides)
-    except (*engine.USER_ERRORS, FileExistsError) as error:
+        return status_of(lambda: demo(options.data, new_folder(options.out), options.overrides), options.out)
+    except FileExistsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return MISTAKE
 
 
-def demo(data: Path, folder: Path, overrides: list[str]) -> None:
+def demo(data: Path, folder: Path, overrides: list[str]) -> int:
     """Renders, trains, evaluates before and after, draws, and names what was written."""
     print(f"rendering phantom clips in {data}", flush=True)
     write(data, progress=print)
@@ -107,7 +107,7 @@ def demo(data: Path, folder: Path, overrides: list[str]) -> None:
     with distributed.init(engine.settings_of(config).device) as context:
         steps = engine.train(config, folder, context)
     if steps < config.train.steps:
-        return  # asked to stop; training has said how to go on
+        return 0  # asked to stop; training has said how to go on
     untrained, trained = (folder / "eval" / f"step_{step:08d}" for step in (0, steps))
     scores = {
         "untrained": set_scores(untrained / "report.json"),
@@ -128,6 +128,7 @@ def demo(data: Path, folder: Path, overrides: list[str]) -> None:
         print(f"  {path}")
     print(f"report\n  {page}\n  {trained / 'report.md'}")
     print(f"every video, frame by frame: open this file in a browser\n  {trained / 'report.html'}")
+    return 0
 
 
 def set_scores(report: Path) -> dict[str, float]:
