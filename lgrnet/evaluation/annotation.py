@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -66,16 +67,25 @@ def raw_bytes(raw: np.ndarray, label_map: LabelMap, source: str) -> np.ndarray:
     return raw.astype(np.uint8, copy=False)
 
 
-def warn_of_grey(set_name: str, pixels: Mapping[str, int], protocols: Sequence[str]) -> None:
-    """Warns where masks have grey edges that protocols take for the lesion, whatever a label map says.
+def frames_hash(frames: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of the frames of some videos by their names, see `Evaluator.split_hash`."""
+    names = (f"{video}/{frame}".encode("utf-8", "surrogateescape") for video in frames for frame in frames[video])
+    return hashlib.sha256(b"".join(name + b"\0" for name in sorted(names))).hexdigest()
+
+
+def warn_of_grey(set_name: str, pixels: Mapping[str, int], protocols: Sequence[str], instances: bool) -> None:
+    """Warns where masks have grey edges that something takes for the lesion.
 
     pixels     video -> how many such pixels its masks have
-    protocols  ids of those that do so
+    protocols  ids of those that do so whatever a label map says
+    instances  whether objects were counted by the label map, of which a binary one does so
     """
     if videos := sorted(video for video, count in pixels.items() if count):
+        rules = [f"protocol {', '.join(protocols)} takes all above 0 for the lesion, whatever the label map says"]
+        rules = rules * bool(protocols) + ["average precision does so with a binary label map"] * instances
         warnings.warn(
             f"set {set_name!r}: masks of {count_and_name(videos, 'video')} have grey edges, {sum(pixels.values())} "
-            f"pixels; protocol {', '.join(protocols)} takes all above 0 for the lesion, as published, whatever the "
-            "label map says: save the masks as 0 and 255, or take protocol plain (truth > 127)",
+            f"pixels; {'; '.join(rules)}, as published: save the masks as 0 and 255, or take protocol plain "
+            "(truth > 127)",
             stacklevel=4,
         )

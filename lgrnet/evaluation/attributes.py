@@ -284,6 +284,8 @@ def _once(path: Path, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 def _value(column: str, value: object, place: str) -> object:
     """A cell as what its column holds; None: no value."""
     text = "" if value is None else str(value).strip()
+    if column in VISUAL_ATTRIBUTES and not text:
+        return None
     if column in (*VISUAL_ATTRIBUTES, "OCC"):
         if text.lower() not in (*_YES, *_NO):
             raise DataError(

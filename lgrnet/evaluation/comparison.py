@@ -60,6 +60,7 @@ def compare(
     ids = list(first["statistics"]), list(second["statistics"])
     if sorted(ids[0]) != sorted(ids[1]):
         raise DataError(f"{names} were scored by different protocols, {ids[0]} and {ids[1]}; score both by the same")
+    _check_meaning(first, second, names)
     videos = [_frames_of_videos(result) for result in (first, second)]
     both = sorted(videos[0].keys() & videos[1].keys())
     only = [sorted(a.keys() - b.keys()) for a, b in (videos, videos[::-1])]
@@ -137,6 +138,21 @@ def _frames_of_videos(result: Mapping) -> dict[str, int]:
     return frames
 
 
+def _check_meaning(first: Mapping, second: Mapping, names: str) -> None:
+    """Raises DataError where the numbers of one mean something else than those of the other."""
+    meanings = [result.get("meaning", {}) for result in (first, second)]
+    for name in meanings[0].keys() & meanings[1].keys():
+        if meanings[0][name] != meanings[1][name]:
+            raise DataError(
+                f"protocol {name} of {names} has other settings in one than in the other; score both alike. First: "
+                f"{meanings[0][name]} Second: {meanings[1][name]}"
+            )
+    maps = [result.get("label_maps") for result in (first, second)]
+    if None not in maps and maps[0] != maps[1]:
+        told = " and ".join(", ".join(of) for of in maps)
+        raise DataError(f"the annotations of {names} were read by different label maps ({told}); score both by one")
+
+
 def _check_same(
     first: Mapping, second: Mapping, videos: Sequence[Mapping], only: Sequence[list], common: bool, names: str
 ) -> None:
@@ -155,14 +171,17 @@ def _check_same(
             f"{names} are of different videos (split hashes {hashes}): {lists}; score the same, or compare those that "
             "are in both (--common)"
         )
-    other = [video for video in videos[0] if videos[1].get(video, videos[0][video]) != videos[0][video]]
-    if other:
-        raise DataError(f"{names} have different numbers of annotated frames in {count_and_name(other, 'video')}")
     both = videos[0].keys() & videos[1].keys()
     lacking = [{n for n in r.get("missing", ()) if n.rpartition("/")[0] in both} for r in (first, second)]
     if differing := sorted(lacking[0] ^ lacking[1]):
         told = count_and_name(differing, "frame")
         raise DataError(f"{names} lack different frames of the same videos: {told}; score the same frames")
+    frames = [(found, result.get("video_hashes", {})) for found, result in zip(videos, (first, second), strict=True)]
+    (counts, hashed), (other_counts, other_hashed) = frames
+    known = hashed.keys() & other_hashed.keys()
+    other = [v for v in sorted(both) if counts[v] != other_counts[v] or (v in known and hashed[v] != other_hashed[v])]
+    if other:
+        raise DataError(f"{names} have different annotated frames in {count_and_name(other, 'video')}; score the same")
 
 
 def _differences(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +10,11 @@ from dataclasses import asdict, replace
 import numpy as np
 
 import lgrnet
-from lgrnet.evaluation.annotation import holds_ones, warn_of_grey
+from lgrnet.evaluation.annotation import frames_hash, holds_ones, warn_of_grey
 from lgrnet.evaluation.attributes import FrameShape
 from lgrnet.evaluation.average_precision import AveragePrecision
 from lgrnet.evaluation.intervals import UNKNOWN, Interval, encoded, intervals_of, statistics_of
-from lgrnet.evaluation.packed_rows import PackedRows
+from lgrnet.evaluation.packed_rows import PackedRows, as_json, from_json
 from lgrnet.evaluation.protocols import ClipProtocol, ClipRow, FrameRow, LGRNetProtocol, Score, Sliced, overall
 from lgrnet.evaluation.slices import Slice, VideoFacts, holds, slices_of, whole_videos
 from lgrnet.evaluation.video_scorer import AnyProtocol, VideoScorer, check_prediction, counts_grey, needs_images
@@ -54,9 +53,7 @@ class Evaluator:
         self._rows: dict[str, PackedRows] = {}
         self._clips: dict[str, list[ClipRow]] = {}
         self._annotated: dict[str, list[str]] = {}
-        self._unannotated: dict[str, int] = {}
-        self._only_ignored: dict[str, int] = {}
-        self._grey: dict[str, int] = {}
+        self._notes: dict[str, dict] = {}
         self._facts: dict[str, VideoFacts] = {}
         self._attributes, self.instances = attributes or {}, instances
         self._result: dict | None = None
@@ -102,7 +99,7 @@ class Evaluator:
         """
         if video in self._rows:
             raise DataError(f"video {video!r} was scored before in set {self.set_name!r}; give every video once")
-        return VideoScorer(video, label_map, self.protocols, self.resize)
+        return VideoScorer(video, label_map, self.protocols, self.resize, self.instances is not None)
 
     def end(self, scorer: VideoScorer, meta: Mapping[str, object] | None = None) -> list[FrameRow]:
         """Takes in a video that has all its frames, and returns its rows. Raises DataError as `begin` does.
@@ -116,9 +113,7 @@ class Evaluator:
         self._rows[scorer.video] = PackedRows(scorer.rows)
         self._clips[scorer.video] = scorer.clips()
         self._annotated[scorer.video] = scorer.annotated
-        self._unannotated[scorer.video] = scorer.unannotated
-        self._only_ignored[scorer.video] = scorer.only_ignored
-        self._grey[scorer.video] = scorer.grey
+        self._notes[scorer.video] = scorer.notes
         known = {name: value for name, value in (meta or {}).items() if isinstance(value, (str, bool, int, float))}
         self._facts[scorer.video] = VideoFacts(tuple(scorer.shapes), tuple(scorer.shapes.values()), known)
         return scorer.rows
@@ -150,9 +145,7 @@ class Evaluator:
         Hashed are `<video>/<frame>` in UTF-8, each followed by a zero byte, sorted. The order of videos and frames and
         the folder they lie in make no difference.
         """
-        names = (f"{video}/{frame}" for video, frames in self._annotated.items() for frame in frames)
-        encoded = sorted(name.encode("utf-8", "surrogateescape") for name in names)
-        return hashlib.sha256(b"".join(name + b"\0" for name in encoded)).hexdigest()
+        return frames_hash(self._annotated)
 
     def state(self) -> dict:
         """Everything collected, as plain lists and numbers, for another rank's `merge`."""
@@ -160,13 +153,12 @@ class Evaluator:
             "set": self.set_name,
             "rows": {v: [[r.protocol, r.frame, r.class_id, r.values] for r in rows] for v, rows in self._rows.items()},
             "clips": {
-                v: [[c.protocol, c.class_id, c.frames, {k: _plain(x) for k, x in c.values.items()}] for c in clips]
+                v: [[c.protocol, c.class_id, c.frames, {k: as_json(x) for k, x in c.values.items()}] for c in clips]
                 for v, clips in self._clips.items()
             },
             "annotated": dict(self._annotated),
-            "unannotated": dict(self._unannotated),
-            "only_ignored": dict(self._only_ignored),
-            "grey": dict(self._grey),
+            "protocols": self._meaning(),
+            "notes": dict(self._notes),
             "instances": None if self.instances is None else self.instances.state(),
             "facts": {
                 v: [list(x.frames), [list(s) if s else s for s in x.shapes], dict(x.attributes)]
@@ -175,9 +167,13 @@ class Evaluator:
         }
 
     def merge(self, state: Mapping) -> None:
-        """Adds another rank's `state`. Raises ValueError when it is of another set or holds a video twice."""
+        """Adds another rank's `state`. Raises ValueError when it is of another set, of other protocols (or settings of
+        theirs), or holds a video twice."""
         if state["set"] != self.set_name:
             raise ValueError(f"state is of set {state['set']!r}, this evaluator is of {self.set_name!r}")
+        if state["protocols"] != self._meaning():
+            theirs = ", ".join(f"{name}: {meaning}" for name, meaning in state["protocols"].items())
+            raise ValueError(f"state is of other protocols ({theirs}); give both evaluators the same")
         twice = sorted(set(state["rows"]) & set(self._rows))
         if twice:
             raise ValueError(
@@ -192,13 +188,11 @@ class Evaluator:
             self._rows[video] = PackedRows([FrameRow(p, video, frame, k, values) for p, frame, k, values in rows])
         for video, clips in state["clips"].items():
             self._clips[video] = [
-                ClipRow(p, video, k, frames, {name: _array(x) for name, x in values.items()})
+                ClipRow(p, video, k, frames, {name: from_json(x) for name, x in values.items()})
                 for p, k, frames, values in clips
             ]
         self._annotated.update(state["annotated"])
-        self._unannotated.update(state["unannotated"])
-        self._only_ignored.update(state["only_ignored"])
-        self._grey.update(state["grey"])
+        self._notes.update(state["notes"])
         for video, (frames, shapes, attributes) in state["facts"].items():
             known = tuple(None if shape is None else FrameShape(*shape) for shape in shapes)
             self._facts[video] = VideoFacts(tuple(frames), known, attributes)
@@ -206,7 +200,8 @@ class Evaluator:
     def result(self) -> dict:
         """What was found.
 
-        set, version, weights_hash, split_hash, videos, frames (annotated), frames_without_annotation
+        set, version, weights_hash, split_hash, videos, frames (annotated), frames_without_annotation, label_maps (as
+                    texts), video_hashes (as split_hash, of one video)
         scores      protocol -> metric -> value over the set (several classes: the mean over classes)
         intervals   protocol -> metric -> [lower, upper], 95 % over videos (see `intervals.py`), or None: unknown
         slices      protocol -> part of the set -> videos, frames, scores and intervals: the protocol's own parts and
@@ -229,10 +224,15 @@ class Evaluator:
         if not any(self._annotated.values()) and not any(clip.frames for clip in self.clips):
             raise DataError(
                 f"set {self.set_name!r}: no frame was scored ({len(self._rows)} videos, "
-                f"{sum(self._unannotated.values())} frames without annotation); evaluation needs annotated frames"
+                f"{self._noted('unannotated')} frames without annotation); evaluation needs annotated frames"
             )
         self._warn_of_ignored()
-        warn_of_grey(self.set_name, self._grey, [p.id for p in self.protocols.values() if counts_grey(p)])
+        warn_of_grey(
+            self.set_name,
+            {video: notes["grey"] for video, notes in self._notes.items()},
+            [p.id for p in self.protocols.values() if counts_grey(p)],
+            self.instances is not None,
+        )
         tables = self._tables()
         split = {"split_hash": self.split_hash}
         return {
@@ -242,15 +242,23 @@ class Evaluator:
             **split,
             "videos": len(self._rows),
             "frames": sum(map(len, self._annotated.values())),
-            "frames_without_annotation": sum(self._unannotated.values()),
-            "meaning": {name: protocol.meaning for name, protocol in self.protocols.items()},
+            "frames_without_annotation": self._noted("unannotated"),
+            "label_maps": sorted({notes["label_map"] for notes in self._notes.values()}),
+            "video_hashes": {video: frames_hash({video: frames}) for video, frames in sorted(self._annotated.items())},
+            "meaning": self._meaning(),
             **tables,
             "instances": None if self.instances is None else self.instances.result(),
             "numbers": [number | split for number in tables["numbers"]],
         }
 
+    def _meaning(self) -> dict[str, str]:
+        return {name: protocol.meaning for name, protocol in self.protocols.items()}
+
+    def _noted(self, what: str) -> int:
+        return sum(notes[what] for notes in self._notes.values())
+
     def _warn_of_ignored(self) -> None:
-        ignored = sum(self._only_ignored.values())
+        ignored = self._noted("only_ignored")
         if ignored and not any(shape and shape.area for facts in self._facts.values() for shape in facts.shapes):
             frames = sum(map(len, self._annotated.values()))
             warnings.warn(
@@ -360,14 +368,6 @@ def _frames(rows: Sequence[FrameRow | ClipRow]) -> int:
     """How many frames some rows are of; clips of several classes are of the same frames."""
     clips = {row.video: row.frames for row in rows if isinstance(row, ClipRow)}
     return sum(clips.values()) + len({(row.video, row.frame) for row in rows if isinstance(row, FrameRow)})
-
-
-def _plain(value: float | np.ndarray) -> float | list:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _array(value: float | list) -> float | np.ndarray:
-    return np.array(value, np.float64) if isinstance(value, list) else value
 
 
 def _by_class(protocol: AnyProtocol, rows: Sequence[FrameRow] | Sequence[ClipRow]) -> dict[int | str, dict[str, Score]]:

@@ -8,7 +8,7 @@ from html import escape
 
 from lgrnet.evaluation.average_precision import precisions
 from lgrnet.evaluation.protocols import overall
-from lgrnet.evaluation.report import plain_json
+from lgrnet.evaluation.report import frames_of, plain_json
 from lgrnet.evaluation.set_means import SetMeans
 
 
@@ -45,7 +45,7 @@ def numbers(results: Sequence[Mapping], means: SetMeans | None = None) -> str:
         rows = [
             _row(
                 [_name(result["set"]), *[escape(str(class_id))] * several],
-                [str(result["videos"]), str(result["frames"]), *(_number(cells.get(m)) for m in metrics)],
+                [str(result["videos"]), str(frames_of(result, protocol)), *(_number(cells.get(m)) for m in metrics)],
             )
             for result, class_id, cells in lines
         ]

@@ -52,6 +52,10 @@ def resampled(
     table, alone = {}, {}
     for class_id, of_videos in statistics.items():
         size = len(next(iter(of_videos.values())))
+        if any(len(found) != size for found in of_videos.values()):  # videos of different classes
+            metrics = len(protocol.finish(next(iter(of_videos.values()))[None])[0])
+            table[class_id], alone[class_id] = np.full((len(weights), metrics), np.nan), np.zeros((1, metrics), bool)
+            continue
         stacked = np.stack([of_videos.get(video, np.zeros(size)) for video in videos])
         parts = [protocol.finish(weights[i : i + _AT_ONCE] @ stacked) for i in range(0, len(weights), _AT_ONCE)]
         table[class_id] = np.concatenate(parts)

@@ -37,4 +37,5 @@ def eight_bits(values: np.ndarray, source: str = "map") -> np.ndarray:
             f"{source} holds values {values.min():g}..{values.max():g}; expected probabilities in 0..1 (of logits take "
             "the sigmoid)"
         )
-    return np.rint(values * 255).astype(np.uint8)
+    levels = np.rint(values * 255).astype(np.uint8)
+    return np.where(values <= 0.5, np.minimum(levels, np.uint8(127)), levels)  # one half is not above it

@@ -7,6 +7,8 @@ import numpy as np
 
 SIDE = 256
 """Longer side in pixels at which motion is followed."""
+LEAST = 32
+"""Shortest side: OpenCV's search ends the process where a picture is lower than this and wide."""
 
 
 class FrameMotion:
@@ -18,7 +20,7 @@ class FrameMotion:
     def __init__(self, before: np.ndarray, after: np.ndarray):
         height, width = after.shape[:2]
         scale = min(1.0, SIDE / max(height, width))
-        self.size = max(16, round(height * scale)), max(16, round(width * scale))
+        self.size = max(LEAST, round(height * scale)), max(LEAST, round(width * scale))
         old, new = (self._grey(image) for image in (before, after))
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(new, old, None)
         y, x = np.mgrid[: self.size[0], : self.size[1]].astype(np.float32)

@@ -123,8 +123,6 @@ class _OverTimeFold:
     ) -> dict[str, float]:
         """See `ClipFold.add`."""
         there = None if truth is None else truth > 127
-        if there is not None and there.shape != mask.shape:
-            there = resize_nearest(there, mask.shape)
         area, flicker = neighbour_flicker(self.mask, mask)
         true_area, true_flicker = neighbour_flicker(self.truth, there)
         values = dict(zip(_FLICKER, (area, true_area, flicker, true_flicker, flicker - true_flicker), strict=True))
@@ -137,7 +135,8 @@ class _OverTimeFold:
         if there is not None:
             self.annotated += 1
             values["truth_area"] = float(there.mean())
-            values |= self._count(mask, there)
+            # At the size of the annotation, of which a small lesion might not be left at another.
+            values |= self._count(mask if mask.shape == there.shape else resize_nearest(mask, there.shape), there)
         self.mask, self.truth, self.image = mask, there, image
         self.index += 1
         return values

@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from lgrnet.evaluation.protocols import FrameRow
 
 
@@ -33,3 +35,13 @@ class PackedRows:
                 values = dict(zip(metrics, self._values[start:end], strict=True))
                 yield FrameRow(name, self._video, frame, class_id, values)
             start = end
+
+
+def as_json(value: float | np.ndarray) -> float | list:
+    """A number, or an array as a list, for JSON."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def from_json(value: float | list) -> float | np.ndarray:
+    """What `as_json` was given."""
+    return np.array(value, np.float64) if isinstance(value, list) else value

@@ -116,10 +116,10 @@ def markdown(results: Sequence[Mapping], means: SetMeans | None = None) -> str:
         lines += [f"## Protocol `{name}`", "", meaning, ""]
         lines += table_header(["set", "videos", "frames", "without annotation", *metrics])
         for result in results:
-            counts = [str(result[key]) for key in ("videos", "frames", "frames_without_annotation")]
+            counts = [result["videos"], frames_of(result, name), result["frames_without_annotation"]]
             bounds = result["intervals"].get(name)
             values = [_with_interval(result["scores"][name], bounds, metric) for metric in metrics]
-            lines.append(table_line([result["set"], *counts, *values]))
+            lines.append(table_line([result["set"], *map(str, counts), *values]))
         for label, of in (means or {}).items():
             if name in of:
                 lines.append(table_line([label, "", "", "", *(_digits(of[name].get(metric)) for metric in metrics)]))
@@ -138,6 +138,12 @@ def markdown(results: Sequence[Mapping], means: SetMeans | None = None) -> str:
         for r in results
     ]
     return "\n".join([*lines, *(f"- {line}" for line in origin), ""])
+
+
+def frames_of(result: Mapping, protocol: str) -> int:
+    """How many frames of a set a protocol's numbers are of, the most of any; all annotated ones where it has none."""
+    own = [n for n in result["numbers"] if n["protocol"] == protocol and n["video"] is None and n["slice"] is None]
+    return max((number["frames"] for number in own), default=result["frames"])
 
 
 def _instance_lines(results: Sequence[Mapping]) -> list[str]:

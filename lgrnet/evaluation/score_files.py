@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +32,7 @@ from lgrnet.records import (
     read_frame,
     read_mask,
 )
+from lgrnet.records.pictures import is_lossy
 
 Paths = Mapping[str, tuple[Path, Path]]
 
@@ -80,6 +82,12 @@ def score_pairs(
     if 0 < highest.map_of_16 < 256:
         hint = "they hold values of 8 bits; save them with 8 bits, or times 257"
         raise DataError(f"no predicted map of 16 bits has a value above 255, {hint}")
+    if 1 < highest.map <= 127 and highest.lesion and not indexed:
+        warnings.warn(
+            f"set {set_name!r}: no predicted map has a value above {highest.map}, so that nothing is above half of the "
+            "range, where masks show a lesion; maps of percents, of classes or of 12 bits must be brought to 0..255",
+            stacklevel=2,
+        )
     if highest.mask and not highest.labelled:
         given = sorted(value for value, klass in label_map.items() if klass)
         raise DataError(f"no mask has one of the values {given}; the largest that masks have is {highest.mask}")
@@ -115,12 +123,14 @@ class _Levels(NamedTuple):
     map_of_16  of maps of 16 bits, as they are
     mask       of masks, where the label map is a mapping
     labelled   of these masks, of those values that are of a class
+    lesion     of all masks, of what is no background
     """
 
     map: int = 0
     map_of_16: int = 0
     mask: int = 0
     labelled: int = 0
+    lesion: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,11 @@ class _Job:
         evaluator, levels, maps, ones = self.evaluator(), _Levels(), [], None
         scorer, masks = evaluator.begin(video, self.label_map), list(annotated.values())
         for frame, annotation in annotated.items():
+            if not isinstance(self.label_map, str) and not self.no_lesion and is_lossy(annotation):
+                raise DataError(
+                    f"{annotation} is stored with loss, so that its values are noisy; chosen values (--foreground, "
+                    "--classes, --ignore) need exact ones: save the masks as PNG, or choose none"
+                )
             raw = _raw_mask(annotation, self.label_map, self.no_lesion)
             check_values(raw, self.label_map, annotation)
             levels = _Levels(*map(max, levels, self._levels_of_mask(raw)))
@@ -167,15 +182,20 @@ class _Job:
         evaluator.end(scorer)
         if maps:
             found, raws = (list(part) for part in zip(*maps, strict=True))
+            if len(sizes := {raw.shape for raw in raws}) > 1:
+                raise DataError(
+                    f"the frames of {video!r} have {len(sizes)} sizes, as {' and '.join(map(str, sorted(sizes)[:2]))}; "
+                    "--instances takes a folder of one size: give pictures of other sizes folders of their own"
+                )
             evaluator.instances.process(_detection(video, tuple(paths), np.stack(found)), raws, self.label_map)
         return evaluator.state(), levels
 
     def _levels_of_mask(self, raw: np.ndarray) -> _Levels:
         if isinstance(self.label_map, str):
-            return _Levels()
+            return _Levels(lesion=int(raw.max(initial=0)))
         values = np.flatnonzero(np.bincount(raw.ravel())).tolist()
-        labelled = [value for value in values if self.label_map.get(value, 0)]
-        return _Levels(0, 0, max(values), max(labelled, default=0))
+        labelled = max((value for value in values if self.label_map.get(value, 0)), default=0)
+        return _Levels(mask=max(values), labelled=labelled, lesion=labelled)
 
 
 def _raw_mask(annotation: Path, label_map: LabelMap, no_lesion: bool) -> np.ndarray:

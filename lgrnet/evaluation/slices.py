@@ -77,9 +77,10 @@ def holds(part: Slice, video: str, frame: str) -> bool:
 
 
 def _of_attributes(facts: Mapping[str, VideoFacts]) -> dict[str, dict[str, Slice]]:
-    known = {video: {**visual_attributes(fact.shapes), **fact.attributes} for video, fact in facts.items()}
+    given = {video: {a: x for a, x in fact.attributes.items() if x is not None} for video, fact in facts.items()}
+    known = {video: {**visual_attributes(fact.shapes), **given[video]} for video, fact in facts.items()}
     groups: dict[str, dict[str, Slice]] = {
-        "attribute": {a: {v: None for v in known if known[v].get(a) is True} for a in VISUAL_ATTRIBUTES}
+        "attribute": {a: {v: None for v in known if known[v].get(a) in (True,)} for a in VISUAL_ATTRIBUTES}
     }
     for column in sorted({column for values in known.values() for column in values} - set(VISUAL_ATTRIBUTES)):
         values = {video: found[column] for video, found in known.items() if found.get(column) is not None}

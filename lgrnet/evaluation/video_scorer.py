@@ -52,15 +52,24 @@ class VideoScorer:
     """The numbers of one video on their way; `Evaluator.begin` makes it, `Evaluator.end` takes it.
 
     Between two frames nothing is kept but numbers. `shapes` are those of the annotated lesions (above 127, so that grey
-    edges do not widen them), by the frames' names, None: not annotated. `only_ignored` counts annotations of that kind,
-    `grey` the pixels that `counts_grey` speaks of and the label map does not make the lesion (of a binary one:
-    between 0 and the maximum of their mask).
+    edges do not widen them), by the frames' names, None: not annotated.
+
+    instances  whether objects are counted beside the protocols, to which a binary label map is what it says
     """
 
-    def __init__(self, video: str, label_map: LabelMap, protocols: Mapping[str, AnyProtocol], resize: bool):
+    def __init__(
+        self,
+        video: str,
+        label_map: LabelMap,
+        protocols: Mapping[str, AnyProtocol],
+        resize: bool,
+        instances: bool = False,
+    ):
         self.video, self.label_map, self.protocols, self.resize = video, check_label_map(label_map), protocols, resize
         self.rows: list[FrameRow] = []
-        self.only_ignored = self.grey = self._brightest = 0
+        self._only_ignored = self._grey = self._brightest = 0
+        greedy = any(map(counts_grey, protocols.values())) or (instances and self.label_map == "binary")
+        self._watches_grey = greedy and isinstance(self.label_map, str)
         self.shapes: dict[str, FrameShape | None] = {}
         self._missed: set[str] = set()
         self._folds: dict[tuple[str, int], ClipFold] = {
@@ -79,9 +88,24 @@ class VideoScorer:
         return [frame for frame in frames if frame not in self._missed or frame in dropped]
 
     @property
-    def unannotated(self) -> int:
-        """How many frames came without annotation."""
-        return sum(shape is None for shape in self.shapes.values())
+    def notes(self) -> dict[str, int | str]:
+        """Of its annotations.
+
+        unannotated   how many frames are without one
+        only_ignored  how many of them show pixels to ignore, and no class
+        grey          how many pixels `counts_grey` speaks of that the label map does not make the lesion; of a binary
+                      one those between 0 and the maximum of their mask
+        label_map     as a text
+        """
+        of_values = self.label_map
+        if not isinstance(of_values, str):
+            of_values = str({value: klass for value, klass in sorted(of_values.items()) if klass})
+        return {
+            "unannotated": sum(shape is None for shape in self.shapes.values()),
+            "only_ignored": self._only_ignored,
+            "grey": self._grey,
+            "label_map": of_values,
+        }
 
     def add(
         self,
@@ -153,11 +177,11 @@ class VideoScorer:
     def _note(self, frame: str, truth: np.ndarray | None, raw: np.ndarray | None) -> None:
         self.shapes[frame] = None if truth is None else frame_shape(truth > 127)
         if raw is not None:
-            self.only_ignored += only_ignored(raw, self.label_map)
+            self._only_ignored += only_ignored(raw, self.label_map)
             self._brightest = max(self._brightest, int(raw.max(initial=0)))
-            if isinstance(self.label_map, str) and any(map(counts_grey, self.protocols.values())):
+            if self._watches_grey:
                 end = {"binary": int(raw.max(initial=0)), "full": 255}.get(self.label_map, 128)
-                self.grey += int(np.count_nonzero((raw > 0) & (raw < end)))
+                self._grey += int(np.count_nonzero((raw > 0) & (raw < end)))
 
     def _values(
         self,

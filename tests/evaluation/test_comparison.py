@@ -2,12 +2,14 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
 from lgrnet.evaluation import Evaluator, LGRNetProtocol, StudyProtocol, write_report
 from lgrnet.evaluation.comparison import compare, comparison_table, read_results
+from lgrnet.evaluation.over_time import OverTimeProtocol
 from lgrnet.evaluation.report import plain_json
 from lgrnet.records import DataError, Prediction
 
@@ -67,7 +69,7 @@ def test_what_is_refused():
         compare(one, _result(1, first=1), PROTOCOLS)
     with pytest.raises(DataError, match="different videos"):
         compare(one, _result(1, first=7), PROTOCOLS, common=True)
-    with pytest.raises(DataError, match="different numbers of annotated frames in 5 videos"):
+    with pytest.raises(DataError, match="different annotated frames in 5 videos"):
         compare(one, _result(1, first=1, frames=3), PROTOCOLS, common=True)
     broken = _result(1)
     broken["statistics"]["lgrnet"]["1"]["v0"] = "AAAA"
@@ -84,6 +86,27 @@ def test_videos_in_both_are_compared_where_asked():
     text = comparison_table(found, ("old", "new"))
     assert "left out, only in old: v0" in text
     assert "| metric | old | new | new - old | 95 % | new above |" in text
+
+
+def test_what_has_other_settings_is_not_compared():
+    """Numbers of one name that mean something else."""
+    slow, fast = (_evaluator(1, protocols=[partial(OverTimeProtocol, fps)]).result() for fps in (5, 30))
+    with pytest.raises(DataError, match="over-time of A and B has other settings .*5 frames a second.*30 frames"):
+        compare(slow, fast, {"over-time": OverTimeProtocol(5)})
+    first, second = _result(1), _result(1)
+    second["label_maps"] = ["{255: 1}"]
+    with pytest.raises(DataError, match=r"by different label maps \(binary and \{255: 1\}\)"):
+        compare(first, second, PROTOCOLS)
+    del second["label_maps"]  # of an earlier version
+    assert compare(first, second, PROTOCOLS)["differences"]
+
+
+def test_frames_are_told_apart_by_their_names():
+    first, second = _result(1, videos=3), _result(1, videos=2)
+    second["video_hashes"]["v1"] = "other"
+    second["split_hash"] = "other"
+    with pytest.raises(DataError, match=r"have different annotated frames in 1 video \(v1\)"):
+        compare(first, second, PROTOCOLS, common=True)
 
 
 def test_protocols_without_sums_are_named():

@@ -9,7 +9,14 @@ import warnings
 import numpy as np
 import pytest
 
-from lgrnet.evaluation import AveragePrecision, Evaluator, LGRNetProtocol, PlainProtocol
+from lgrnet.evaluation import (
+    AveragePrecision,
+    Evaluator,
+    LGRNetProtocol,
+    OverTimeProtocol,
+    PlainProtocol,
+    StudyProtocol,
+)
 from lgrnet.evaluation.protocols import mean_score
 from lgrnet.records import DataError, Prediction
 
@@ -80,6 +87,55 @@ def test_ranks_merge_to_the_numbers_of_one_process():
         first.merge(second.state())
     with pytest.raises(ValueError, match="state is of set 'other'"):
         first.merge(Evaluator(set_name="other").state())
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [LGRNetProtocol()],
+        [PlainProtocol()],
+        [LGRNetProtocol(), OverTimeProtocol(30)],
+        [LGRNetProtocol(), OverTimeProtocol(5, 0.9)],
+    ],
+)
+def test_ranks_of_other_protocols_do_not_merge(others):
+    first, second = Evaluator([LGRNetProtocol(), OverTimeProtocol(5)]), Evaluator(others)
+    first.process(_prediction("a"), _truth())
+    second.process(_prediction("b"), _truth())
+    with pytest.raises(ValueError, match="state is of other protocols .*; give both evaluators the same"):
+        first.merge(second.state())
+
+
+def test_videos_of_different_numbers_of_classes_have_no_interval_where_sums_do_not_fit():
+    evaluator = Evaluator([StudyProtocol(), LGRNetProtocol()])
+    for video, classes in (("a", 1), ("b", 2), ("c", 2)):
+        label_map = {255: 1} if classes == 1 else {255: 1, 1: 2}
+        evaluator.process(_prediction(video, classes=classes, seed=ord(video)), _truth(seed=ord(video)), label_map)
+    result = evaluator.result()
+    assert 0 < result["scores"]["study"]["mean_iou"] < 1
+    assert {bound for bounds in result["intervals"]["study"].values() for bound in bounds} == {None}
+    assert result["label_maps"] == ["{1: 2, 255: 1}", "{255: 1}"]
+
+
+def test_one_half_is_not_above_half_of_the_range():
+    scorer = Evaluator([PlainProtocol()]).begin("v")
+    scorer.add("0", np.full((4, 4), 0.5), raw=np.zeros((4, 4), np.uint8))
+    scorer.add("1", np.full((4, 4), 0.502), raw=np.zeros((4, 4), np.uint8))
+    assert [row.values["specificity"] for row in scorer.rows] == [1, 0]
+
+
+def test_average_precision_of_grey_edges_is_warned_of():
+    truth = np.zeros((8, 10), np.uint8)
+    truth[2:6, 2:6], truth[5, 2:6] = 255, 30
+    prediction = _prediction(frames=1)
+    for label_map, warned in (("binary", True), ("half", False)):
+        evaluator = Evaluator([PlainProtocol()], instances=AveragePrecision("frame"))
+        evaluator.process(prediction, [truth], label_map)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evaluator.result()
+        told = [str(w.message) for w in caught if "average precision does so with a binary label map" in str(w.message)]
+        assert len(told) == warned
 
 
 def test_classes_are_scored_apart_and_averaged():

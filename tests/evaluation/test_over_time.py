@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lgrnet.evaluation import Evaluator
+from lgrnet.evaluation.motion import FrameMotion
 from lgrnet.evaluation.over_time import OverTimeProtocol, neighbour_flicker
 from lgrnet.records import DataError, Prediction
 
@@ -48,6 +49,29 @@ def test_motion_of_the_lesion_is_no_excess():
     assert found["excess_flicker"] == found["area_flicker"] == 0
     still = _clip([4, 2, 4], [4, 4, 4])
     assert (still["area_flicker"], still["true_area_flicker"], still["excess_flicker"]) == (0.5, 0, 0.5)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_lesion_of_one_pixel_is_there_at_any_size_of_the_maps(scale):
+    evaluator = Evaluator([OverTimeProtocol(fps=30)], "s", resize=True)
+    truth = [np.zeros((16, 16), np.uint8) for _ in range(4)]
+    for index, raw in enumerate(truth):
+        raw[7, 2 * index + 1] = 255
+    found = np.zeros((1, 4, 16 // scale, 16 // scale), bool)
+    found[:, :, 2 // scale : 12 // scale] = True
+    names = tuple("0123")
+    evaluator.process(Prediction("v", names, np.ones(1), found.astype(np.uint8) * 255, found), truth)
+    scores = evaluator.result()["scores"]["over-time"]
+    assert scores["missed_frames"] == scores["never_detected"] == 0 and math.isnan(scores["specificity"])
+
+
+@pytest.mark.parametrize("size", [(31, 256), (16, 128), (1, 90), (300, 20)])
+def test_motion_of_narrow_pictures(size):
+    """OpenCV's flow ends the process where a picture is low and wide."""
+    before = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    mask = np.ones(size, bool)
+    motion = FrameMotion(before, before)
+    assert motion.follow(mask).all() and motion.resized(mask).all()
 
 
 def test_dropouts_and_the_first_detection():

@@ -137,6 +137,15 @@ def test_tables_of_users(tmp_path, name, text):
     }
 
 
+def test_an_empty_cell_leaves_what_the_masks_say(tmp_path):
+    (tmp_path / "a.csv").write_text("video,SO\na,\nb,no\nc,yes\n")
+    known = {**read_attributes(tmp_path / "a.csv"), "d": {"SO": 1}, "e": {"SO": None}, "f": {}}
+    assert known["a"] == {} and (known["b"], known["c"]) == ({"SO": False}, {"SO": True})
+    shapes = {name: [_shape()] * 2 for name in "abef"} | {name: [_shape(high=20, wide=50)] * 2 for name in "cd"}
+    facts = {name: VideoFacts(("0", "1"), tuple(shapes[name]), known[name]) for name in known}
+    assert sorted(slices_of(facts)["attribute: SO"]) == ["a", "c", "d", "e", "f"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
