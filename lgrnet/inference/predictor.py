@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lgrnet.data.transforms import as_size, check_eval_rule, resize_for_eval
 from lgrnet.models.segmenter import in_unit_range
 from lgrnet.records import DataError, Prediction, VideoRecord, read_frame
-from lgrnet.structures import ClipInfo
+from lgrnet.structures import ClipInfo, SegOutput
 
 
 class Predictor:
@@ -82,7 +82,7 @@ class Predictor:
         """The prediction for frames that come one by one as (name, uint8 [H, W, 3]).
 
         Only the resized frames are kept. Raises DataError when there is no frame, one has another size than the first,
-        or the model's scores are not finite, MemoryError with advice when the video does not fit.
+        or what the model says is not finite, MemoryError with advice when the video does not fit.
         """
         names: list[str] = []
         small, disk_size, size = [], None, self.size
@@ -110,11 +110,9 @@ class Predictor:
         video = pad_to_stride(video, self.model.stride)[None]
         infer = getattr(self.model, "infer", None)
         output = self.model(in_unit_range(video)) if infer is None else infer(video)
+        _check_finite(output, info.video)
         options = {"candidates": True} if candidates else {}
-        prediction = self.model.predict(output, info, **options)
-        if not np.isfinite(prediction.scores).all():
-            raise DataError(f"video {info.video!r}: the model's scores are not finite; look at its weights")
-        return prediction
+        return self.model.predict(output, info, **options)
 
     def _advice(self, video: str, size: tuple[int, int, int], disk_size: tuple[int, int]) -> str:
         frames, height, width = size
@@ -145,6 +143,14 @@ def _of_one_size(frames: Iterable[tuple[str, np.ndarray]], video: str) -> Iterat
                 "Pictures that are no video are predicted each by itself (tools/predict_video.py: --stills)"
             )
         yield name, frame
+
+
+def _check_finite(output: SegOutput, video: str) -> None:
+    """Raises DataError for logits of NaN or infinity: they would become an ordinary prediction, such as none."""
+    logits = [output.mask_logits] + ([] if output.class_logits is None else [output.class_logits])
+    extremes = torch.stack([end.float() for part in logits for end in part.aminmax()])
+    if not torch.isfinite(extremes).all():
+        raise DataError(f"video {video!r}: the model's logits are not finite; look at its weights, or at its precision")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -22,6 +22,8 @@ AT_ONCE = 2**20
 class Gathered:
     """What queries have gathered from some of the keys, so that the rest can be added (online softmax).
 
+    In float32 at least: of hundreds of parts the shares would not have the sum 1 in half precision.
+
     value       [B, heads, Q, d], the softmax-weighted mean over these keys
     log_weight  [B, heads, Q], logarithm of the sum of exponentials behind it; -inf: no key was free
     """
@@ -32,7 +34,8 @@ class Gathered:
     def merge(self, other: Gathered) -> Gathered:
         """As if the keys of both had been seen at once."""
         total = torch.logaddexp(self.log_weight, other.log_weight)
-        shares = (torch.exp(part.log_weight - total).nan_to_num(0.0)[..., None] for part in (self, other))
+        none = total == -torch.inf
+        shares = ((part.log_weight - total).exp().masked_fill(none, 0)[..., None] for part in (self, other))
         return Gathered(sum(share * part.value for share, part in zip(shares, (self, other), strict=True)), total)
 
 
@@ -68,14 +71,18 @@ class Attention(nn.Module):
     def gather(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Gathered:
         """The same for a chunk of the keys; here a row may be blocked everywhere."""
         q, k, v = self._by_heads(*self._project(query, key, value))
-        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        if blocked is not None:
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k, v))
+            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            if blocked is None:
+                return Gathered(logits.softmax(-1) @ v, logits.logsumexp(-1))
             logits = logits.masked_fill(blocked, -torch.inf)
-        return Gathered(logits.softmax(-1).nan_to_num(0.0) @ v, logits.logsumexp(-1))
+            weights = logits.softmax(-1).masked_fill(blocked.all(-1, keepdim=True), 0)
+            return Gathered(weights @ v, logits.logsumexp(-1))
 
     def finish(self, gathered: Gathered) -> Tensor:
         """What `forward` returns, from all keys gathered: [B, Q, C]"""
-        return self._output(gathered.value)
+        return self._output(gathered.value.to(self.out_proj.weight.dtype))
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Queries, keys and values, each [B, L, C], head by head."""

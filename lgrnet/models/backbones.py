@@ -34,7 +34,7 @@ OWN_BLOCKS = (DepthwiseMlp, SpatialReductionAttention, ResidualBlock, PatchEmbed
 
 
 class TimmBackbone(nn.Module):
-    """Any timm model with feature maps at strides 4, 8, 16 and 32, by its timm name.
+    """Any timm model with feature maps at strides 4, 8, 16 and 32 that takes frames of any size, by its timm name.
 
     name        e.g. "pvt_v2_b2" or "res2net50d"; `net` keeps timm's own parameter names
     drop_path   the largest drop-path rate, in 0 <= rate < 1 (it rises linearly over the blocks); 0 for models without

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from lgrnet.layers.library_block import hooked
 from lgrnet.layers.mask_head import decided_by_logit, published_masks
 from lgrnet.layers.parts import recorded
 from lgrnet.models.backbones import LEVELS, TimmBackbone
@@ -68,8 +71,11 @@ class LGRNet(Segmenter):
         """What `forward` gives outside training, but without aux: `frame_chunk` frames at a time.
 
         The memory of a frame is that of its pixels, of one map at stride 4, of its tokens and of its masks. Sums over
-        the video are taken in another order than in `forward`, so values differ by rounding. See `Segmenter.infer`.
+        the video are taken in another order than in `forward`, so values differ by rounding. With hooks on layers of
+        encoder or decoder (pruning, say) the clip goes through `forward`, which runs them. See `Segmenter.infer`.
         """
+        if any(map(hooked, chain(self.encoder.modules(), self.decoder.modules()))):
+            return replace(self(in_unit_range(frames)), aux=())
         self.normalise(in_unit_range(frames[:, :1]))  # raises for bad frames before anything is cut
         length, size = frames.shape[1], frames_at_once(self.frame_chunk, frames.device)
         spans = [slice(start, min(start + size, length)) for start in range(0, length, size)]

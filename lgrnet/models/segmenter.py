@@ -18,17 +18,25 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 class Segmenter(nn.Module):
     """frames [B, T, 3, H, W] in 0..1 -> SegOutput; H and W are multiples of `stride`.
 
-    Pixel mean and std are buffers that are not saved. A still image is a clip with T = 1.
+    Pixel mean and std are buffers that are not saved, and float32 whatever the weights are. A still image is a clip
+    with T = 1.
     """
 
     stride = 32
 
     def __init__(self, pixel_mean: tuple[float, ...] = PIXEL_MEAN, pixel_std: tuple[float, ...] = PIXEL_STD):
         super().__init__()
-        self.register_buffer(
-            "pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).view(3, 1, 1), persistent=False
-        )
-        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self._pixels = {"pixel_mean": tuple(pixel_mean), "pixel_std": tuple(pixel_std)}
+        for name, values in self._pixels.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
+
+    def _apply(self, *args, **more) -> Segmenter:
+        """What moves and converts a module; of rounded pixel statistics the digits would not come back."""
+        super()._apply(*args, **more)
+        for name, values in self._pixels.items():
+            if (buffer := getattr(self, name)).dtype != torch.float32:
+                setattr(self, name, torch.tensor(values, dtype=torch.float32, device=buffer.device).view(3, 1, 1))
+        return self
 
     def normalise(self, frames: Tensor) -> Tensor:
         """Frames in 0..1 -> zero mean and unit variance for each channel, same shape. Raises ValueError."""
@@ -47,7 +55,8 @@ class Segmenter(nn.Module):
                 f"frames are {height} x {width}, expected multiples of {self.stride}; "
                 f"resize them, or pad with lgrnet.data.loader.collate(clips, stride={self.stride})"
             )
-        return ((frames - self.pixel_mean) / self.pixel_std).to(self.pixel_mean.dtype)
+        weights = next(self.parameters(), self.pixel_mean)
+        return ((frames - self.pixel_mean) / self.pixel_std).to(weights.dtype)
 
     @torch.no_grad()
     def infer(self, frames: Tensor) -> SegOutput:

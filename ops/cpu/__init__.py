@@ -135,7 +135,8 @@ def inference_backend(
         busy = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or transformed()
         real = all(type(t) in (Tensor, Parameter) for t in tensors)  # other kinds, as fake tensors, may have no memory
         can = plain and first.dtype in types and real and not busy
-        can = can and is_faster(first.dtype) and cannot_run(first) is None
+        # of a negative view the numbers there are not its own
+        can = can and is_faster(first.dtype) and cannot_run(first) is None and not any(t.is_neg() for t in tensors)
         if can and not without_gradients(tensors):
             can = worth_gradients is not None and first.dtype == torch.float32 and gradients_are_faster()
             can = can and worth_gradients()
@@ -149,6 +150,8 @@ def _cannot_multiply(tensors: Sequence[Tensor], types: Sequence[torch.dtype], gr
     """Why a kernel of `inference_backend` cannot take these, None when it can."""
     if transformed():
         return "what looks on (torch.func, forward-mode gradients, fake tensors) would not see it"
+    if any(t.is_neg() for t in tensors):
+        return "it would read a negative view with the wrong sign (resolve_neg)"
     found = {t.dtype: str(t.dtype).removeprefix("torch.") for t in tensors}
     if others := [name for dtype, name in found.items() if dtype not in types]:
         return f"it takes {' or '.join(str(t).removeprefix('torch.') for t in types)}, not {others[0]}"

@@ -19,7 +19,9 @@ def ms_deform_attn_reference(
     weights = weight_logits.softmax(-1).unflatten(-1, (levels, points))
     # Filled on the device: a copy from the host would wait for it.
     sizes = torch.stack([offsets.new_full((), side) for h, w in shapes for side in (w, h)]).view(levels, 2)
-    places = reference[:, :, None, :, None] + offsets / sizes[:, None]  # [B, Q, heads, levels, points, 2], 0..1
+    places = (
+        reference[:, :, None, :, None] + offsets / sizes.clamp(min=1)[:, None]
+    )  # [B, Q, heads, levels, points, 2], 0..1
     grid = (2 * places - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # [B*heads, levels, Q, points, 2]
 
     out = value.new_zeros(batch * heads, value.shape[3], queries)

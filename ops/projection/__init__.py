@@ -6,6 +6,7 @@ Legend: C channels in, D channels out.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from lgrnet.ops.backends import Backend
 from lgrnet.ops.cpu import cannot_run, inference_backend, without_gradients
@@ -55,7 +56,23 @@ def linear(
     function = inference_backend(BACKENDS, backend, given, lambda: x.numel() * len(weight) >= WORTH)
     if out is not None and not (out.is_contiguous() and without_gradients(given.values())):
         raise ValueError("out is not contiguous, or gradients are wanted; give a contiguous one, under torch.no_grad()")
+    if out is not None and all(type(t) in (Tensor, Parameter) for t in given.values() if t is not None):
+        _check_apart(out, x=x, weight=weight, bias=bias, residual=residual)
     return function(x, weight, bias, residual, out)
+
+
+def _check_apart(out: Tensor, **others: Tensor | None) -> None:
+    """Raises ValueError where what is written would be read later; the very same residual is read first."""
+    begin, end = out.data_ptr(), out.data_ptr() + out.nbytes
+    for name, tensor in others.items():
+        if tensor is None or (name == "residual" and tensor.data_ptr() == begin and tensor.is_contiguous()):
+            continue
+        reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        first = tensor.data_ptr()
+        if tensor.numel() and first < end and begin < first + reach * tensor.element_size():
+            raise ValueError(
+                f"out shares memory with {name}; give another tensor (only the residual itself may be out)"
+            )
 
 
 def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

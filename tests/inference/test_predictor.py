@@ -179,14 +179,17 @@ def test_other_errors_of_the_model_are_not_renamed(frames, monkeypatch):
         Predictor(model, 64).predict_frames(frames)
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_models_that_say_nothing_are_an_error(frames, wrong):
+@pytest.mark.parametrize("of", ["masks", "classes"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_models_that_say_nothing_are_an_error(frames, wrong, of):
     class Broken(Brightness):
         def forward(self, frames):
             output = super().forward(frames)
-            return SegOutput(output.mask_logits, output.class_logits * wrong)
+            masks, classes = output.mask_logits.clone(), output.class_logits.clone()
+            (masks if of == "masks" else classes).view(-1)[3] = wrong
+            return SegOutput(masks, classes)
 
-    with pytest.raises(DataError, match="video 'v': the model's scores are not finite; look at its weights"):
+    with pytest.raises(DataError, match="video 'v': the model's logits are not finite; look at its weights"):
         Predictor(Broken(), 64).predict_frames(frames, video="v")
 
 

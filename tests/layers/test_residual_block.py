@@ -78,6 +78,24 @@ def test_a_hook_on_a_layer_is_called(name):
     assert seen == [TOKENS.shape]
 
 
+class Half(nn.LayerNorm):
+    """A norm of somebody else."""
+
+    def forward(self, x):
+        return 0.5 * super().forward(x)
+
+
+@pytest.mark.parametrize("name", ["norm1", "norm2"])
+def test_a_norm_that_was_exchanged_is_called(name):
+    theirs, ours, inputs = both("timm")
+    for block in (theirs, ours):
+        norm = Half(getattr(block, name).normalized_shape)
+        norm.load_state_dict(getattr(block, name).state_dict())
+        setattr(block, name, norm)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(*inputs), theirs(*inputs), rtol=1e-5, atol=1e-5)
+
+
 def test_a_block_with_other_parts_stays_what_it_is():
     block = LIBRARIES["timm"][0]()
     assert not ResidualBlock.fits(block)  # its parts are the library's

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from lgrnet.layers.attention import free_rows
 from tests.models.test_lgrnet import small
@@ -90,6 +91,29 @@ def test_all_in_bfloat16():
     # Where rounding moves a bit of an attention mask across its threshold, all that follows moves: not in every video.
     errors = torch.tensor(errors)
     assert (errors.kthvalue(2, 0).values < 0.02).all() and (errors < 0.2).all()
+
+
+def test_layers_that_have_hooks_are_called():
+    """As pruning has them."""
+    model = small().eval()
+    video = torch.rand(1, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    attention = model.decoder.layers[0].cross.attention
+    prune.l1_unstructured(attention, "in_proj_weight", 0.5)
+    with torch.no_grad():
+        attention.in_proj_weight_orig.mul_(-3)
+        found, expected = model.infer(video), model(video)
+    assert found.aux == () and torch.equal(found.mask_logits, expected.mask_logits)
+
+
+def test_pixel_statistics_keep_their_digits():
+    model, video = small().eval(), torch.rand(1, 2, 3, 64, 64)
+    exact = model.normalise(video)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert model.bfloat16().pixel_mean.dtype == torch.float32 and model.normalise(video).dtype == torch.bfloat16
+    assert torch.equal(model.normalise(video), exact.bfloat16())
+    model.float().load_state_dict(kept)
+    assert torch.equal(model.normalise(video), exact)
+    assert model.to("meta").pixel_std.device.type == "meta"
 
 
 MEMORY = """

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lgrnet.ops import cpu, linear
+from lgrnet.ops import cpu, layer_norm, linear
 from lgrnet.ops.backends import BackendError
 from lgrnet.ops.projection import WORTH
 from lgrnet.ops.projection.cpu import linear_backward, linear_forward
@@ -245,6 +245,32 @@ class Layer(torch.nn.Module):
 def test_what_does_not_fit_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_what_is_written_is_not_read_later(backend):
+    room = torch.randn(40, 16)
+    x, weight = room[:20], torch.randn(16, 16)
+    for rows, out, name in ((x, x, "x"), (x, room[1:21], "x"), (weight + 1, weight, "weight")):
+        with pytest.raises(ValueError, match=f"out shares memory with {name}; give another tensor"):
+            linear(rows, weight, out=out, backend=backend)
+    with pytest.raises(ValueError, match="out shares memory with residual"):
+        linear(torch.randn(20, 16), weight, residual=room[:20], out=room[1:21], backend=backend)
+    out, expected = room[20:], linear(x, weight, residual=room[20:].clone(), backend="reference")
+    torch.testing.assert_close(linear(x, weight, residual=out, out=out, backend=backend), expected)
+
+
+@compiled
+@torch.no_grad()
+def test_negative_views_have_their_own_sign():
+    x, weight = torch.randn(4, 16)._neg_view(), torch.randn(5, 16)
+    torch.testing.assert_close(linear(x, weight), linear(x, weight, backend="reference"))
+    torch.testing.assert_close(linear(weight, x), linear(weight, x, backend="reference"))
+    norm = torch.ones(16), torch.zeros(16)
+    torch.testing.assert_close(layer_norm(x, *norm), layer_norm(x, *norm, backend="reference"))
+    with pytest.raises(BackendError, match="a negative view with the wrong sign"):
+        linear(x, weight, backend="cpu")
 
 
 @compiled
