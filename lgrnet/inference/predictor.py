@@ -110,7 +110,8 @@ class Predictor:
         video = pad_to_stride(video, self.model.stride)[None]
         infer = getattr(self.model, "infer", None)
         output = self.model(in_unit_range(video)) if infer is None else infer(video)
-        _check_finite(output, info.video)
+        if isinstance(output, SegOutput):  # what a model of somebody else gives is for its own predict
+            _check_finite(output, info.video)
         options = {"candidates": True} if candidates else {}
         return self.model.predict(output, info, **options)
 
