@@ -17,6 +17,7 @@ them are named and nothing is written. The source is only read. A run that was s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,7 +123,12 @@ def from_layout(
     pictures = layout.tracked(pictures, "reading masks", sum(record.num_frames for record in records))
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
     written = (READERS[kind][1],) if kind in READERS else ("Annotations", "ImageSets")
-    note = {"format": kind, "values": values}
+    names = [f"{record.name}/{file.name}" for record in records for file in record.frames]
+    note = {
+        "format": kind,
+        "values": values,
+        "frames": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16],
+    }
     claim(dst, [archives.Folder(src)], note, (folder.name, layout.LABEL_MAP, *written))
     frames = ((record.name, file) for record in records for file in record.frames)
     layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)

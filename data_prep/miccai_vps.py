@@ -95,9 +95,10 @@ def prepare(options: argparse.Namespace) -> Report:
         report.notes.append(f"{left_out} training frames with an empty mask left out; published: {EMPTY}")
     note = {"source": "MICCAI-VPS", "empty_training_frames": bool(options.keep_empty)}
     if not options.dry_run:
-        claim(options.dst, sources, note, (STILLS, "VPS-TrainSet", "VPS-TestSet"))
+        owned = (STILLS, "VPS-TrainSet", "VPS-TestSet")
+        claim(options.dst, sources, note, owned)
         place(plan, options.dst)
-        finish(options.dst, note, report)
+        finish(options.dst, note, report, plan, owned)
     return report
 
 

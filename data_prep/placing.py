@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep.archives import EntryStream, Folder, Source, shown
-from lgrnet.records import IMAGE_SUFFIXES, DataError
+from lgrnet.records import IMAGE_SUFFIXES, DataError, count_and_name
 
 DRAFT = re.compile(r"\.\d+(\.[A-Za-z0-9]+)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -111,21 +111,27 @@ class Part:
 
 @dataclass
 class Report:
-    """What a script found: the parts, and notes on what is not as published."""
+    """What a script found: the parts, notes on what is not as published, and pictures of earlier runs."""
 
     parts: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """Whether every part is."""
-        return all(part.complete for part in self.parts)
+        """Whether every part is, and nothing else is there."""
+        return all(part.complete for part in self.parts) and not self.strays
 
     def lines(self) -> Iterator[str]:
         """What is printed."""
         for part in self.parts:
             yield from part.lines()
         yield from (f"note: {note}" for note in self.notes)
+        if self.strays:
+            yield (
+                f"NOT OF THIS SOURCE: {count_and_name([shown(name) for name in self.strays], 'picture')} of an earlier "
+                "run; remove them where --src has moved or lost them, or choose another --dst"
+            )
 
     def as_json(self) -> dict[str, object]:
         """What the stamp of a folder says."""
@@ -140,7 +146,8 @@ class Report:
             }
             for part in self.parts
         ]
-        return {"complete": self.complete, "parts": parts, "notes": self.notes}
+        strays = [shown(name) for name in self.strays]
+        return {"complete": self.complete, "parts": parts, "notes": self.notes, "not_of_this_source": strays}
 
 
 def images_of(sources: Sequence[Source]) -> Iterator[Entry]:

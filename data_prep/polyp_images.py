@@ -75,9 +75,10 @@ def prepare(options: argparse.Namespace) -> Report:
         report.parts.append(part)
     note = {"source": options.set}
     if not options.dry_run:
-        claim(options.dst, sources, note, ("images", "masks", "TrainDataset", "TestDataset"))
+        owned = ("images", "masks", "TrainDataset", "TestDataset")
+        claim(options.dst, sources, note, owned)
         place(plan, options.dst)
-        finish(options.dst, note, report)
+        finish(options.dst, note, report, plan, owned)
     return report
 
 
@@ -100,10 +101,11 @@ def _prepare_polypgen(options: argparse.Namespace, sources: Sequence[Source]) ->
     note = {"source": "polypgen", "shares": list(shares), "seed": options.seed, "test_centre": centre}
     note |= division({"/".join(key): part for key, part in parts.items()})
     if not options.dry_run:
-        claim(options.dst, sources, note, (*_PARTED, "mask"))
+        owned = (*_PARTED, "mask")
+        claim(options.dst, sources, note, owned)
         place(plan, options.dst)
         convert_files(drawn, options.dst, polypgen.write_class_mask)
-        finish(options.dst, note, report)
+        finish(options.dst, note, report, (*plan, *drawn), owned)
     return report
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data_prep.archives import Folder, Source
 from data_prep.placing import DRAFT, Report, write_json
-from lgrnet.records import DataError
+from lgrnet.records import IMAGE_SUFFIXES, DataError
 
 STAMP = "prepared.json"
 DIVISION = "division"
@@ -61,8 +61,19 @@ def _remove_drafts(dst: Path, owned: Sequence[str]) -> None:
             path.unlink()
 
 
-def finish(dst: Path, note: Mapping[str, object], report: Report) -> None:
-    """Notes in the stamp what is there and what is missing, by every name."""
+def finish(
+    dst: Path, note: Mapping[str, object], report: Report, written: Iterable[str] = (), owned: Sequence[str] = ()
+) -> None:
+    """Notes in the stamp what is there and what is missing, by every name.
+
+    written  names below `dst` of the pictures of this run; others in the folders `owned` are of an earlier one, and the
+             report says so: where the source has moved or lost them since, they are in two parts, or in one too many
+    """
+    known = set(written)
+    if known:
+        found = (path for top in owned for path in sorted((dst / top).rglob("*")) if path.is_file())
+        names = (path.relative_to(dst).as_posix() for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+        report.strays = [name for name in names if name not in known and not DRAFT.fullmatch(name.rpartition("/")[2])]
     write_json(dst / STAMP, {**note, **report.as_json()})
 
 

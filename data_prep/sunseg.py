@@ -69,6 +69,11 @@ def find_masks(images: Iterable[Entry]) -> tuple[dict[str, _Masks], list[str]]:
                 rejected.append(masks.pop((clip, stem)).name)
     trained = {sun_case(clip) for clip, _ in found["TrainDataset"]}
     for pooled in [split for split in found if split.endswith("/combine")]:
+        if not trained:
+            raise DataError(
+                f"{pooled} holds seen and unseen clips together, which the cases of the training clips tell apart; "
+                "give TrainDataset's masks, too"
+            )
         for (clip, stem), entry in found.pop(pooled).items():
             half = "Seen" if sun_case(clip) in trained else "Unseen"
             found[f"{pooled.partition('/')[0]}/{half}"].setdefault((clip, stem), entry)
@@ -137,11 +142,12 @@ def prepare(options: argparse.Namespace) -> Report:
         parts.append(part)
         sources += negatives
     if not options.dry_run:
-        claim(options.dst, sources, _NOTE, ("TrainDataset", "TestEasyDataset", "TestHardDataset", "Negative"))
+        owned = ("TrainDataset", "TestEasyDataset", "TestHardDataset", "Negative")
+        claim(options.dst, sources, _NOTE, owned)
         place(plan, options.dst)
     report.notes += carry_labels(sources, SPLITS, None if options.dry_run else options.dst)
     if not options.dry_run:
-        finish(options.dst, _NOTE, report)
+        finish(options.dst, _NOTE, report, plan, owned)
     return report
 
 

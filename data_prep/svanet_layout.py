@@ -95,10 +95,11 @@ def prepare_stills(
     if options.dry_run:
         return report
     note = {"source": dataset, "folders": sorted({still.part for still in stills}), **(more or {})}
-    claim(options.dst, sources, note, sorted({"mask", *(still.part.split("/")[0] for still in stills)}))
+    owned = sorted({"mask", *(still.part.split("/")[0] for still in stills)})
+    claim(options.dst, sources, note, owned)
     place(images, options.dst, "placing images")
     convert_files(masks, options.dst, lambda content, path: write_classes(path, classes_of(content, path.stem)))
-    finish(options.dst, note, report)
+    finish(options.dst, note, report, (*images, *masks), owned)
     return report
 
 

@@ -66,7 +66,7 @@ def prepare(options: argparse.Namespace) -> Report:
     if not options.dry_run:
         claim(options.dst, sources, note, SPLITS)
         place(plan, options.dst)
-        finish(options.dst, note, report)
+        finish(options.dst, note, report, plan, SPLITS)
     return report
 
 

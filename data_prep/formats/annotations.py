@@ -195,6 +195,13 @@ def finite(values: Any, where: str) -> list[float]:
     return numbers
 
 
+def content_of(regions: Sequence[Region | None]) -> tuple[Region, ...] | None:
+    """What is drawn in a picture; None, not annotated, where all that is drawn was left out: its lesions are known to
+    be there, and not where."""
+    drawn = tuple(region for region in regions if region is not None)
+    return drawn if drawn or not regions else None
+
+
 def polygons(label: str, outlines: Sequence[Any], size: tuple[int, int], where: str, layer: int = 0) -> Region:
     """The region of an object made of polygons [x1, y1, x2, y2, ...] in pixels, filled by COCO's rule.
 

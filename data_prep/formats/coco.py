@@ -22,6 +22,7 @@ from data_prep.formats.annotations import (
     Region,
     class_name,
     coco_rle,
+    content_of,
     finite,
     load_json,
     part,
@@ -39,7 +40,7 @@ def read_coco(path: Path, folder: Folder) -> Annotations:
     data = load_json(path)
     labels = _labels(data, path)
     images = _listed(data, "image", path)
-    regions: dict[Any, list[Region]] = defaultdict(list)
+    regions: dict[Any, list[Region | None]] = defaultdict(list)
     left_out, crowds = Counter(), 0
     for where, item, key in _objects(data, "image", images, path):
         label = _label(item, labels, where)
@@ -47,10 +48,10 @@ def read_coco(path: Path, folder: Folder) -> Annotations:
         region = _region(label, item.get("segmentation"), images[key][1], where)
         left_out[_BOXES] += region is None
         crowds += region is not None and item.get("iscrowd") == 1
-        regions[key] += [region] if region else []
+        regions[key].append(region)
     pictures = []
     for key, (image, size, where) in images.items():
-        content = tuple(regions[key]) if _annotated(image, where) else None
+        content = content_of(regions[key]) if _annotated(image, where) else None
         pictures.append(folder.picture(part(image, "file_name", str, where), content, size, where))
     folder.check(path)
     return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out, crowds=crowds)
@@ -61,7 +62,8 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
     data = load_json(path)
     labels = _labels(data, path)
     videos = _listed(data, "video", path)
-    regions: dict[tuple[Any, int], list[Region]] = defaultdict(list)
+    regions: dict[tuple[Any, int], list[Region | None]] = defaultdict(list)
+    left_out: Counter[str] = Counter()
     for where, item, key in _objects(data, "video", videos, path):
         label, (video, size, place) = _label(item, labels, where), videos[key]
         _check_boxes(part(item, "bboxes", list, where) if item.get("bboxes") else (), where)
@@ -69,8 +71,11 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
         if len(masks) != len(frames):
             raise DataError(f"{where} has {len(masks)} segmentations; its video {key!r} has {len(frames)} frames")
         for frame, mask in enumerate(masks):
-            region = None if mask is None else _region(label, mask, size, f"{where}, frame {frame}")
-            regions[key, frame] += [region] if region else []
+            if mask is None:
+                continue
+            region = _region(label, mask, size, f"{where}, frame {frame}")
+            left_out[_BOXES] += region is None
+            regions[key, frame].append(region)
     pictures, owners = [], dict[str, str]()
     for key, (video, size, where) in videos.items():
         names = part(video, "file_names", list, where)
@@ -78,14 +83,14 @@ def read_youtube_vis(path: Path, folder: Folder) -> Annotations:
         if not isinstance(said, list) or len(said) != len(names):
             raise DataError(f'{where}: "annotated" is no list of {len(names)} values')
         for frame, name in enumerate(names):
-            content = tuple(regions[key, frame]) if said[frame] else None
+            content = content_of(regions[key, frame]) if said[frame] else None
             if not isinstance(name, str):
                 raise DataError(f"{where}: the name of frame {frame} is {name!r}; expected text")
             pictures.append(folder.picture(name, content, size, f"{where}, frame {frame}"))
         if not folder.stills:
             _check_one_folder(pictures[len(pictures) - len(names) :], owners, where)
     folder.check(path)
-    return Annotations(tuple(labels.values()), pictures, folder.root)
+    return Annotations(tuple(labels.values()), pictures, folder.root, left_out=left_out)
 
 
 def _check_one_folder(frames: Sequence[Picture], owners: dict[str, str], where: str) -> None:

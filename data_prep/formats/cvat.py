@@ -1,14 +1,15 @@
 """CVAT XML 1.1, in and out: "for images" and "for video" in, "for images" out.
 
-Polygons and masks are read; boxes, points, lines and other shapes are left out and counted. A picture that the file
-names and nothing is drawn in has an empty mask, unless it has the tag "not annotated".
+Polygons and masks are read; boxes, points, lines and other shapes are left out and counted, and a picture of nothing
+else is not annotated. One that the file names and nothing is drawn in has an empty mask, unless it has the tag "not
+annotated".
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -20,6 +21,7 @@ from data_prep.formats.annotations import (
     Folder,
     Picture,
     Region,
+    content_of,
     filled,
     finite,
     pixels,
@@ -61,7 +63,7 @@ def read_cvat(path: Path, folder: Folder) -> Annotations:
                 if shape.tag != "tag"
             ]
             skipped = any(tag.get("label") == NOT_ANNOTATED for tag in image.findall("tag"))
-            content = None if skipped else tuple(region for region in drawn if region)
+            content = None if skipped else content_of(drawn)
             pictures.append(folder.picture(image.get("name") or "", content, size, where))
     folder.check(path)
     return Annotations(
@@ -120,8 +122,8 @@ def _labels(root: ElementTree.Element) -> dict[str, None]:
 def _tracks(
     root: ElementTree.Element, path: Path, folder: Folder, labels: dict[str, None], left_out: Counter[str]
 ) -> list[Picture]:
-    frames, name = _frames(root, path, folder)
-    regions: dict[int, list[Region]] = defaultdict(list)
+    frames, name, annotated = _frames(root, path, folder)
+    regions: dict[int, list[Region | None]] = defaultdict(list)
     seen: set[str | None] = set()
     tasks = sorted({track.get("task_id") for track in root.iter("track")} - {None})
     if len(tasks) > 1:
@@ -138,22 +140,27 @@ def _tracks(
             if number not in frames:
                 raise DataError(f"{where} is in frame {number}, but {folder.root} has the frames {_span(frames)}")
             region = _region(shape, track.get("label"), labels, frames[number][1], f"{where}, frame {number}", left_out)
-            regions[number] += [region] if region else []
+            regions[number].append(region)
     return [
-        folder.place(file, PurePosixPath(name, file.name), tuple(regions[number]), size, f"{path}: frame {number}")
+        folder.place(
+            file,
+            PurePosixPath(name, file.name),
+            content_of(regions[number]) if number in annotated else None,
+            size,
+            f"{path}: frame {number}",
+        )
         for number, (file, size) in frames.items()
     ]
 
 
 def _frames(
     root: ElementTree.Element, path: Path, folder: Folder
-) -> tuple[dict[int, tuple[Path, tuple[int, int]]], str]:
-    """Number -> frame and its size, and the name of the video."""
+) -> tuple[dict[int, tuple[Path, tuple[int, int]]], str, Collection[int]]:
+    """Number -> frame and its size, the name of the video, and which numbers the file is about."""
     files = list(images_by_stem(folder.root).values())
     if not files:
         raise DataError(f"{folder.root} holds no pictures; a CVAT file for video needs its frames, see --images")
-    numbered = [_NUMBERED.fullmatch(file.stem) for file in files]
-    numbers = [int(match[1]) for match in numbered] if all(numbered) else range(len(files))
+    numbers, annotated = _numbers(root, [file.stem for file in files], path, folder)
     original = root.find("meta//original_size")
     if original is not None:
         size = size_of(original.findtext("height"), original.findtext("width"), f"{path}: original_size")
@@ -161,7 +168,35 @@ def _frames(
         size = frame_size(files[0])
     name = root.findtext("meta//task/name") or root.findtext("meta//source") or path.parent.name
     name = re.sub(r"[/\0]", "_", name).lstrip(".") or "video"
-    return {number: (file, size) for number, file in zip(numbers, files, strict=True)}, name
+    return {number: (file, size) for number, file in zip(numbers, files, strict=True)}, name, annotated
+
+
+def _numbers(
+    root: ElementTree.Element, stems: Sequence[str], path: Path, folder: Folder
+) -> tuple[Sequence[int], Collection[int]]:
+    """The numbers of a video's pictures, and those that the file is about: all, where it does not say.
+
+    Pictures are numbered by their names where these hold all frames that the file speaks of; else they are these
+    frames in order. Raises DataError where there are not as many.
+    """
+    matches = [_NUMBERED.fullmatch(stem) for stem in stems]
+    named = [int(match[1]) for match in matches] if all(matches) else None
+    ends = [root.findtext(f"meta//{key}") for key in ("start_frame", "stop_frame")]
+    if not all(end and end.strip().isdecimal() for end in ends):
+        numbers = range(len(stems)) if named is None else named
+        return numbers, numbers
+    step = re.search(r"step\s*=\s*(\d+)", root.findtext("meta//frame_filter") or "")
+    about = range(int(ends[0]), int(ends[1]) + 1, max(1, int(step[1]) if step else 1))
+    if named is not None and set(named).issuperset(about):
+        return named, about
+    if len(stems) == len(about):
+        return about, about
+    if named is None and len(stems) > about.stop - 1:
+        return range(len(stems)), about
+    raise DataError(
+        f"{path} is about the {len(about)} frames {about[0]} .. {about[-1]}, but {folder.root} has {len(stems)} "
+        f"pictures{'' if named is None else f' with the numbers {min(named)} .. {max(named)}'}; give those of the task"
+    )
 
 
 def _region(

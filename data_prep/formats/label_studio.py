@@ -22,6 +22,7 @@ from data_prep.formats.annotations import (
     Picture,
     Region,
     class_name,
+    content_of,
     finite,
     load_json,
     part,
@@ -55,9 +56,7 @@ def read_label_studio(path: Path, folder: Folder) -> Annotations:
         seen.add(key)
         name = _picture_name(part(task, "data", dict, where), folder, where)
         results = _results(task, where)
-        regions = None if results is None else _regions(results, where, left_out)
-        size = regions[1] if regions else None
-        content = regions and regions[0]
+        content, size = (None, None) if results is None else _regions(results, where, left_out)
         labels |= {region.label for region in content or ()}
         pictures.append(folder.picture(name, content, size, where))
     folder.check(path)
@@ -162,7 +161,9 @@ def _results(task: dict, where: str) -> list | None:
     return part(chosen[0], "result", list, where) if chosen else None
 
 
-def _regions(results: list, where: str, left_out: Counter[str]) -> tuple[tuple[Region, ...], tuple[int, int] | None]:
+def _regions(
+    results: list, where: str, left_out: Counter[str]
+) -> tuple[tuple[Region, ...] | None, tuple[int, int] | None]:
     regions, sizes = [], set()
     for index, result in enumerate(results):
         place = f"{where}, result {index}"
@@ -170,7 +171,9 @@ def _regions(results: list, where: str, left_out: Counter[str]) -> tuple[tuple[R
         if kind not in _MASKS:
             if kind.startswith(("bitmask", "vector")):
                 raise DataError(f"{place} is of type {kind!r}, which is not read; use brush or polygon labels")
-            left_out[f"results of type {kind}"] += kind not in _ABOUT_THE_TASK
+            if kind not in _ABOUT_THE_TASK:
+                left_out[f"results of type {kind}"] += 1
+                regions.append(None)
             continue
         size = size_of(result.get("original_height"), result.get("original_width"), place)
         if result.get("image_rotation"):
@@ -179,7 +182,7 @@ def _regions(results: list, where: str, left_out: Counter[str]) -> tuple[tuple[R
         regions.append(_region(part(result, "value", dict, place), kind, size, place))
     if len(sizes) > 1:
         raise DataError(f"{where}: its results are of pictures of different sizes (height, width): {sorted(sizes)}")
-    return tuple(regions), next(iter(sizes), None)
+    return content_of(regions), next(iter(sizes), None)
 
 
 def _region(value: dict, kind: str, size: tuple[int, int], where: str) -> Region:

@@ -28,6 +28,8 @@ from lgrnet.records import (
     read_mask,
     write_image,
 )
+from lgrnet.records.masks import MOST_INDEX
+from lgrnet.records.pictures import exif_orientation
 
 LABEL_MAP = "label_map.json"
 _Item = TypeVar("_Item")
@@ -134,6 +136,11 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
                 f"{picture.file} has (height, width) {size}, but was annotated as {picture.size}; "
                 "it was resized or turned after that, or is another picture"
             )
+        if (turned := exif_orientation(picture.file)) != 1 and (turned < 5 or size[0] == size[1]):
+            raise DataError(
+                f"{picture.file} says that it is to be turned (EXIF orientation {turned}), which viewers do and frames "
+                "here do not: save it upright, or without that mark where it was annotated as it is stored"
+            )
         first, file = sizes.setdefault(picture.video, (size, picture.file))
         if first != size:
             raise DataError(
@@ -212,6 +219,12 @@ def open_layout(root: Path, label_map: Path | None = None) -> tuple[list[VideoRe
         with suppress(DataError):
             found |= np.bincount(read_mask(mask).ravel(), minlength=256) > 0
     values = [value for value in np.flatnonzero(found).tolist() if value]
+    greys = [value for value in values if MOST_INDEX < value < 255]
+    if greys and 255 in values:
+        raise DataError(
+            f"the masks in {root} hold 255 and {len(greys)} values such as {greys[0]}, which look like grey edges or "
+            "noise of a lossy format and no classes; save them as 0 and 255, or name the classes by --label_map"
+        )
     if values in ([], [255]):
         return records, {"lesion": 255}
     return records, {IGNORE if value == 255 else f"class_{value}": value for value in values}

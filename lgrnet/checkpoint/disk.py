@@ -104,9 +104,7 @@ def place_error(folder: Path, error: OSError) -> CheckpointError | None:
         )
     below = error.errno == errno.ENOENT and folder.resolve() in (Path(where), *Path(where).parents)
     if error.errno in _PLACE or below:
-        return CheckpointError(
-            f"cannot use {where}: {error.strerror}; check the path, or give another (a run's with --out_dir)"
-        )
+        return CheckpointError(f"cannot use {where}: {error.strerror}; check the path, or give another with --out_dir")
     return None
 
 

@@ -13,6 +13,7 @@ from lgrnet.data.transforms import as_size, check_eval_rule
 from lgrnet.engine.evaluate import check_set
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.evaluation import AveragePrecision, LGRNetProtocol, Protocol, read_attributes
+from lgrnet.evaluation.protocols import LOW_IS_GOOD
 from lgrnet.records import VideoRecord
 
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, ZeroDivisionError)
@@ -99,6 +100,12 @@ def check_evaluation(
         raise ConfigError(
             f"train.metric is {settings.metric!r}, which no evaluation gives; it must be one of {', '.join(given)} "
             f"(the first of data.protocols), or of one set, such as {given[0]}_{next(iter(sets))}"
+        )
+    plain = next(metric for metric in given if settings.metric in (metric, *(f"{metric}_{name}" for name in sets)))
+    if plain in LOW_IS_GOOD:
+        raise ConfigError(
+            f"train.metric is {settings.metric!r}, which is good when low; the best checkpoint is the one with the "
+            f"highest: choose one of {', '.join(metric for metric in given if metric not in LOW_IS_GOOD)}"
         )
 
 

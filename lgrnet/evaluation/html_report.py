@@ -19,7 +19,7 @@ from typing import TextIO
 
 from lgrnet.evaluation import html_tables
 from lgrnet.evaluation.html_pictures import Album, Picture, Pictures, Wanted
-from lgrnet.evaluation.protocols import FrameRow
+from lgrnet.evaluation.protocols import LOW_IS_GOOD, FrameRow
 from lgrnet.evaluation.report import drafted, plain_json
 
 BUDGET = 30_000_000
@@ -30,9 +30,6 @@ EXTREME = 12
 """Worst and best frames, so many each."""
 AREAS = {"truth_area": "truth", "predicted_area": "found", "confidence": "sure"}
 """Numbers of frames, of any protocol, that are drawn in percent: areas, and how sure the prediction is in its mask."""
-
-LOW_IS_GOOD = ("area_flicker", "mask_flicker", "mae")
-"""Numbers of frames of which a high one is bad: of others the lowest frames are the worst."""
 
 _PAGE = Path(__file__).parent / "page"
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}

@@ -58,6 +58,14 @@ class Score:
     frames: int
 
 
+LOW_IS_GOOD = (
+    *("mae", "MAE", "published_mae", "area_flicker", "mask_flicker", "excess_flicker", "warped_flicker"),
+    *("missed_frames", "dropout_longest", "dropout_mean", "never_detected", "frames_to_detection"),
+    *("seconds_to_detection", "false_alarms_per_minute"),
+)
+"""Numbers of any protocol of which a high one is bad."""
+
+
 class Protocol(typing.Protocol):
     """What the evaluator asks of a protocol.
 

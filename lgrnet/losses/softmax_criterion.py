@@ -105,6 +105,7 @@ class SoftmaxCriterion:
     ) -> Tensor:
         channels = logits.shape[1]
         pixels = class_pixels(*((classes, counted) if whole is None else class_map(whole, channels)), channels)
+        pixels = pixels.to(logits.dtype)
         weights = balanced_weights(pixels) if self.balance_classes else torch.ones_like(pixels)
         divisor = (weights * pixels).sum()
         divisor = torch.where(divisor > 0, divisor, 1) * (1 if whole is None else len(targets) / len(whole))

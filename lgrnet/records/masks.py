@@ -25,7 +25,9 @@ mapping   raw value -> class id, class 0 is background; raw value 0 is backgroun
 IGNORE = "ignore"
 BINARY = 'label_map="binary" (or {255: 1})'
 """What messages tell who has masks of 0 and 255."""
-_GREY_MAPS = {"binary": 31, "half": 31, "full": 31, "soft": 2}
+MOST_INDEX = 31
+"""Up to this maximum a mask of grey values is taken for one of class indices."""
+_GREY_MAPS = {"binary": MOST_INDEX, "half": MOST_INDEX, "full": MOST_INDEX, "soft": 2}
 """Maps of grey values, and up to which maximum a mask is taken for one of class indices instead."""
 
 

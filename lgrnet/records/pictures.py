@@ -11,6 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+ORIENTATION = 0x0112
+"""The tag of EXIF that says how a picture is to be turned."""
 MAX_PIXELS = 64_000_000
 """The largest image that is decoded: an 8K frame has 33 million pixels, a decompression bomb far more."""
 
@@ -71,6 +73,15 @@ def _loses_bits(image: Image.Image) -> bool:
     """Whether an opened file has more bits than its decoded picture will have."""
     raw_modes = [name for _, _, _, args in image.tile for name in (args if isinstance(args, tuple) else (args,))]
     return image.mode[0] not in "IF" and any(isinstance(name, str) and ";16" in name for name in raw_modes)
+
+
+def exif_orientation(path: str | Path) -> int:
+    """How a picture says it is to be turned, 1 to 8; 1: not at all. Raises DataError for what is no picture."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ORIENTATION, 1) or 1
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
 
 
 def is_lossy(path: str | Path) -> bool:

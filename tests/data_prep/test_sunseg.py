@@ -133,6 +133,14 @@ def test_what_was_pooled_is_sorted_back(name, tmp_path):
         assert [record.name for record in list_videos(tmp_path / "dst" / split)] == list(clips)
 
 
+def test_pooled_tests_need_the_training_clips(tmp_path, capsys):
+    files = {name: data for name, data in annotations(halves="combine").items() if "TrainDataset" not in name}
+    parts = {**sun(), "annotation": files}
+    src = [str(write_any("folder", tmp_path / f"{name}.folder", content)) for name, content in parts.items()]
+    assert run(src, tmp_path / "dst") == 2
+    assert "holds seen and unseen clips together" in capsys.readouterr().err and not (tmp_path / "dst").exists()
+
+
 def test_frames_that_a_script_has_moved_are_found(tmp_path):
     files = annotations()
     for split, clips in SPLITS.items():

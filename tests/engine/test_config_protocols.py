@@ -2,7 +2,13 @@
 
 import json
 
+import pytest
+
+from lgrnet.config import ConfigError
+from lgrnet.engine.parts import check_evaluation
+from lgrnet.engine.settings import TrainSettings
 from lgrnet.evaluation import LGRNetProtocol, SSFormerTestProtocol, StudyProtocol, SvANetSizeProtocol
+from lgrnet.records import list_videos
 from tests.engine.runs import run, write_videos
 
 
@@ -24,3 +30,13 @@ def test_protocols_of_a_config_score_in_one_pass(tmp_path):
     assert found["slices"]["svanet-size"]["10 - 100 %"]["frames"] == 5
     assert found["slices"]["svanet-size"]["no object"]["frames"] == 1
     assert found["slices"]["svanet-size"]["1 - 2 %"] == {"videos": 0, "frames": 0, "scores": None, "intervals": None}
+
+
+@pytest.mark.parametrize("metric", ["mae", "mae_toy"])
+def test_the_best_checkpoint_is_not_the_worst(metric, tmp_path):
+    settings = TrainSettings(steps=1, batch_size=1, metric=metric)
+    records = list_videos(write_videos(tmp_path))
+    with pytest.raises(
+        ConfigError, match=f"train.metric is '{metric}', which is good when low.*choose one of dice, iou"
+    ):
+        check_evaluation(settings, {"toy": records}, [LGRNetProtocol(extended=True)])

@@ -234,3 +234,11 @@ def test_targets_of_other_clips_or_frames_are_refused(criterion, targets):
         loss_of(criterion, logits_of(2), [clip(seed) for seed in range(targets)])
     with pytest.raises(ValueError, match="of 1 clips of 1 frames, the targets of 1 clips of 2 frames"):
         loss_of(criterion, logits_of(1, frames=1), [clip(0)])
+
+
+@pytest.mark.parametrize("criterion", SOFTMAX)
+def test_softmax_losses_in_float64(criterion):
+    logits, targets = logits_of(2), [clip(0), clip(1)]
+    exact = criterion(SegOutput(logits.double(), activation="softmax"), targets)
+    for name, value in criterion(SegOutput(logits, activation="softmax"), targets).items():
+        assert exact[name].dtype == torch.float64 and abs(exact[name] - value.double()) < 1e-5

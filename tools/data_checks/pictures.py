@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lgrnet.records import MAX_PIXELS
-from lgrnet.records.pictures import FORMATS, READ_ERRORS, num_pages
+from lgrnet.records.pictures import FORMATS, ORIENTATION, READ_ERRORS, num_pages
 
 THUMB = 32
 """Side of the grey thumbnail by which pictures are compared."""
@@ -33,7 +33,6 @@ SUFFIXES = {
 }
 DECODE_ERRORS = (*READ_ERRORS, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 _TEXTS = (b"version https://git-lfs", b"<!doctype", b"<html", b"<?xml", b"<head", b"{")
-_TIFF_TURNED = 0x0112  # the tag of EXIF that says how a picture is to be turned
 
 
 class Unreadable(ValueError):
@@ -186,7 +185,7 @@ def read_header(look: Look, data: bytes, image: Image.Image) -> None:
 
 def _frame_header(image: Image.Image) -> list[tuple[str, str]]:
     found, (width, height) = [], image.size
-    turned = image.getexif().get(_TIFF_TURNED, 1)
+    turned = image.getexif().get(ORIENTATION, 1)
     if turned not in (0, 1):
         found.append(("D064", f"orientation {turned}"))
     by_mode = {"CMYK": "D070", "RGBA": "D073", "LA": "D073", "PA": "D073", "P": "D074"}
