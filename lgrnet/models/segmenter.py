@@ -26,16 +26,16 @@ class Segmenter(nn.Module):
 
     def __init__(self, pixel_mean: tuple[float, ...] = PIXEL_MEAN, pixel_std: tuple[float, ...] = PIXEL_STD):
         super().__init__()
-        self._pixels = {"pixel_mean": tuple(pixel_mean), "pixel_std": tuple(pixel_std)}
-        for name, values in self._pixels.items():
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     def _apply(self, *args, **more) -> Segmenter:
         """What moves and converts a module; of rounded pixel statistics the digits would not come back."""
+        exact = {name: getattr(self, name) for name in ("pixel_mean", "pixel_std")}
         super()._apply(*args, **more)
-        for name, values in self._pixels.items():
-            if (buffer := getattr(self, name)).dtype != torch.float32:
-                setattr(self, name, torch.tensor(values, dtype=torch.float32, device=buffer.device).view(3, 1, 1))
+        for name, buffer in exact.items():
+            if (converted := getattr(self, name)).dtype != buffer.dtype:
+                setattr(self, name, buffer.to(converted.device))
         return self
 
     def normalise(self, frames: Tensor) -> Tensor:

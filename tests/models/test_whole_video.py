@@ -113,6 +113,8 @@ def test_pixel_statistics_keep_their_digits():
     assert torch.equal(model.normalise(video), exact.bfloat16())
     model.float().load_state_dict(kept)
     assert torch.equal(model.normalise(video), exact)
+    model.pixel_mean = torch.full((3, 1, 1), 0.3)
+    assert torch.equal(model.bfloat16().pixel_mean, torch.full((3, 1, 1), 0.3))
     assert model.to("meta").pixel_std.device.type == "meta"
 
 
