@@ -24,7 +24,7 @@ from lgrnet.evaluation import (
     write_report,
 )
 from lgrnet.inference.predictor import Predictor
-from lgrnet.inference.writers import report_pictures, save_frames_sheet, save_masks, save_overlays
+from lgrnet.inference.writers import remove_other_masks, report_pictures, save_frames_sheet, save_masks, save_overlays
 from lgrnet.records import DataError, VideoRecord, file_hash, read_frame
 
 _LINES = 8
@@ -83,13 +83,19 @@ def evaluate_sets(
                 _tell(say, f"{name}: video {number} of {len(own)}")
             _process(predictor, evaluator, record, folder / name / "web")
         if _collect(evaluator):
-            chosen = {"count": pictures, "protocol": evaluator.first.id, "metric": evaluator.first.metrics[0]}
-            save_overlays(evaluator.rows, records, folder / name / "web", folder / name, "pictures", **chosen)
-            save_frames_sheet(records, folder / name / "web", folder / name, "pictures", 3 * pictures)
+            _draw(evaluator, records, folder / name, pictures)
             evaluators.append(evaluator)
     if not evaluators:
         return {}
     return _write(evaluators, sets, folder, facts or {}, origin or {})
+
+
+def _draw(evaluator: Evaluator, records: Sequence[VideoRecord], folder: Path, pictures: int) -> None:
+    """Pictures of a set, all of whose masks are in `folder`; what an earlier evaluation has left there goes."""
+    remove_other_masks(folder / "web", records)
+    chosen = {"count": pictures, "protocol": evaluator.first.id, "metric": evaluator.first.metrics[0]}
+    save_overlays(evaluator.rows, records, folder / "web", folder, "pictures", **chosen)
+    save_frames_sheet(records, folder / "web", folder, "pictures", 3 * pictures)
 
 
 def check_set(name: str, records: Sequence[VideoRecord]) -> None:

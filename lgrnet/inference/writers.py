@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lgrnet.evaluation import FrameRow, Picture, Pictures
-from lgrnet.evaluation.protocols import ALL_CLASSES
+from lgrnet.evaluation.protocols import ALL_CLASSES, LOW_IS_GOOD
 from lgrnet.records import (
     Prediction,
     VideoRecord,
@@ -52,6 +52,17 @@ def save_masks(prediction: Prediction, folder: str | Path) -> list[Path]:
     return paths
 
 
+def remove_other_masks(folder: str | Path, records: Iterable[VideoRecord]) -> None:
+    """Removes the masks of an earlier evaluation, of other videos or frames, from where `save_masks` puts them."""
+    known = {inside(folder, r.name) / f"{_file_name(name)}.png" for r in records for name in r.frame_names}
+    root = Path(folder).resolve()
+    for path in [path for path in root.rglob("*.png") if path not in known]:
+        path.unlink()
+    for path in sorted(root.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
 def save_overlays(
     rows: Sequence[FrameRow],
     records: Iterable[VideoRecord],
@@ -71,14 +82,16 @@ def save_overlays(
     count         frames of each kind; a frame where nothing is and nothing was found is not shown among the best, one
                   whose number is not defined not at all
 
-    Writes <folder>/<set_name>/worst_1_<video>_<frame>.png ... best_1_..., sheet.png. Returns the paths, sheet last;
-    none when there are no rows.
+    Writes <folder>/<set_name>/worst_1_<video>_<frame>.png ... best_1_..., sheet.png, and removes those of an earlier
+    evaluation. Returns the paths, sheet last; none when there are no rows.
     """
     by_name = {record.name: record for record in records}
     shown = [row for row in rows if row.protocol == protocol and row.video in by_name]
     shown = [row for row in shown if not math.isnan(row.values[metric])]
-    shown.sort(key=lambda row: (row.values[metric], row.video, row.frame))
+    sign = -1 if metric in LOW_IS_GOOD else 1
+    shown.sort(key=lambda row: (sign * row.values[metric], row.video, row.frame))
     target = inside(folder, set_name)
+    earlier = [path for path in target.glob("*.png") if re.match(r"(worst|best)_\d+_", path.name)]
     pictures, captions, paths, seen = [], [], [], set()
     for kind, ordered in (("worst", shown), ("best", shown[::-1])):
         place = 0
@@ -96,6 +109,9 @@ def save_overlays(
             paths.append(path)
             pictures.append(_shrunk(picture))
             captions.append(f"{kind} {place}: {metric} {row.values[metric]:.3f}  {row.video}/{row.frame}")
+    for path in earlier:
+        if path not in paths:
+            path.unlink()
     return _with_sheet(paths, pictures, target / "sheet.png", captions, max(1, min(count, 4)), COMPARED)
 
 

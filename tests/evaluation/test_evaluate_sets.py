@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ from torch import nn
 
 from lgrnet.engine.evaluate import evaluate_sets
 from lgrnet.evaluation import LGRNetProtocol, VPSProtocol, read_annotation
-from lgrnet.evaluation.protocols import mean_score
+from lgrnet.evaluation.protocols import FrameRow, mean_score
+from lgrnet.inference.writers import save_overlays
 from lgrnet.records import DataError, list_videos, write_frame, write_mask
 from tests.data.layout import write_video
 from tests.engine.toy import ToyModel
@@ -150,3 +152,24 @@ def test_several_sets_have_their_plain_mean(root, tmp_path):
     assert apart["mean_over_sets"]["mean over 2 sets (hard, more)"]["level"]["mean"] == pytest.approx(sum(values) / 2)
     for name in ("report.md", "report.html"):
         assert seen in (tmp_path / "out" / name).read_text()
+
+
+def test_what_an_earlier_evaluation_left_goes(root, tmp_path):
+    """Masks of other videos would be scored with those of this set, pictures of other frames be looked at."""
+    records = list_videos(root)
+    _evaluate(ToyModel(), records, tmp_path)
+    (tmp_path / "out/test/web/note.txt").write_text("mine")
+    _evaluate(ToyModel(), records[:1], tmp_path)
+    web, pictures = tmp_path / "out/test/web", tmp_path / "out/test/pictures"
+    assert sorted(path.name for path in web.iterdir()) == ["a", "note.txt"] and len(list((web / "a").iterdir())) == 3
+    shown = [path.name for path in pictures.glob("worst_*")]
+    assert shown and all(re.fullmatch(r"worst_\d_a_frame\d.png", name) for name in shown)
+
+
+def test_of_a_number_that_is_good_when_low_the_high_frames_are_the_worst(root, tmp_path):
+    records = list_videos(root)
+    _evaluate(ToyModel(), records, tmp_path)
+    rows = [FrameRow("lgrnet", "a", f"frame{i}", 1, {"dice": i / 9, "mae": i / 9}) for i in range(3)]
+    for metric, worst in (("dice", "frame0"), ("mae", "frame2")):
+        first, *_ = save_overlays(rows, records, tmp_path / "out/test/web", tmp_path / metric, "p", metric=metric)
+        assert first.name == f"worst_1_a_{worst}.png"
