@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ from lgrnet.config import ConfigError  # noqa: E402
 from lgrnet.inference.predictor import Predictor  # noqa: E402
 from lgrnet.inference.sources import ImageSource, VideoFileSource, open_source  # noqa: E402
 from lgrnet.inference.writers import inside, save_masks, save_stills_sheet, save_video_overlays  # noqa: E402
-from lgrnet.records import DataError, Prediction, file_error, read_frame  # noqa: E402
+from lgrnet.records import DataError, Prediction, count_and_name, file_error, read_frame  # noqa: E402
+from lgrnet.records.pictures import exif_orientation  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -72,7 +74,19 @@ def predict_video(
         f"overlays  {pictures[0].parent}/ ({len(pictures) - 1} files)",
         f"sheet     {pictures[-1]}",
         *(f"damaged   {line}" for line in frames.damage),
+        *_turned(frames),
     ]
+
+
+def _turned(frames: ImageSource | VideoFileSource) -> list[str]:
+    """A line about pictures that viewers turn, which masks and overlays do not."""
+    names = []
+    for path in frames.paths if isinstance(frames, ImageSource) else ():
+        with suppress(DataError):
+            names += [path.name] if exif_orientation(path) != 1 else []
+    return (
+        [f"turned    {count_and_name(names, 'picture')} by viewers (EXIF); masks fit them as stored"] if names else []
+    )
 
 
 def _predict_one(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from lgrnet.checkpoint.weights import save_weights
 from lgrnet.config import build, builds, to_json
@@ -284,6 +285,15 @@ def test_names_that_are_no_utf8_and_names_of_many_bytes(tool, weights, tmp_path,
     assert tool.main([str(folder), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 0
     assert "2 frames of 50 x 70" in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "overlays").glob("*_sheet.png"))) == 1
+
+
+def test_pictures_that_viewers_turn_are_told_of(tool, weights, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(FRAMES[0]).save(tmp_path / "x.jpg", exif=exif)
+    assert tool.main([str(tmp_path / "x.jpg"), "--out", str(tmp_path / "out"), "--weights", str(weights)]) == 0
+    assert "turned    1 picture (x.jpg) by viewers (EXIF); masks fit them as stored" in capsys.readouterr().out
+    assert read_mask(tmp_path / "out/masks/x/x.png").shape == FRAMES[0].shape[:2]
 
 
 def test_pictures_that_are_no_video_may_differ_in_size(tool, weights, tmp_path, capsys):
