@@ -5,7 +5,8 @@
 # To use an environment of your own: make test PY=python
 
 PY ?= .venv/bin/python
-NEW := import sys; sys.exit(None if sys.version_info >= (3, 10) else "lgrnet needs Python 3.10 or newer")
+NEW := import sys; sys.exit(None if sys.version_info >= (3, 10) else \
+	f"lgrnet needs Python 3.10 or newer, not {sys.executable}; where that is in .venv, remove the folder")
 ifeq ($(PY),.venv/bin/python)
 READY := .venv/.installed
 endif
@@ -30,8 +31,9 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 .venv/.installed: setup.py $(wildcard ops/cpu/*.h ops/cpu/*.cpp ops/*/cpu/*.h ops/*/cpu/*.cpp)
-	@# one that was not finished, or has an older Python, is made anew
-	.venv/bin/python -c 'import pip; $(NEW)' 2>/dev/null || { \
-		python3 -c '$(NEW)' && rm -rf .venv && python3 -m venv .venv; }
+	test -x .venv/bin/python || { python3 -c '$(NEW)' && python3 -m venv .venv; }
+	.venv/bin/python -c '$(NEW)'
+	@# one that was not finished has no pip
+	.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip
 	.venv/bin/python -m pip install --editable ".[dev]"
 	touch $@

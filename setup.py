@@ -35,8 +35,9 @@ class BuildModules(build_py):
     """Modules of these sources alone: what an earlier build has left is not of them."""
 
     def run(self):
-        if not self.editable_mode:
-            shutil.rmtree(Path(self.build_lib, "lgrnet"), ignore_errors=True)
+        built = Path(self.build_lib, "lgrnet").resolve()
+        if not self.editable_mode and built != HERE.resolve() / "lgrnet":
+            shutil.rmtree(built, ignore_errors=True)
         super().run()
 
 

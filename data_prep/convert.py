@@ -17,7 +17,6 @@ them are named and nothing is written. The source is only read. A run that was s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,8 @@ from data_prep import archives  # noqa: E402
 from data_prep.command import STOPPED, say  # noqa: E402
 from data_prep.formats import coco, cvat, davis, label_studio, layout  # noqa: E402
 from data_prep.formats.annotations import Annotations, Folder  # noqa: E402
-from data_prep.stamp import check_apart, claim  # noqa: E402
+from data_prep.placing import shown  # noqa: E402
+from data_prep.stamp import FOLDER, check_apart, claim  # noqa: E402
 from lgrnet.records import DataError, VideoRecord, count_and_name, file_hash  # noqa: E402
 
 READERS = {
@@ -123,12 +123,7 @@ def from_layout(
     pictures = layout.tracked(pictures, "reading masks", sum(record.num_frames for record in records))
     folder = dst / ("JPEGImages" if kind in ("davis", "ytvis") else "images")
     written = (READERS[kind][1],) if kind in READERS else ("Annotations", "ImageSets")
-    names = [f"{record.name}/{file.name}" for record in records for file in record.frames]
-    note = {
-        "format": kind,
-        "values": values,
-        "frames": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16],
-    }
+    note = {"format": kind, "values": values, FOLDER: shown(str(src.resolve()))}
     claim(dst, [archives.Folder(src)], note, (folder.name, layout.LABEL_MAP, *written))
     frames = ((record.name, file) for record in records for file in record.frames)
     layout.place_frames(src, frames, folder / davis.RESOLUTION if kind == "davis" else folder)

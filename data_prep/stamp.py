@@ -16,6 +16,9 @@ STAMP = "prepared.json"
 DIVISION = "division"
 """The key of a stamp for how images were divided into parts, see `division`."""
 
+FOLDER = "source folder"
+"""The key of a stamp for the folder that its content came from; stamps of earlier versions do not have it."""
+
 
 def division(parts: Mapping[str, str]) -> dict[str, str]:
     """What a stamp notes of parts that were drawn, name -> part: other names would be drawn otherwise."""
@@ -41,7 +44,8 @@ def claim(dst: Path, sources: Sequence[Source], note: Mapping[str, object], owne
                     f"--src holds other images than when {dst} was made: they would be divided anew, and some be in "
                     "two parts; choose another --dst, or remove this one"
                 )
-            if key != DIVISION and known.get(key) != value:
+            unknown = value if key in (DIVISION, FOLDER) else None
+            if known.get(key, unknown) != value:
                 raise DataError(f"{dst} holds {key} {known.get(key)}, not {value}; choose another --dst")
     elif there := [name for name in owned if (dst / name).exists()]:
         raise DataError(f"{dst} holds {' and '.join(there)} that this program did not write; choose another --dst")

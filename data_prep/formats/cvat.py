@@ -176,8 +176,8 @@ def _numbers(
 ) -> tuple[Sequence[int], Collection[int]]:
     """The numbers of a video's pictures, and those that the file is about: all, where it does not say.
 
-    Pictures are numbered by their names where these hold all frames that the file speaks of; else they are these
-    frames in order. Raises DataError where there are not as many.
+    Pictures are numbered by their names where these hold all frames that the file speaks of, or some of them and no
+    others; else they are these frames in order. Raises DataError where there are not as many.
     """
     matches = [_NUMBERED.fullmatch(stem) for stem in stems]
     named = [int(match[1]) for match in matches] if all(matches) else None
@@ -187,9 +187,9 @@ def _numbers(
         return numbers, numbers
     step = re.search(r"step\s*=\s*(\d+)", root.findtext("meta//frame_filter") or "")
     about = range(int(ends[0]), int(ends[1]) + 1, max(1, int(step[1]) if step else 1))
-    if named is not None and set(named).issuperset(about):
+    if named is not None and (set(named).issuperset(about) or set(named).issubset(about)):
         return named, about
-    if len(stems) == len(about):
+    if len(stems) == len(about) and (named is None or named[0] == 1):  # ffmpeg counts from 1
         return about, about
     if named is None and len(stems) > about.stop - 1:
         return range(len(stems)), about

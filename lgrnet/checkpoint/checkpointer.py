@@ -64,6 +64,11 @@ class Checkpoint:
     path: Path
     step: int
 
+    @staticmethod
+    def is_name(name: str) -> bool:
+        """Whether a checkpoint's folder is called like this."""
+        return _NAME.fullmatch(name) is not None
+
     @property
     def metrics(self) -> dict[str, float]:
         """What the evaluation of this checkpoint gave, empty if it was not evaluated."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises CheckpointError when the disk is full (with the bytes that are missing) or not writable.
     """
-    temporary = path.with_name(f".{os.getpid()}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         require_space(path.parent, len(data))

@@ -131,7 +131,10 @@ def _check_written(path: Path) -> None:
     if path.name != WEIGHTS_FILE or not manifest.is_file():
         return
     try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))["files"][WEIGHTS_FILE]["sha256"]
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            return  # of something else
+        expected = content["files"][WEIGHTS_FILE]["sha256"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
             f"{manifest} does not tell whether {path.name} is whole ({type(error).__name__}: {error}); copy the folder "

@@ -7,6 +7,7 @@ Roots are always explicit. DATA.md says how to get each data set.
 from __future__ import annotations
 
 import bisect
+import operator
 import random
 import warnings
 from collections.abc import Sequence, Set
@@ -219,12 +220,16 @@ class ClipDataset:
     def _choose(self, record: VideoRecord, anchor: int, rng: random.Random) -> list[int]:
         """The frames of a clip. Raises DataError for a sampler that chooses none, or some that are not there."""
         chosen = list(self.sampler(record.num_frames, anchor, rng))
-        if not chosen or not all(isinstance(i, int | np.integer) and 0 <= i < record.num_frames for i in chosen):
+        try:
+            indices = [operator.index(i) for i in chosen]
+        except TypeError:
+            indices = []
+        if not indices or not all(0 <= i < record.num_frames for i in indices):
             raise DataError(
                 f"sampler {self.sampler} chose the frames {chosen} around frame {anchor} of video {record.name!r}; "
                 f"expected some of 0..{record.num_frames - 1}"
             )
-        return chosen
+        return indices
 
     def _watch(self, record: VideoRecord, masks: np.ndarray, raw: Sequence[np.ndarray | None]) -> None:
         """Raises DataError where the label map ignores all foreground of the data set, once MANY masks tell of it."""
@@ -246,7 +251,8 @@ class ClipDataset:
 
     def _clip(self, record, chosen, frames, masks, annotated, rng, position) -> Clip:
         disk_size = frames.shape[1:3]
-        frames, masks = self.transform(frames, masks, rng)
+        frames, masks = map(np.asarray, self.transform(frames, masks, rng))
+        masks = masks.astype(np.float32, copy=False) if masks.dtype.kind in "bf" else masks
         check_clip(frames, masks, len(chosen), f"the transforms of video {record.name!r}")
         names = [record.frames[i].stem for i in chosen]
         if len(frames) != len(names):  # a still that became a clip

@@ -361,7 +361,8 @@ def _whole(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _check_target(path: Path, folder: Path, target: Path) -> None:
     """Raises CheckpointError where results of weights from elsewhere would replace those of a run's own."""
-    if not (folder / CONFIG_FILE).is_file() or path.resolve().is_relative_to(folder.resolve()):
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if inside or not (folder / CONFIG_FILE).is_file() or not Checkpoint.is_name(target.name):
         return
     try:
         sets = json.loads((target / "report.json").read_text(encoding="utf-8"))["sets"]

@@ -16,6 +16,8 @@ from lgrnet.evaluation.protocols import overall
 from lgrnet.evaluation.report import table_header, table_line
 from lgrnet.records import DataError, count_and_name
 
+_GREY = ("binary", "half", "full", "soft", "{255: 1}")
+"""Label maps, as texts, by which protocols see the grey values of masks as they are."""
 _KINDS = {"set": str, "split_hash": str, "scores": dict, "statistics": dict, "numbers": list}
 """What is read of a result, and its types."""
 
@@ -148,7 +150,7 @@ def _check_meaning(first: Mapping, second: Mapping, names: str) -> None:
                 f"{meanings[0][name]} Second: {meanings[1][name]}"
             )
     maps = [result.get("label_maps") for result in (first, second)]
-    if None not in maps and maps[0] != maps[1]:
+    if None not in maps and len({frozenset("grey" if of in _GREY else of for of in known) for known in maps}) > 1:
         told = " and ".join(", ".join(of) for of in maps)
         raise DataError(f"the annotations of {names} were read by different label maps ({told}); score both by one")
 

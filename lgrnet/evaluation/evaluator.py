@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -43,9 +43,11 @@ class Evaluator:
         attributes: Mapping[str, Mapping[str, object]] | None = None,
         instances: AveragePrecision | None = None,
     ):
-        if not isinstance(protocols, Sequence | None) or not all(hasattr(p, "id") for p in protocols or ()):
-            raise ValueError(f"protocols is {protocols!r}; expected a list of protocols, such as [LGRNetProtocol()]")
-        protocols = list(protocols or (LGRNetProtocol(),))
+        given = protocols
+        protocols = list(given or ()) if isinstance(given, Iterable | None) else [None]
+        if not all(hasattr(protocol, "id") for protocol in protocols):
+            raise ValueError(f"protocols is {given!r}; expected a list of protocols, such as [LGRNetProtocol()]")
+        protocols = protocols or [LGRNetProtocol()]
         self.protocols = {protocol.id: protocol for protocol in protocols}
         if len(self.protocols) < len(protocols):
             raise ValueError(f"protocols are {[p.id for p in protocols]}; give every one once")

@@ -180,8 +180,9 @@ class VideoScorer:
             self._only_ignored += only_ignored(raw, self.label_map)
             self._brightest = max(self._brightest, int(raw.max(initial=0)))
             if self._watches_grey:
-                end = {"binary": int(raw.max(initial=0)), "full": 255}.get(self.label_map, 128)
-                self._grey += int(np.count_nonzero((raw > 0) & (raw < end)))
+                (grey,) = truth  # masks of ones have become 255
+                end = {"binary": int(grey.max(initial=0)), "full": 255}.get(self.label_map, 128)
+                self._grey += int(np.count_nonzero((grey > 0) & (grey < end)))
 
     def _values(
         self,

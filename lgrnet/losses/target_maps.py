@@ -118,7 +118,8 @@ def _area_mean(maps: Tensor, size: Sequence[int]) -> Tensor:
     if all(old % new == 0 or new % old == 0 for old, new in sides):
         return F.interpolate(maps, size=tuple(size), mode="area")
     rows, columns = (_shares(old, new, maps) for old, new in sides)
-    return rows @ maps @ columns.T
+    with torch.autocast(maps.device.type, enabled=False):
+        return rows @ maps @ columns.T
 
 
 def _shares(old: int, new: int, like: Tensor) -> Tensor:

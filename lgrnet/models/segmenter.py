@@ -56,6 +56,7 @@ class Segmenter(nn.Module):
                 f"resize them, or pad with lgrnet.data.loader.collate(clips, stride={self.stride})"
             )
         weights = next(self.parameters(), self.pixel_mean)
+        frames = frames.to(torch.promote_types(frames.dtype, weights.dtype))
         return ((frames - self.pixel_mean) / self.pixel_std).to(weights.dtype)
 
     @torch.no_grad()

@@ -323,7 +323,7 @@ def test_what_eval_path_may_name(keeper, tmp_path):
         ("weights.safetensors", b"cut", "is no whole safetensors file"),
         ("weights.safetensors", None, "does not exist"),
         ("manifest.json", b"{", "manifest.json does not tell whether weights.safetensors is whole"),
-        ("manifest.json", b'{"files": 3}', "manifest.json does not tell whether weights.safetensors is whole"),
+        ("manifest.json", b'{"format": "lgrnet"}', "manifest.json does not tell whether weights.safetensors is whole"),
     ],
 )
 def test_damage_of_weights_alone(keeper, name, content, says):
@@ -344,6 +344,8 @@ def test_weights_that_were_changed_are_damaged(keeper):
             read(path.parent)
     save_weights(keeper.folder / "loose.safetensors", {"w": torch.ones(1)}, None)
     assert weights_damage(keeper.folder / "loose.safetensors") is None
+    path.with_name("manifest.json").write_text('{"name": "an upload", "files": ["weights.safetensors"]}')
+    assert weights_damage(path) is None
 
 
 def test_import_is_instant_and_lazy():

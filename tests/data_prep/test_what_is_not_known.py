@@ -62,9 +62,15 @@ def test_every_third_frame(tmp_path):
 
 
 def test_pictures_that_do_not_fit_the_frames_are_refused(tmp_path):
-    path = video(tmp_path, [f"frame_{n:04d}" for n in range(1, 8)], about(0, 9))
-    with pytest.raises(DataError, match=r"the 10 frames 0 .. 9, but .* has 7 pictures with the numbers 1 .. 7"):
+    path = video(tmp_path, [f"frame_{n:04d}" for n in range(5, 15)], about(0, 9))
+    with pytest.raises(DataError, match=r"the 10 frames 0 .. 9, but .* has 10 pictures with the numbers 5 .. 14"):
         imported(path)
+
+
+def test_frames_that_were_deleted_from_a_task(tmp_path):
+    found = imported(video(tmp_path, [f"frame_{n:06d}" for n in (0, 1, 3, 4)], about(0, 4)))
+    assert [name for name, place in found.items() if place is not None] == ["clip/frame_000003", "clip/frame_000004"]
+    assert found["clip/frame_000003"] == 3
 
 
 def test_a_picture_with_a_box_alone_is_not_annotated(tmp_path):
@@ -135,7 +141,7 @@ def test_an_export_of_other_frames_is_not_mixed_in(tmp_path):
     for kind in ("davis", "coco", "cvat"):
         for _ in range(2):
             convert.from_layout(kind, tmp_path / "a", tmp_path / kind)
-        with pytest.raises(DataError, match="holds frames .*; choose another --dst"):
+        with pytest.raises(DataError, match="holds source folder .*/a, not .*/b; choose another --dst"):
             convert.from_layout(kind, tmp_path / "b", tmp_path / kind)
 
 

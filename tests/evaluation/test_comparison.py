@@ -94,9 +94,11 @@ def test_what_has_other_settings_is_not_compared():
     with pytest.raises(DataError, match="over-time of A and B has other settings .*5 frames a second.*30 frames"):
         compare(slow, fast, {"over-time": OverTimeProtocol(5)})
     first, second = _result(1), _result(1)
-    second["label_maps"] = ["{255: 1}"]
-    with pytest.raises(DataError, match=r"by different label maps \(binary and \{255: 1\}\)"):
+    second["label_maps"] = ["{1: 1, 255: 'ignore'}"]
+    with pytest.raises(DataError, match=r"by different label maps \(binary and \{1: 1, 255: 'ignore'\}\)"):
         compare(first, second, PROTOCOLS)
+    for same in ("half", "full", "soft", "{255: 1}"):
+        assert compare(first, second | {"label_maps": [same]}, PROTOCOLS)["differences"]
     del second["label_maps"]  # of an earlier version
     assert compare(first, second, PROTOCOLS)["differences"]
 

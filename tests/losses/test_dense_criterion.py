@@ -106,6 +106,14 @@ def test_outputs_that_are_no_maps_of_these_clips_are_refused():
             DenseCriterion()(SegOutput(logits), [target(masks, [0])])
 
 
+def test_autocast_changes_no_truth():
+    masks = (torch.rand(1, 2, 96, 96) > 0.5).float()
+    output = SegOutput(torch.randn(1, 1, 2, 40, 40))
+    expected = DenseCriterion()(output, [target(masks, [0])])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert DenseCriterion()(output, [target(masks, [0])]) == expected
+
+
 def test_float64_stays_float64():
     masks = (torch.rand(1, 2, 8, 8) > 0.5).float()
     logits = torch.randn(1, 1, 2, 6, 6, dtype=torch.float64)
