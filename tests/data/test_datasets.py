@@ -350,6 +350,20 @@ def test_samplers_that_choose_what_is_not_there(tmp_path, chosen):
         dataset.sample(2, rng())
 
 
+def test_masks_and_frames_of_other_kinds_are_taken(tmp_path):
+    write_video(tmp_path, "v", 8)
+    expected = ClipDataset(list_videos(tmp_path), Dense(3, 2)).sample(0, rng())
+    for change in (lambda m: m > 0, lambda m: m.astype(np.float64), torch.from_numpy):
+        dataset = ClipDataset(
+            list_videos(tmp_path),
+            lambda frames, anchor, rng: torch.arange(0, 5, 2),
+            lambda frames, masks, rng, change=change: (frames, change(masks)),
+        )
+        found = dataset.sample(0, rng())
+        assert found.targets.masks.dtype == torch.float32 and found.info == expected.info
+        assert torch.equal(found.targets.masks, expected.targets.masks)
+
+
 @pytest.mark.parametrize(
     "transform",
     [
@@ -357,7 +371,7 @@ def test_samplers_that_choose_what_is_not_there(tmp_path, chosen):
         lambda frames, masks, rng: (frames[:, :10], masks),
         lambda frames, masks, rng: (frames, masks[:, :2]),
         lambda frames, masks, rng: (frames[:2], masks[:, :2]),
-        lambda frames, masks, rng: (frames, masks > 0),
+        lambda frames, masks, rng: (frames, (masks * 255).astype(np.uint8)),
         lambda frames, masks, rng: (frames.transpose(0, 3, 1, 2), masks),
     ],
 )

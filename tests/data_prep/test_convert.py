@@ -275,6 +275,10 @@ def test_pictures_of_another_source_are_not_mixed_in(kind, tmp_path, capsys):
     assert convert.main(["--to", kind, "--src", str(tmp_path / "a"), "--dst", str(tmp_path / "out")]) == 0
     before = content(tmp_path / "out")
     assert convert.main(["--to", kind, "--src", str(tmp_path / "b"), "--dst", str(tmp_path / "out")]) == 2
+    assert "/a, not " in capsys.readouterr().err
+    for name in ("a", "b"):  # others in the place of the first ones
+        (tmp_path / name).rename(tmp_path / ("c" if name == "a" else "a"))
+    assert convert.main(["--to", kind, "--src", str(tmp_path / "a"), "--dst", str(tmp_path / "out")]) == 2
     assert "is another picture than" in capsys.readouterr().err
     assert content(tmp_path / "out") == before
 
