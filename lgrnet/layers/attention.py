@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lgrnet.layers.checks import at_least, check_heads
 from lgrnet.layers.linear import Linear
 from lgrnet.layers.norm import LayerNorm
-from lgrnet.layers.parts import in_parts
+from lgrnet.layers.parts import at_least_float32, in_parts
 from lgrnet.ops import linear, multi_head_attention
 
 AT_ONCE = 2**20
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         """The same for a chunk of the keys; here a row may be blocked everywhere."""
         q, k, v = self._by_heads(*self._project(query, key, value))
         with torch.autocast(q.device.type, enabled=False):
-            q, k, v = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (q, k, v))
+            q, k, v = map(at_least_float32, (q, k, v))
             logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
             if blocked is None:
                 return Gathered(logits.softmax(-1) @ v, logits.logsumexp(-1))

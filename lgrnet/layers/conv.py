@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgrnet.layers.parts import at_least_float32
+
 
 class GroupNorm(nn.GroupNorm):
     """torch's group norm, also of a single frame whose map is one pixel: its groups have several channels."""
@@ -74,8 +76,7 @@ class ClipProjection(nn.Module):
     def statistics(self, projected: Tensor) -> ClipStatistics:
         """Of projected maps [B, T, outputs, h, w]."""
         # Half precision would round the statistics of a whole clip to three digits.
-        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-        grouped = projected.unflatten(2, (self.norm.num_groups, -1)).transpose(1, 2).flatten(2)
+        grouped = at_least_float32(projected).unflatten(2, (self.norm.num_groups, -1)).transpose(1, 2).flatten(2)
         variance, mean = torch.var_mean(grouped, dim=-1, correction=0)
         return ClipStatistics(grouped.shape[-1], mean, variance)
 

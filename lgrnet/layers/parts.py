@@ -27,3 +27,8 @@ def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, width: int, mos
 def recorded() -> bool:
     """Whether a graph is recorded, which is to hold for other sizes, too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor in float32, or float64 where it is: sums in half precision are not good enough."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

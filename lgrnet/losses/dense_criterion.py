@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from lgrnet.losses.target_maps import at_least_float32, check_activation, frame_mean, membership_maps, pixel_mean
+from lgrnet.layers.parts import at_least_float32
+from lgrnet.losses.target_maps import check_activation, frame_mean, membership_maps, pixel_mean
 from lgrnet.structures import SegOutput, Targets
 
 

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lgrnet.layers.parts import at_least_float32
 from lgrnet.losses.dense_criterion import DenseCriterion
-from lgrnet.losses.target_maps import at_least_float32, check_activation, frame_mean, membership_maps, pixel_mean
+from lgrnet.losses.target_maps import check_activation, frame_mean, membership_maps, pixel_mean
 from lgrnet.structures import SegOutput, Targets
 
 _WINDOW = 31  # of the mean that finds borders, in pixels

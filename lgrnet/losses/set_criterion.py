@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lgrnet.distributed import reduce_mean, world_size
 from lgrnet.draws import KeyedDraws, SequentialDraws
+from lgrnet.layers.parts import at_least_float32
 from lgrnet.layers.points import sample_points, sample_upsampled, uncertain_points
 from lgrnet.losses.functional import point_bce, point_dice
 from lgrnet.losses.matcher import HungarianMatcher
-from lgrnet.losses.target_maps import at_least_float32
 from lgrnet.structures import SegOutput, Targets
 
 Draws = KeyedDraws | SequentialDraws

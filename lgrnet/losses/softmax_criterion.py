@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lgrnet.distributed import reduce_mean
-from lgrnet.losses.target_maps import at_least_float32, check_activation, check_clips, class_map, frame_mean
+from lgrnet.layers.parts import at_least_float32
+from lgrnet.losses.target_maps import check_activation, check_clips, class_map, frame_mean
 from lgrnet.structures import SegOutput, Targets
 
 _IGNORED = -100

@@ -12,11 +12,6 @@ from lgrnet.distributed import reduce_mean, world_size
 from lgrnet.structures import SegOutput, Targets
 
 
-def at_least_float32(logits: Tensor) -> Tensor:
-    """The logits in float32, or float64 where they are: sums in half precision are not good enough."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def membership_maps(targets: Sequence[Targets], logits: Tensor) -> tuple[Tensor, Tensor]:
     """What a sigmoid model should say in place of logits [B, K, T, h, w]: truth of their shape, in 0..1, and valid
     [B, 1, T, h, w] of 0 and 1.
