@@ -11,7 +11,6 @@ import errno
 import io
 import json
 import os
-import re
 import shutil
 import stat
 import sys
@@ -26,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_prep.archives import EntryStream, Folder, Source, shown
 from lgrnet.records import IMAGE_SUFFIXES, DataError, count_and_name
+from lgrnet.records.drafts import drafted
 
-DRAFT = re.compile(r"\.\d+(\.[A-Za-z0-9]+)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PIECE = 1 << 20
 
@@ -238,22 +237,6 @@ def has_time(path: Path, changed: int, size: int | None = None) -> bool:
 def set_time(path: Path, changed: int) -> None:
     """Gives a file that was made the time of its source, in ns."""
     os.utime(path, ns=(changed, changed))
-
-
-@contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which then gets its own: it is there whole or not at all.
-
-    The name is short, so that it is legal for the longest names, and no file has it: a link under it would be written
-    through.
-    """
-    draft = path.with_name(f".{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:

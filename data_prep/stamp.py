@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data_prep.archives import Folder, Source
-from data_prep.placing import DRAFT, Report, write_json
+from data_prep.placing import Report, write_json
 from lgrnet.records import IMAGE_SUFFIXES, DataError
+from lgrnet.records.drafts import DRAFT
 
 STAMP = "prepared.json"
 DIVISION = "division"

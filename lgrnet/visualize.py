@@ -191,7 +191,7 @@ def _check_image(image: np.ndarray) -> None:
 def _as_mask(mask: np.ndarray, frame: np.ndarray, name: str) -> np.ndarray:
     if mask.shape != frame.shape[:2]:
         raise ValueError(f"{name} has shape {list(mask.shape)}, expected the frame's [H, W] {list(frame.shape[:2])}")
-    return mask != 0
+    return np.asarray(mask) != 0  # a tensor, too
 
 
 def _text(image: np.ndarray, text: str, place: tuple[int, int], scale: float, centred: bool = False) -> None:

@@ -53,6 +53,13 @@ def test_overlay_takes_masks_of_0_and_255():
     assert (overlay(grey(64, 64), mask) == overlay(grey(64, 64), mask > 0)).all()
 
 
+def test_overlay_takes_tensors():
+    torch = pytest.importorskip("torch")
+    mask = np.zeros((64, 64), bool)
+    mask[10:30, 10:30] = True
+    assert (overlay(grey(64, 64), torch.from_numpy(mask)) == overlay(grey(64, 64), mask)).all()
+
+
 def test_overlay_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"mask has shape \[32, 32\]"):
         overlay(grey(64, 64), np.zeros((32, 32), bool))

@@ -205,7 +205,8 @@ def content_of(regions: Sequence[Region | None]) -> tuple[Region, ...] | None:
 def polygons(label: str, outlines: Sequence[Any], size: tuple[int, int], where: str, layer: int = 0) -> Region:
     """The region of an object made of polygons [x1, y1, x2, y2, ...] in pixels, filled by COCO's rule.
 
-    Raises DataError for less than 3 points, an odd number of numbers, and points far outside of the picture.
+    Raises DataError for less than 3 points, an odd number of numbers, points far outside of the picture, and such that
+    are shares of its sides.
     """
     checked = []
     for outline in outlines:
@@ -221,6 +222,11 @@ def polygons(label: str, outlines: Sequence[Any], size: tuple[int, int], where: 
         checked.append(numbers)
     if not checked:
         raise DataError(f"{where}: there is no polygon; expected one or more")
+    if max(size) > 1 and all(0 <= number <= 1 for numbers in checked for number in numbers):
+        raise DataError(
+            f"{where}: all points of its polygons lie in 0 .. 1, the first pixel of {size[1]} x {size[0]}: they look "
+            "like shares of the picture's sides; multiply them by its width and height, and export again"
+        )
     return Region(label, run_lengths.merge(run_lengths.frPyObjects(checked, *size)), layer)
 
 

@@ -29,7 +29,7 @@ from lgrnet.records import (
     write_image,
 )
 from lgrnet.records.masks import MOST_INDEX
-from lgrnet.records.pictures import exif_orientation
+from lgrnet.records.pictures import check_frame_bits, exif_orientation, open_picture
 
 LABEL_MAP = "label_map.json"
 _Item = TypeVar("_Item")
@@ -130,7 +130,9 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
     sizes: dict[str, tuple[tuple[int, int], Path]] = {}
 
     def check(picture: Picture) -> None:
-        size = frame_size(picture.file)
+        header = open_picture(picture.file, decode=False)
+        check_frame_bits(picture.file, header.mode)
+        size = header.size[::-1]
         if picture.size not in (None, size):
             raise DataError(
                 f"{picture.file} has (height, width) {size}, but was annotated as {picture.size}; "

@@ -20,7 +20,7 @@ from typing import TextIO
 from lgrnet.evaluation import html_tables
 from lgrnet.evaluation.html_pictures import Album, Picture, Pictures, Wanted
 from lgrnet.evaluation.protocols import LOW_IS_GOOD, FrameRow
-from lgrnet.evaluation.report import drafted, plain_json
+from lgrnet.evaluation.report import drafted_text, plain_json
 
 BUDGET = 30_000_000
 """Bytes of pictures in one file."""
@@ -76,7 +76,7 @@ def write_html(
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with drafted(path) as file:
+    with drafted_text(path) as file:
         _write_page(file, sets, facts or {}, budget, side)
     return path
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +15,7 @@ from lgrnet.evaluation.evaluator import Evaluator
 from lgrnet.evaluation.intervals import RESAMPLES
 from lgrnet.evaluation.protocols import mean_scores, overall
 from lgrnet.evaluation.set_means import SetMeans
+from lgrnet.records.drafts import drafted
 
 NUMBER_COLUMNS = (
     "protocol",
@@ -68,8 +68,8 @@ def write_json(path: Path, results: Sequence[Mapping], extra: Mapping[str, objec
 
 
 def write_whole(path: str | Path, parts: Iterable[str]) -> None:
-    """Writes a text as `drafted` does."""
-    with drafted(Path(path)) as file:
+    """Writes a text as `drafted_text` does."""
+    with drafted_text(Path(path)) as file:
         file.writelines(parts)
 
 
@@ -191,21 +191,18 @@ def _frame_numbers(evaluators: Sequence[Evaluator], results: Sequence[Mapping]) 
 
 
 @contextmanager
-def drafted(path: Path) -> Iterator[TextIO]:
+def drafted_text(path: Path) -> Iterator[TextIO]:
     """A text file to write, which is then at `path` whole, or there as it was. Names that are no text (lone surrogates,
     which UTF-8 refuses) become escapes."""
-    draft = path.with_name(f".{os.getpid()}{path.suffix}")
-    try:
-        with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-        os.replace(draft, path)
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with (
+        drafted(path) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        yield file
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    with drafted(path) as file:
+    with drafted_text(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:

@@ -62,15 +62,21 @@ class Predictor:
         return self.predict_stream(frames, record.name, candidates)
 
     def predict_frames(
-        self, frames: np.ndarray, names: Sequence[str] | None = None, video: str = "video", candidates: bool = False
+        self,
+        frames: np.ndarray | Sequence[np.ndarray],
+        names: Sequence[str] | None = None,
+        video: str = "video",
+        candidates: bool = False,
     ) -> Prediction:
-        """The prediction for frames in memory: uint8 [T, H, W, 3], or a still image [H, W, 3] as a video of one frame.
+        """The prediction for frames in memory: uint8 [T, H, W, 3] or a sequence of T [H, W, 3]; or a still image
+        [H, W, 3] as a video of one frame.
 
         names  one per frame; None: 000000, 000001, ...
         """
-        frames = frames[None] if frames.ndim == 3 else frames
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [T, H, W, 3] or [H, W, 3]")
+        if isinstance(frames, np.ndarray):
+            frames = frames[None] if frames.ndim == 3 else frames
+            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+                raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [T, H, W, 3] or [H, W, 3]")
         names = [f"{index:06d}" for index in range(len(frames))] if names is None else list(names)
         if len(names) != len(frames):
             raise ValueError(f"video {video!r} has {len(frames)} frames but {len(names)} names; give one each")
@@ -134,8 +140,9 @@ def pad_to_stride(frames: Tensor, stride: int) -> Tensor:
 def _of_one_size(frames: Iterable[tuple[str, np.ndarray]], video: str) -> Iterator[tuple[str, np.ndarray]]:
     first = None
     for name, frame in frames:
-        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
-            raise ValueError(f"frame {name!r} is {frame.dtype} {frame.shape}, expected uint8 [H, W, 3]")
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
+            found = f"{getattr(frame, 'dtype', type(frame).__name__)} {getattr(frame, 'shape', '')}".strip()
+            raise ValueError(f"frame {name!r} is {found}, expected an array uint8 [H, W, 3]")
         first = first or (name, frame.shape[:2])
         if frame.shape[:2] != first[1]:
             raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -43,10 +44,14 @@ def save_masks(prediction: Prediction, folder: str | Path) -> list[Path]:
 
     One class: 0 and 255, as published. Several: a palette image whose indices are the class ids; where masks
     overlap, the class with the highest probability. A file is there whole or not at all. Raises ValueError when
-    the name of the video or of a frame would lead out of the folder.
+    the name of the video or of a frame would lead out of the folder, and when two frames have one name.
     """
     target = inside(folder, prediction.video)
     paths = [target / f"{_file_name(name)}.png" for name in prediction.frame_names]
+    if twice := [path.stem for path, number in Counter(paths).items() if number > 1]:
+        raise ValueError(
+            f"video {prediction.video!r} has two frames named {twice[0]!r}, whose masks would be one file; rename one"
+        )
     for index, path in enumerate(paths):
         write_image(path, _mask_image(prediction, index))
     return paths

@@ -6,8 +6,9 @@ Left out: the first PVT, SSA and SimViT, which SSFormer's code offers and its tw
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ class TimmBackbone(nn.Module):
     mlp_ratios  hidden width of the MLPs of each stage over its width, for models that have it (PVTv2); None leaves
                 timm's. The PVTv2-B5 of SSFormer's reproduction study has (8, 8, 4, 4), the published one (4, 4, 4, 4)
 
-    Raises ValueError for a name that timm does not know, a drop-path rate out of range, and a model without such
-    feature maps.
+    Raises ValueError for a name that timm does not know, a drop-path rate out of range, an option that the model does
+    not take, and a model without such feature maps.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class TimmBackbone(nn.Module):
         options = {"drop_path_rate": drop_path} if drop_path else {}
         if mlp_ratios is not None:
             options["mlp_ratios"] = tuple(mlp_ratios)
-        self.net = timm.create_model(name, num_classes=0, **options)
+        self.net = _created(name, options)
         if not all(hasattr(self.net, method) for method in ("forward_intermediates", "prune_intermediate_layers")):
             raise ValueError(
                 f"timm model {name!r} does not give its intermediate feature maps (it has no forward_intermediates or "
@@ -82,6 +83,18 @@ class TimmBackbone(nn.Module):
         """Normalised frames [batch, 3, H, W] -> res2..res5, each [batch, C_level, H / stride, W / stride]."""
         maps = self.net.forward_intermediates(frames, indices=self.indices, norm=False, intermediates_only=True)
         return dict(zip(LEVELS, maps, strict=True))
+
+
+def _created(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """timm's model; its own word for an option that it does not take is a TypeError from deep inside."""
+    try:
+        return timm.create_model(name, num_classes=0, **options)
+    except TypeError as error:
+        refused = [option for option in options if f"'{option}'" in str(error)]
+        if not refused:
+            raise
+        name_here = {"drop_path_rate": "drop_path=0"}.get(refused[0], f"{refused[0]}=None")
+        raise ValueError(f"timm model {name!r} takes no {refused[0]}; give {name_here}") from error
 
 
 class MixTransformer(nn.Module):

@@ -11,6 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from lgrnet.records.drafts import drafted
+
 ORIENTATION = 0x0112
 """The tag of EXIF that says how a picture is to be turned."""
 MAX_PIXELS = 64_000_000
@@ -116,9 +118,14 @@ def read_frame(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     or has 16 bits.
     """
     image = open_picture(path, max_pixels)
-    if image.mode[0] in "IF":
-        raise DataError(f"frame {path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits first")
+    check_frame_bits(path, image.mode)
     return np.array(image.convert("RGB"))
+
+
+def check_frame_bits(path: str | Path, mode: str) -> None:
+    """Raises DataError for a picture whose mode, as Pillow calls it, has more than 8 bits: a mask may, a frame not."""
+    if mode[0] in "IF":
+        raise DataError(f"frame {path} has more than 8 bits per channel ({mode}); convert it to 8 bits first")
 
 
 def frame_size(path: str | Path) -> tuple[int, int]:
@@ -135,9 +142,5 @@ def write_image(path: str | Path, image: Image.Image, **options: int) -> None:
     """Writes a picture, making the folder where needed; the file is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}{path.suffix}")  # short, so that it is legal for the longest stems
-    try:
+    with drafted(path, path.suffix) as draft:
         image.save(draft, **options)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

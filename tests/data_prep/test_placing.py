@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,10 @@ import pytest
 
 from data_prep import placing
 from data_prep.archives import open_source
-from data_prep.placing import Entry, Part, Report, convert_files, drafted, is_there, place
+from data_prep.placing import Entry, Part, Report, convert_files, is_there, place
 from data_prep.stamp import claim, finish
 from lgrnet.records import DataError
+from lgrnet.records.drafts import drafted
 from tests.data_prep.downloads import content, write_any, write_folder, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,16 +51,16 @@ def test_files_are_placed_and_the_source_stays(kind, tmp_path):
 
 def test_a_file_of_another_size_is_placed_again_and_never_written_through(tmp_path):
     source, dst = open_source(write_folder(tmp_path / "src", FILES)), tmp_path / "dst"
-    claim(dst, [source], {}, ())
+    claim(dst, [source], {}, ("out",))
     place(plan_for(source), dst)
     other = dst / "out/in/1.bin"
     other.unlink()
     other.symlink_to(tmp_path / "src/in/2.bin")
     (dst / "out/in/3.bin").unlink()
     (dst / "out/in/3.bin").write_bytes(b"half")
-    os.link(tmp_path / "src/in/4.bin", dst / f"out/in/.{os.getpid()}")  # a draft that was left is a link to a source
+    os.link(tmp_path / "src/in/4.bin", dst / "out/in/.77")  # a draft that was left is a link to a source
     place(plan_for(source), dst)
-    claim(dst, [source], {}, ())
+    claim(dst, [source], {}, ("out",))
     assert content(dst / "out") == FILES == content(tmp_path / "src")
 
 
@@ -175,6 +177,17 @@ def test_other_errors_of_the_system_are_not_called_a_full_disk(tmp_path):
         draft.write_bytes(b"half")
         raise PermissionError(errno.EACCES, "Permission denied")
     assert content(tmp_path) == {}
+
+
+def test_threads_may_write_one_file(tmp_path):
+    def write(number):
+        with drafted(tmp_path / "x.txt", ".txt") as draft:
+            draft.write_text(str(number) * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, [number % 8 for number in range(200)]))
+    (text,) = content(tmp_path).values()
+    assert len(text) == 1000 and len(set(text)) == 1
 
 
 def test_hidden_files_of_the_user_stay(tmp_path):

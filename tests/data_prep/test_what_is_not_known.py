@@ -124,6 +124,31 @@ def test_pictures_that_viewers_turn(tmp_path, orientation, size, refused):
         convert.to_layout(*arguments)
 
 
+def _coco_of(tmp_path, frame, polygon):
+    """A COCO file about one picture of 40 x 40, and the arguments that convert it."""
+    (tmp_path / "in/v").mkdir(parents=True)
+    Image.fromarray(frame).save(tmp_path / "in/v/0.png")
+    image = {"id": 1, "file_name": "v/0.png", "height": 40, "width": 40}
+    drawn = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [polygon]}
+    coco = {"images": [image], "categories": [{"id": 1, "name": "liver"}], "annotations": [drawn]}
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    return "coco", tmp_path / "a.json", tmp_path / "dst", tmp_path / "in"
+
+
+def test_polygons_in_shares_of_the_sides_are_no_pixels(tmp_path):
+    arguments = _coco_of(tmp_path, np.zeros((40, 40, 3), np.uint8), [0.1, 0.1, 0.6, 0.1, 0.6, 1])
+    with pytest.raises(DataError, match="lie in 0 .. 1, the first pixel of 40 x 40: they look like shares"):
+        convert.to_layout(*arguments)
+    assert not (tmp_path / "dst").exists()
+
+
+def test_frames_of_16_bits_are_told_before_anything_is_written(tmp_path):
+    arguments = _coco_of(tmp_path, np.zeros((40, 40), np.uint16), [1, 1, 9, 1, 9, 9])
+    with pytest.raises(DataError, match="0.png has more than 8 bits per channel .I;16.; convert it to 8 bits"):
+        convert.to_layout(*arguments)
+    assert not (tmp_path / "dst").exists()
+
+
 def test_grey_edges_are_no_classes(tmp_path):
     mask = np.zeros((20, 30), np.uint8)
     mask[4:12, 4:12], mask[4, 4:12] = 255, 130

@@ -59,6 +59,12 @@ def test_a_still_image_is_a_video_of_one_frame(frames):
     assert np.array_equal(still.mask, video.mask) and still.mask.shape == (1, 1, 90, 120)
 
 
+def test_a_list_of_frames_is_a_video(frames):
+    predictor = Predictor(Brightness(), 64)
+    listed, video = predictor.predict_frames(list(frames)), predictor.predict_frames(frames)
+    assert np.array_equal(listed.mask, video.mask) and listed.frame_names == video.frame_names
+
+
 def test_size_that_is_no_multiple_of_the_stride_is_padded_and_cut(frames):
     model = Brightness()
     prediction = Predictor(model, (72, 100)).predict_frames(255 - frames)
@@ -138,9 +144,13 @@ def test_video_without_frames():
 def test_frames_of_a_wrong_kind():
     with pytest.raises(ValueError, match="frames are float64"):
         Predictor(Brightness(), 64).predict_frames(np.zeros((2, 8, 8, 3)))
-    with pytest.raises(ValueError, match=r"frame 'b' is float32 \(8, 8, 3\), expected uint8 \[H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"frame 'b' is float32 \(8, 8, 3\), expected an array uint8 \[H, W, 3\]"):
         stream = [("a", np.zeros((8, 8, 3), np.uint8)), ("b", np.zeros((8, 8, 3), np.float32))]
         Predictor(Brightness(), 64).predict_stream(stream, "v")
+    with pytest.raises(ValueError, match=r"frame '000000' is list, expected an array uint8"):
+        Predictor(Brightness(), 64).predict_frames([[0, 0, 0]])
+    with pytest.raises(ValueError, match=r"frame '000000' is torch.uint8 torch.Size\(\[8, 8, 3\]\), expected an array"):
+        Predictor(Brightness(), 64).predict_frames(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
     with pytest.raises(ValueError, match="2 frames but 1 names"):
         Predictor(Brightness(), 64).predict_frames(np.zeros((2, 8, 8, 3), np.uint8), ["a"])
 

@@ -31,6 +31,12 @@ def test_masks_are_saved_as_published(tmp_path):
     assert sorted(p.name for p in paths[0].parent.iterdir()) == ["f0.png", "f1.png", "f2.png"], "no drafts stay"
 
 
+def test_two_frames_of_one_name_would_be_one_file(tmp_path):
+    with pytest.raises(ValueError, match="two frames named 'b', whose masks would be one file"):
+        save_masks(_prediction(_random_mask(1, 3, 20, 30), names=("a", "b", "b")), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_classes_are_indexed_and_the_surer_one_wins(tmp_path):
     mask = np.zeros((2, 1, 2, 3), bool)
     mask[0, 0, :, :2] = True

@@ -41,6 +41,18 @@ def test_a_drop_path_that_is_no_rate_is_refused(kind, rate):
         kind(drop_path=rate)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "advice"),
+    [
+        ("hrnet_w18_small", {}, "takes no drop_path_rate; give drop_path=0"),
+        ("resnet18", {"mlp_ratios": (4, 4, 4, 4)}, "takes no mlp_ratios; give mlp_ratios=None"),
+    ],
+)
+def test_an_option_that_a_model_does_not_take(name, options, advice):
+    with pytest.raises(ValueError, match=f"timm model '{name}' {advice}"):
+        TimmBackbone(name, **options)
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_pvtv2_with_the_epsilon_of_the_study(number):
     backbone = TimmBackbone(f"pvt_v2_b{number}", norm_eps=1e-5)
