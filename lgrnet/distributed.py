@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
+import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +22,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 _TIMEOUT = timedelta(hours=1)
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "status_alloc_failed",  # CUBLAS_, CUDNN_
+    "host_allocation_failed",
+)
 
 
 class DeviceError(RuntimeError):
@@ -30,8 +39,9 @@ class DeviceError(RuntimeError):
 class Context:
     """This process: rank of world_size, local_rank on its machine, and the device that it computes on.
 
-    As a context manager it leaves the process group at the end, at once when an error passes through. Raises
-    DeviceError instead of the words of torch's backends when another process of the group has ended.
+    As a context manager it leaves the process group at the end, at once when an error passes through; with NCCL the
+    process itself ends then, see `abandon`. Raises DeviceError instead of the words of torch's backends when another
+    process of the group has ended.
     """
 
     rank: int
@@ -43,8 +53,14 @@ class Context:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            shutdown()
+            return
         lost = _joined() and _is_lost_peer(error)
-        shutdown(wait=kind is None)
+        if _waits_for_others():
+            traceback.print_exception(error)
+            abandon(1)
+        abandon()
         if lost:
             reason = str(error).strip().splitlines()[0]
             raise DeviceError(
@@ -158,21 +174,46 @@ def barrier() -> None:
         reduce_sum(torch.zeros(1, device=_collective_device())).item()
 
 
-def shutdown(wait: bool = True) -> None:
-    """Leaves the process group. Without this, threads of the group can abort a finished process at exit.
-
-    wait  meet the other ranks first; False after an error, when they may never come
-    """
-    if not _joined():
-        return
-    if wait:
+def shutdown() -> None:
+    """Meets the other ranks and leaves the process group. Without this, threads of the group can abort a finished
+    process at exit."""
+    if _joined():
         barrier()
-    dist.destroy_process_group()
+        dist.destroy_process_group()
+
+
+def abandon(status: int = 1) -> None:
+    """Leaves the process group after an error, without the other ranks: they may never come.
+
+    NCCL lets nobody leave whose work with the others is not done, and would hold the process until its time-out. There
+    the process ends at once with `status`, upon which torchrun ends the others; what is to be said must be said before.
+    """
+    if _waits_for_others():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if _joined():
+        dist.destroy_process_group()
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that the memory of the CPU or the GPU was too small.
+
+    PyTorch reports a full CPU memory, and a GPU that is too full for a library to start, as a plain RuntimeError, so
+    its text must be read.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def _is_lost_peer(error: BaseException | None) -> bool:
     """Whether a process of the group was waited for in vain; gloo says so by a plain RuntimeError."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def _waits_for_others() -> bool:
+    return _joined() and dist.get_backend() == "nccl" and dist.get_world_size() > 1
 
 
 def _joined() -> bool:

@@ -35,6 +35,9 @@ class Targets:
         move = {k: v.to(device, non_blocking=non_blocking) for k, v in vars(self).items()}
         return Targets(**move)
 
+    def pin_memory(self) -> Targets:
+        return Targets(**{k: v.pin_memory() for k, v in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class ClipInfo:
@@ -82,6 +85,10 @@ class ClipBatch:
             frames=self.frames.to(device, non_blocking=non_blocking),
             targets=tuple(t.to(device, non_blocking) for t in self.targets),
         )
+
+    def pin_memory(self) -> ClipBatch:
+        """The batch in memory from which a GPU copies while the program goes on; torch's DataLoader calls it."""
+        return replace(self, frames=self.frames.pin_memory(), targets=tuple(t.pin_memory() for t in self.targets))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lgrnet import distributed
+from lgrnet.engine.command import status_in_group
 from tests.engine.runs import finish, kill, run, start, write_videos
 
 FEW = ["train.steps=20", "train.save_every=100", "train.eval_last=false", "train.eval_every=0"]
@@ -110,6 +111,58 @@ def test_alone_everything_is_the_identity(tmp_path):
     assert distributed.agree(True) is True and distributed.is_main() and distributed.world_size() == 1
     distributed.barrier()
     distributed.shutdown()
+
+
+class Ended(Exception):
+    """Instead of the end of the process."""
+
+
+@pytest.fixture
+def nccl(monkeypatch):
+    """A process of two that NCCL joins: to leave the group is to wait for the other one."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: pytest.fail("would wait for the other one"))
+
+    def end(status):
+        raise Ended(status)
+
+    monkeypatch.setattr("os._exit", end)
+    return distributed.Context(1, 2, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), torch.distributed.DistError("a lost one"), KeyboardInterrupt()])
+def test_after_an_error_nccl_is_not_waited_for(nccl, error, capsys):
+    with pytest.raises(Ended, match="1"), nccl:
+        raise error
+    assert f"{type(error).__name__}" in capsys.readouterr().err
+
+
+def test_a_mistake_is_told_before_the_process_ends(nccl, monkeypatch, tmp_path, capsys):
+    def work(context):
+        raise distributed.DeviceError("no such GPU")
+
+    monkeypatch.setattr(distributed, "init", lambda device: nccl)
+    with pytest.raises(Ended) as ended:
+        status_in_group(work, None, tmp_path)
+    assert "error: no such GPU" in capsys.readouterr().err and isinstance(ended.value, Ended)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+    ],
+)
+def test_how_torch_says_that_memory_is_too_small(text):
+    assert distributed.is_out_of_memory(RuntimeError(text)) and distributed.is_out_of_memory(torch.OutOfMemoryError())
+    assert not distributed.is_out_of_memory(ValueError(text))
+    assert not distributed.is_out_of_memory(RuntimeError("CUDNN_STATUS_NOT_SUPPORTED"))
 
 
 def test_variables_that_are_there_in_part(monkeypatch):

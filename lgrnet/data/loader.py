@@ -94,6 +94,7 @@ class ClipLoader:
     workers     loader processes; 0 loads in this one. The batches do not depend on it. The data set is pickled for
                 them, and a script that uses them needs `if __name__ == "__main__":`
     stride      sizes are padded to a multiple of it
+    pin_memory  batches are put where a GPU copies them from while the program goes on; needs one
 
     Raises ValueError when batch_size is not a multiple of world.
     """
@@ -107,6 +108,7 @@ class ClipLoader:
         world: int = 1,
         workers: int = 0,
         stride: int = 32,
+        pin_memory: bool = False,
     ):
         if batch_size < 1 or batch_size % world:
             raise ValueError(f"batch_size {batch_size} (over all ranks) must be a positive multiple of {world} ranks")
@@ -114,6 +116,7 @@ class ClipLoader:
             raise ValueError(f"rank {rank} is not one of {world} ranks")
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world, self.workers, self.stride = rank, world, workers, stride
+        self.pin_memory = pin_memory
 
     def batches(self, start_step: int = 0) -> Iterator[ClipBatch]:
         """This rank's batches of steps start_step, start_step + 1, ... without end.
@@ -127,6 +130,7 @@ class ClipLoader:
             multiprocessing_context=process_context() if self.workers else None,
             collate_fn=_CollateOrError(self.stride),
             worker_init_fn=_start_worker,
+            pin_memory=self.pin_memory,
             generator=torch.Generator().manual_seed(self.seed),
         )
         for batch in loader:

@@ -45,7 +45,7 @@ def status_in_group(work: Callable[[distributed.Context], object], device: str |
         # Told before the group is left: the others fail with it, and torchrun would end this process meanwhile.
         status = status_of(done, folder)
         if status:
-            distributed.shutdown(wait=False)
+            distributed.abandon(status)
     return status
 
 

@@ -182,6 +182,7 @@ def _make_trainer(config: DictConfig, settings: TrainSettings, context: distribu
         world=context.world_size,
         workers=settings.workers,
         stride=model.stride,
+        pin_memory=context.device.type == "cuda",
     )
     schedule, criterion = build_part(config, "schedule", optimizer), build_part(config, "criterion")
     return Trainer(model, criterion, optimizer, schedule, loader, settings, context.device)

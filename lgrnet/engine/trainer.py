@@ -30,7 +30,8 @@ class TrainingError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord:
-    """What one step gave: the same on all ranks, free of time, equal bit by bit after a resume.
+    """What one step gave: the same on all ranks, free of time, and on a CPU equal bit by bit after a resume (a GPU adds
+    up gradients of sampled and resized maps in an order of its own).
 
     step       steps done, this one included
     losses     unweighted terms;  total  their weighted sum;  both are means over ranks
@@ -110,7 +111,7 @@ class Trainer:
         """Trains until `settings.steps` steps are done, or `stop` says so.
 
         Raises TrainingError after `settings.max_skipped` steps in a row without a finite loss and gradient, and where
-        the GPU has too little memory for a step.
+        the device has too little memory for a step.
         """
         for hook in hooks:
             hook.before(self)
@@ -118,7 +119,9 @@ class Trainer:
         while self.step < self.settings.steps and not self.stopping:
             try:
                 record = self.train_step(next(batches))
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not distributed.is_out_of_memory(error):
+                    raise
                 raise TrainingError(_out_of_memory(self.step + 1, self.settings, error)) from error
             for hook in hooks:
                 hook.after_step(self, record)
@@ -335,7 +338,7 @@ def _backbone_parameters(model: nn.Module, freeze_steps: int) -> list[nn.Paramet
 
 def _out_of_memory(step: int, settings: TrainSettings, error: Exception) -> str:
     return (
-        f"the GPU has too little memory for step {step} with train.batch_size={settings.batch_size} and "
+        f"there is too little memory for step {step} with train.batch_size={settings.batch_size} and "
         f"train.accumulate={settings.accumulate} ({str(error).splitlines()[0]}). Free the GPU or take more of them, "
         "and train_resume goes on from the last checkpoint; or train anew with larger train.accumulate, smaller "
         "train.sizes or train.precision=bf16"

@@ -48,7 +48,7 @@ class GraphedModel(nn.Module):
         # Kept, since to walk through the modules takes 20 times as long as to ask their tensors.
         self._tensors = [found for part in model.modules() for found in (part._parameters, part._buffers) if found]
         self._addresses: list[int] = []
-        self._pool = self._stream = None
+        self._pool = self._stream = self._side = None
         self.eval()
 
     @property
@@ -85,16 +85,17 @@ class GraphedModel(nn.Module):
             # Both end with the last graph that they served, and streams that torch shares with other models may be of
             # another GPU.
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(frames.device)
+            # One for all: cuBLAS keeps a workspace for each stream that it has seen.
+            self._side = torch.cuda.Stream(frames.device)
         with torch.cuda.device(frames.device):
             own = frames.clone(memory_format=torch.contiguous_format)
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
+            self._side.wait_stream(torch.cuda.current_stream())
             # Casts that autocast keeps would be freed at its end, and the graph would read freed memory.
             with torch.autocast("cuda", half, enabled=half is not None, cache_enabled=False):
-                with torch.cuda.stream(side):
+                with torch.cuda.stream(self._side):
                     for _ in range(WARM_UPS):
                         self.model(own)
-                torch.cuda.current_stream().wait_stream(side)
+                torch.cuda.current_stream().wait_stream(self._side)
                 graph = torch.cuda.CUDAGraph()
                 # Loader threads may go on using the GPU meanwhile.
                 with torch.cuda.graph(graph, self._pool, self._stream, "thread_local"):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgrnet.data.transforms import as_size, check_eval_rule, resize_for_eval
+from lgrnet.distributed import is_out_of_memory
 from lgrnet.models.segmenter import in_unit_range
 from lgrnet.records import DataError, Prediction, VideoRecord, read_frame
 from lgrnet.structures import ClipInfo, SegOutput
@@ -104,7 +105,7 @@ class Predictor:
             small.clear()
             return self._run(clip, ClipInfo(video, tuple(names), disk_size, clip.shape[:3]), candidates)
         except (MemoryError, RuntimeError) as error:
-            if disk_size is None or not _is_out_of_memory(error):
+            if disk_size is None or not is_out_of_memory(error):
                 raise
             raise MemoryError(self._advice(video, (len(names), *size), disk_size)) from error
 
@@ -159,14 +160,6 @@ def _check_finite(output: SegOutput, video: str) -> None:
     extremes = torch.stack([end.float() for part in logits for end in part.aminmax()])
     if not torch.isfinite(extremes).all():
         raise DataError(f"video {video!r}: the model's logits are not finite; look at its weights, or at its precision")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch reports a full CPU memory as a plain RuntimeError, so its text must be read."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 def _device(name: torch.device | str) -> torch.device:

@@ -147,6 +147,16 @@ def test_workers_change_nothing(dataset):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_batches_are_pinned_for_a_gpu(dataset, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: pinned.append(tensor) or tensor)
+    (batch,) = take(ClipLoader(dataset, 2, 7, pin_memory=True), 0, 1)
+    tensors = [batch.frames, *(tensor for target in batch.targets for tensor in vars(target).values())]
+    assert {id(tensor) for tensor in tensors} <= set(map(id, pinned))
+    assert same(batch, take(ClipLoader(dataset, 2, 7), 0, 1)[0])
+
+
 def test_ranks_share_a_step_among_them(dataset):
     whole = take(ClipLoader(dataset, 4, seed=5), 0, 3)
     parts = [take(ClipLoader(dataset, 4, seed=5, rank=rank, world=2), 0, 3) for rank in range(2)]

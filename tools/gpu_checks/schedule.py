@@ -16,7 +16,7 @@ from gpu_checks.check import Check, Result, Section, Setup, failures, in_words
 
 START_S = 25.0
 """What a process may take to import torch and to find the GPU, on top of its section."""
-TOGETHER = min(7, max(2, os.cpu_count() or 1))
+TOGETHER = min(8, max(2, os.cpu_count() or 1))
 """Sections without times that run side by side: most of their time is spent compiling kernels, a core for each."""
 
 

@@ -18,6 +18,7 @@ SECTIONS: dict[str, Section] = {
     section.name: section
     for section in (
         Section("scan", "Scan: every kernel against float64", 150, ops.section(ops.scan_cases)),
+        Section("odd_scan", "Scan of odd sizes: every kernel against float64", 150, ops.section(ops.odd_scan_cases)),
         Section(
             "neighborhood", "Neighborhood attention: every kernel against float64", 120,
             ops.section(ops.neighborhood_cases),
