@@ -22,10 +22,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train or evaluate a lesion segmentation model.")
     parser.add_argument("--config_file", required=True, help="a file of configs/")
     parser.add_argument("--trainer_mode", required=True, choices=MODES, help="train_attmpt means train")
-    parser.add_argument("--eval_path", help="eval: a weights file, a checkpoint, or a folder of checkpoints")
-    parser.add_argument("--out_dir", help="folder of the run, by default runs/<config>")
+    parser.add_argument(
+        "--eval_path", type=_named, help="eval: a weights file, a checkpoint, or a folder of checkpoints"
+    )
+    parser.add_argument("--out_dir", type=_named, help="folder of the run, by default runs/<config>")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
     return parser.parse_intermixed_args(arguments)
+
+
+def _named(text: str) -> str:
+    """A path; an empty one, of a shell's variable that is not set, would mean another place."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return text
 
 
 def run(options: argparse.Namespace) -> int:

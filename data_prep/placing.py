@@ -7,7 +7,6 @@ has the time of its source, so that the next run sees which sources have changed
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -25,9 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_prep.archives import EntryStream, Folder, Source, shown
 from lgrnet.records import IMAGE_SUFFIXES, DataError, count_and_name
-from lgrnet.records.drafts import drafted
+from lgrnet.records.drafts import DISK_FULL, drafted
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PIECE = 1 << 20
 
 
@@ -287,7 +285,7 @@ class _Space:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             left = max(self._left, entry.size)
             free = shutil.disk_usage(self._dst).free

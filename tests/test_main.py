@@ -99,6 +99,37 @@ def test_weights_of_another_run_never_replace_the_own_results(call, tmp_path):
     assert call("--trainer_mode", "eval", "--eval_path", mine, "--out_dir", tmp_path / "one")[0] == 0
 
 
+def test_results_of_other_frames_are_not_replaced(call, data, tmp_path):
+    out = tmp_path / "run"
+    assert call("--trainer_mode", "train", "--out_dir", out, "train.device=cpu", "train.steps=3")[0] == 0
+    kept = (out / "eval" / "step_00000003" / "report.json").read_text()
+    fewer = tmp_path / "fewer"
+    shutil.copytree(data, fewer)
+    shutil.rmtree(next(iter(sorted((fewer / "Frame").iterdir()))))
+    shutil.rmtree(next(iter(sorted((fewer / "GT").iterdir()))))
+    status, _, error = call("--trainer_mode", "eval", "--out_dir", out, "train.device=cpu", root=fewer)
+    assert status == 2 and "has the results of other frames (set toy)" in error and "another --out_dir" in error
+    assert (out / "eval" / "step_00000003" / "report.json").read_text() == kept
+    elsewhere = ["--trainer_mode", "eval", "--eval_path", out, "--out_dir", tmp_path / "other", "train.device=cpu"]
+    assert call(*elsewhere, root=fewer)[0] == 0 and call(*elsewhere, root=fewer)[0] == 0
+    status, _, error = call(*elsewhere)
+    assert status == 2 and "has the results of other frames" in error
+    assert call("--trainer_mode", "eval", "--out_dir", out, "train.device=cpu")[0] == 0, "the same frames once more"
+
+
+@pytest.mark.parametrize("option", ["--eval_path", "--out_dir"])
+def test_an_empty_path_is_no_other_place(call, option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("--trainer_mode", "eval", option, "")
+    assert f"argument {option}: it is empty; give a path" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_checkpoints_is_told_at_once(call, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    status, _, error = call("--trainer_mode", "train", "--out_dir", tmp_path, "train.device=cpu")
+    assert status == 2 and "checkpoints is no folder; remove it" in error and not (tmp_path / "log.jsonl").exists()
+
+
 def test_fewer_steps_than_are_done_are_one_line(call, tmp_path):
     out = ["--out_dir", tmp_path, "train.device=cpu", "train.eval_every=0", "train.eval_last=false"]
     assert call("--trainer_mode", "train", *out, "train.steps=2")[0] == 0

@@ -29,6 +29,7 @@ from lgrnet.inference.predictor import Predictor  # noqa: E402
 from lgrnet.inference.sources import ImageSource, VideoFileSource, open_source  # noqa: E402
 from lgrnet.inference.writers import inside, save_masks, save_stills_sheet, save_video_overlays  # noqa: E402
 from lgrnet.records import DataError, Prediction, count_and_name, file_error, read_frame  # noqa: E402
+from lgrnet.records.drafts import DISK_FULL  # noqa: E402
 from lgrnet.records.pictures import exif_orientation  # noqa: E402
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -181,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         lines = predict_video(options.input, options.out, *settings, options.overwrite, options.stills)
     except OSError as error:
-        print(f"error: cannot use {file_error(error)}; check INPUT and --out", file=sys.stderr)
+        advice = f"make room on the disk of {options.out}" if error.errno in DISK_FULL else "check INPUT and --out"
+        print(f"error: cannot use {file_error(error)}; {advice}", file=sys.stderr)
         return 2
     except (DataError, CheckpointError, ConfigError, MemoryError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

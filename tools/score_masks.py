@@ -291,7 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         lines = _score(options)
     except (ValueError, OSError) as error:
-        _tell(f"error: {error}")
+        unnamed = isinstance(error, OSError) and error.filename is None and options.out is not None
+        _tell(f"error: {error}" + f"; look at the disk of {options.out}" * unnamed)
         return 2
     print("\n".join(map(_printable, lines)))
     return 0

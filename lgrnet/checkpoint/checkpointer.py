@@ -72,15 +72,19 @@ class Checkpoint:
     @property
     def metrics(self) -> dict[str, float]:
         """What the evaluation of this checkpoint gave, empty if it was not evaluated."""
-        try:
-            return json.loads((self.path / _METRICS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return self._metrics() or {}
 
     @property
     def evaluated(self) -> bool:
-        """Whether it was evaluated, also where no metric was defined."""
-        return (self.path / _METRICS).is_file()
+        """Whether it was evaluated, also where no metric was defined; not when what was noted cannot be read."""
+        return self._metrics() is not None
+
+    def _metrics(self) -> dict[str, float] | None:
+        try:
+            noted = json.loads((self.path / _METRICS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return noted if isinstance(noted, dict) else None
 
     def damage(self) -> str | None:
         """What is wrong with the files, None when each has the size and hash that the manifest states."""

@@ -9,7 +9,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from lgrnet.records.drafts import DISK_FULL
+
 _PLACE = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -77,15 +78,16 @@ def is_web_page(path: Path) -> bool:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raises CheckpointError unless `needed` bytes (and 1 MiB of reserve) are free on the disk of `folder`."""
+    """Raises CheckpointError unless `needed` bytes, and as much again or 1 MiB of reserve, are free on the disk of
+    `folder`."""
     free = shutil.disk_usage(folder).free
-    if free < needed + _RESERVE:
+    if free < needed + min(needed, _RESERVE):
         raise CheckpointError(_full(folder, needed, free))
 
 
 def save_error(path: Path, needed: int, error: OSError) -> CheckpointError:
     """What to tell a user when writing `needed` bytes under `path` failed; call it after the litter is gone."""
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         folder = path.parent
         return CheckpointError(_full(folder, needed, shutil.disk_usage(folder).free, error.strerror))
     return CheckpointError(
@@ -96,12 +98,12 @@ def save_error(path: Path, needed: int, error: OSError) -> CheckpointError:
 def place_error(folder: Path, error: OSError) -> CheckpointError | None:
     """What to tell a user when a run that writes into `folder` met this error; None: it is not about disks or paths."""
     where = error.filename or folder
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         there = next((place for place in (folder, *folder.resolve().parents) if place.is_dir()), Path())
         free = shutil.disk_usage(there).free
         return CheckpointError(
             f"cannot write {where}: {error.strerror}; {free:,} bytes are free on the disk of {folder}. "
-            "Checkpoints saved before are untouched: make room, then continue with --trainer_mode train_resume"
+            "Make room and call it again; a training goes on from its last checkpoint with --trainer_mode train_resume"
         )
     below = error.errno == errno.ENOENT and folder.resolve() in (Path(where), *Path(where).parents)
     if error.errno in _PLACE or below:
@@ -110,11 +112,11 @@ def place_error(folder: Path, error: OSError) -> CheckpointError | None:
 
 
 def _full(folder: Path, needed: int, free: int, reason: str = "the disk is full") -> str:
-    missing = needed + _RESERVE - free
+    missing = needed + min(needed, _RESERVE) - free
     lack = (
         f"{missing:,} bytes are missing" if missing > 0 else "a quota or a limit on the size of files stands below it"
     )
     return (
         f"cannot save into {folder}: {reason}; {needed:,} bytes are needed, {free:,} are free, {lack}. "
-        "Make room; of a run, checkpoints saved before are untouched, and --trainer_mode train_resume goes on"
+        "Make room and call it again; a training goes on from its last checkpoint with --trainer_mode train_resume"
     )

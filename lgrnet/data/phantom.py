@@ -162,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(given.root, given.clips, given.frames, given.size, given.seed, progress=print)
     except (ValueError, FileExistsError) as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error}; every file that is there is whole, and the same command goes on")
     print(f"phantom data set of {given.clips} clips in {given.root}")
 
 

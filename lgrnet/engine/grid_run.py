@@ -49,6 +49,7 @@ def run_one(run: GridRun, context: distributed.Context) -> bool:
             evaluate(run.config, checkpoint.path, run.folder, context)
         if distributed.is_main():
             write_atomic(run.folder / RESULT_FILE, json.dumps(_result(run, checkpoint, report), indent=1).encode())
+            (run.folder / FAILURE_FILE).unlink(missing_ok=True)  # of a call that took this process for ended
     return True
 
 
@@ -98,6 +99,11 @@ def _follow(
     print(f"{title}, seed {run.seed}: {run.state()}", flush=True)
     begun = time.monotonic()
     status, words = _watch(command, run.folder / OUTPUT_FILE, stop)
+    if status and run.result() is None and is_held(run.folder):
+        # Of a torchrun that was killed: no other run may begin beside them.
+        print(f"{title}: processes of it still run; waiting for their end", flush=True)
+        while not stop.requested() and is_held(run.folder):
+            time.sleep(_PATIENCE)
     good = stop.requested() or run.result() is not None
     if not good:
         write_atomic(run.folder / FAILURE_FILE, json.dumps(_failure(run, status, words), indent=1).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -23,6 +22,10 @@ from lgrnet.engine.clock import TrainingClock
 from lgrnet.engine.trainer import StepRecord
 
 LOG_FILE, EVENTS_FILE = "log.jsonl", "events.jsonl"
+_KEYS = {
+    "step": {field.name for field in dataclasses.fields(StepRecord)},
+    "evaluation": {"step", "sets", "mean"},
+}
 
 
 class RunLog:
@@ -36,6 +39,8 @@ class RunLog:
     resume_step  None starts log.jsonl anew; a number keeps the lines up to that step and drops what came after
     redo_evaluation  drop the evaluation of `resume_step` itself: it will be done again
 
+    `lost` are the steps up to `resume_step` of which the log has no line that can be read.
+
     `sinks` get every step, evaluation and picture too (such as `TensorBoardSink`), and are closed with the log.
     """
 
@@ -43,7 +48,9 @@ class RunLog:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = [] if resume_step is None else list(_kept(self.folder / LOG_FILE, resume_step, redo_evaluation))
-        write_atomic(self.folder / LOG_FILE, "".join(kept).encode())
+        done = {line["step"] for line in kept if line["type"] == "step"}
+        self.lost = sorted(set(range(1, (resume_step or 0) + 1)) - done)
+        write_atomic(self.folder / LOG_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._log = open(self.folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._events = open(self.folder / EVENTS_FILE, "a", encoding="utf-8")  # noqa: SIM115
         self.sinks: list[TensorBoardSink] = []
@@ -97,11 +104,10 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log.jsonl (or of the run's folder) as dicts; the first line that is damaged, such
-    as a last one that was cut by a kill, and all after it are left out."""
+    """The lines of a log.jsonl (or of the run's folder) as dicts; those that are damaged, such as a last one that was
+    cut by a kill, are left out."""
     path = Path(path)
-    path = path / LOG_FILE if path.is_dir() else path
-    yield from itertools.takewhile(lambda line: "step" in line, _lines(path))
+    return filter(_is_whole, _lines(path / LOG_FILE if path.is_dir() else path))
 
 
 def read_events(run: str | Path) -> Iterator[dict[str, Any]]:
@@ -111,13 +117,20 @@ def read_events(run: str | Path) -> Iterator[dict[str, Any]]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            return
-        if not isinstance(line, dict):
-            return
-        yield line
+        with suppress(ValueError):
+            line = json.loads(text, parse_constant=_no_number)
+            if isinstance(line, dict):
+                yield line
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line is what a `RunLog` writes about a step or an evaluation."""
+    keys = _KEYS.get(str(line.get("type")))
+    return keys is not None and keys <= line.keys() and type(line["step"]) is int
 
 
 class Terminal:
@@ -218,13 +231,13 @@ def tensorboard_sink(folder: str | Path, purge_step: int | None = None) -> Tenso
     return TensorBoardSink(SummaryWriter(str(folder), purge_step=purge_step))
 
 
-def _kept(path: Path, step: int, redo_evaluation: bool) -> Iterator[str]:
+def _kept(path: Path, step: int, redo_evaluation: bool) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     for line in read_log(path):
         redone = redo_evaluation and line["type"] == "evaluation" and line["step"] == step
         if line["step"] <= step and not redone:
-            yield json.dumps(line, allow_nan=False) + "\n"
+            yield line
 
 
 def _finite(value: Any) -> Any:

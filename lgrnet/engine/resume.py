@@ -82,6 +82,8 @@ def in_words(changes: Mapping[str, tuple[Any, Any]]) -> str:
 def _begun_with(file: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(file))
+        if not isinstance(content, dict) or not content:
+            raise ValueError("it holds no settings")
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
             f"{file}, the config that the run was begun with, cannot be read ({str(error).splitlines()[0]}); restore "

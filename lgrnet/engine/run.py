@@ -25,7 +25,7 @@ from lgrnet.checkpoint import input_facts, load_weights, resolve
 from lgrnet.checkpoint.checkpointer import Checkpoint, Checkpointer, CheckpointError, list_weights, weights_damage
 from lgrnet.checkpoint.disk import write_atomic
 from lgrnet.checkpoint.official import OfficialWeightsError, load_backbone
-from lgrnet.checkpoint.weights import WEIGHTS_FILE, weights_file, weights_metadata
+from lgrnet.checkpoint.weights import weights_file, weights_metadata
 from lgrnet.config import ConfigError, to_json, to_yaml
 from lgrnet.data.loader import ClipLoader
 from lgrnet.engine.evaluate import evaluate_sets
@@ -34,13 +34,14 @@ from lgrnet.engine.lock import BusyError, held
 from lgrnet.engine.log import RunLog, Terminal
 from lgrnet.engine.parts import build_part, check_evaluation, evaluation_options, evaluation_sets, settings_of
 from lgrnet.engine.pictures import CURVES_FILE, PictureHook
+from lgrnet.engine.results import check_target, results_name
 from lgrnet.engine.resume import CONFIG_FILE, Changes, changed_settings, in_words
 from lgrnet.engine.settings import TrainSettings
 from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
 from lgrnet.evaluation import plain_json
 from lgrnet.ops.backends import BackendError
-from lgrnet.records import DataError, VideoRecord, file_hash
+from lgrnet.records import DataError, VideoRecord
 
 CHECKPOINTS = "checkpoints"
 USER_ERRORS = (
@@ -120,9 +121,9 @@ def evaluate(
     results: dict[str, SetScores] = {}
     for path in _whole([resolve(paths)] if resolve(paths) != Path(paths) else list_weights(paths)):
         load_weights(model, path)
-        name = _name(path)
+        name = results_name(path)
         target = Path(folder) / "eval" / name
-        _check_target(path, Path(folder), target)
+        check_target(path, Path(folder), target, sets)
         results[name] = _evaluate(
             config, settings, sets, options, target, context.device, model.eval(), weights_file(path)
         )
@@ -212,6 +213,8 @@ def _prepare_torch(settings: TrainSettings, device: torch.device) -> None:
 def _start(checkpointer: Checkpointer, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, None for a new run."""
     there = checkpointer.all()
+    if checkpointer.folder.exists() and not checkpointer.folder.is_dir():
+        raise CheckpointError(f"{checkpointer.folder} is no folder; remove it, or give another place with --out_dir")
     if not resume and there:
         raise CheckpointError(
             f"{checkpointer.folder} already holds {len(there)} checkpoints, up to step {there[-1].step}; "
@@ -253,6 +256,9 @@ def _run_main(
         write_atomic(folder / "origin.json", json.dumps(origin, indent=1).encode())
         log.event("start" if start is None else "resume", step=trainer.step, origin=origin)
         terminal.say(f"training in {folder}, step {trainer.step} of {settings.steps}, on {trainer.device}")
+        if log.lost:
+            numbers = f"{log.lost[0]} to {log.lost[-1]}" if len(log.lost) > 1 else str(log.lost[0])
+            terminal.say(f"its log has no readable line of {len(log.lost)} steps that are done ({numbers})")
         if trainer.step == settings.steps:
             terminal.say("all steps are done: nothing is left to train")
         try:
@@ -358,31 +364,6 @@ def _whole(paths: Sequence[Path]) -> Iterator[Path]:
             _say(f"{path} is passed over: {damage}")
     if not found:
         raise CheckpointError(f"none of the {len(paths)} weights is whole, from {paths[0]} to {paths[-1]}")
-
-
-def _check_target(path: Path, folder: Path, target: Path) -> None:
-    """Raises CheckpointError where results of weights from elsewhere would replace those of a run's own."""
-    inside = path.resolve().is_relative_to(folder.resolve())
-    if inside or not (folder / CONFIG_FILE).is_file() or not Checkpoint.is_name(target.name):
-        return
-    try:
-        sets = json.loads((target / "report.json").read_text(encoding="utf-8"))["sets"]
-        hashes = {result["weights_hash"] for result in sets}
-    except (OSError, ValueError, LookupError, TypeError):
-        return
-    if hashes != {file_hash(weights_file(path))}:
-        raise CheckpointError(
-            f"{target} has the results of other weights, those of the run in {folder}; give another folder with "
-            f"--out_dir for {path}"
-        )
-
-
-def _name(path: Path) -> str:
-    """What results of these weights are called: a checkpoint's file is called as its folder."""
-    if path.is_dir():
-        return path.resolve().name
-    folder = path.resolve().parent.name
-    return folder if path.name == WEIGHTS_FILE and folder else path.stem
 
 
 def _git(*arguments: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -11,6 +12,8 @@ from pathlib import Path
 
 DRAFT = re.compile(r"\.\d+(\.[A-Za-z0-9]+)?")
 """How drafts are called, those that a killed program left among them."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, a quota or a limit on the size of files."""
 
 
 @contextmanager

@@ -43,3 +43,13 @@ def test_a_folder_that_cannot_be_made_is_a_place_and_a_file_missing_elsewhere_is
     missing = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "run" / "eval"))
     assert "give another with --out_dir" in str(disk.place_error(tmp_path / "run", missing))
     assert disk.place_error(tmp_path / "other", missing) is None
+
+
+@pytest.mark.parametrize(("size", "free", "fits"), [(100, 150, False), (100, 200, True), (5 << 20, 6 << 20, True)])
+def test_a_small_file_needs_no_large_reserve(tmp_path, monkeypatch, size, free, fits):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free}))
+    if fits:
+        disk.require_space(tmp_path, size)
+    else:
+        with pytest.raises(disk.CheckpointError, match="100 bytes are needed, 150 are free, 50 bytes are missing"):
+            disk.require_space(tmp_path, size)

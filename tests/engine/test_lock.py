@@ -81,3 +81,32 @@ def test_calls_at_once_share_the_runs(tmp_path):
     for one in runs:
         (said,) = (one.folder / "output.txt").read_text().splitlines()
         assert said == f"error: {one.failure()['reason']}"
+
+
+ORPHAN = """
+import os, signal, subprocess, sys
+worker = (
+    "import fcntl, pathlib, sys, time; folder = pathlib.Path(sys.argv[1]); file = open(folder / '.lock', 'a'); "
+    "fcntl.lockf(file, fcntl.LOCK_EX); (folder / 'begun').touch(); time.sleep(2); (folder / 'ended').touch()"
+)
+subprocess.Popen([sys.executable, "-c", worker, sys.argv[1]], start_new_session=True)
+while not os.path.exists(os.path.join(sys.argv[1], "begun")):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_run_begins_beside_the_processes_of_one_whose_torchrun_was_killed(tmp_path, capsys):
+    cells = {(name,): Cell(read_config(CONFIG)) for name in "ab"}
+    runs = plan(Grid("t", ("m",), cells, (Metric("Dice", "dice", "lgrnet", "toy"),)), tmp_path / "grid")
+    ended = []
+
+    def command(one):
+        if one is runs[1]:
+            ended.append((runs[0].folder / "ended").exists())
+            return [sys.executable, "-c", "pass"]
+        return [sys.executable, "-c", ORPHAN, str(one.folder)]
+
+    assert not run_all(runs, tmp_path / "grid", command)
+    assert ended == [True] and runs[0].failure()["reason"] == "killed by signal 9"
+    assert "[1/2] a/repeat_1: processes of it still run; waiting for their end" in capsys.readouterr().out

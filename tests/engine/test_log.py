@@ -77,8 +77,31 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "",
+        "5",
+        '{"type": "step", "st',
+        '{"step": 2}',
+        '{"type": "step", "step": "2"}',
+        '{"type": "evaluation", "step": 2, "sets": {}, "mean": {"dice": NaN}}',
+    ],
+)
+def test_a_damaged_line_takes_no_others_with_it(tmp_path, damaged):
+    fill(tmp_path)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    (tmp_path / "log.jsonl").write_text("\n".join([lines[0], damaged, *lines[2:]]) + "\n")
+    with RunLog(tmp_path, resume_step=4) as log:
+        assert log.lost == [2]
+    assert (tmp_path / "log.jsonl").read_text().splitlines() == [lines[0], *lines[2:6]]
+    (tmp_path / "log.jsonl").unlink()
+    with RunLog(tmp_path, resume_step=4) as log:
+        assert log.lost == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("torn", [b"[1, 2]\n", b"\xff\x00\x00", b"\0" * 64])
-def test_a_foreign_line_ends_the_log(tmp_path, torn):
+def test_a_foreign_line_is_left_out(tmp_path, torn):
     fill(tmp_path)
     with open(tmp_path / "log.jsonl", "ab") as file:
         file.write(torn)
