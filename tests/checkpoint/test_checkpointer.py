@@ -213,7 +213,7 @@ def test_full_disk_is_seen_before_writing_and_says_how_much_is_missing(keeper, m
     assert 500 < needed < 10000 and missing == 2 * needed - 1000
     assert "the disk is full" in words and keeper.latest().step == 3
     with pytest.raises(CheckpointError, match="bytes are missing"):
-        save_weights(keeper.folder / "one.safetensors", {"w": torch.ones(9)}, None)
+        save_weights(keeper.folder / "one.safetensors", {"w": torch.ones(999)}, None)
     assert not list(keeper.folder.glob("*one*"))
 
 
