@@ -8,7 +8,8 @@ that the release names but cannot build (a third and a fourth attention of the b
 convolutions, an auxiliary head) are not here. Two that it builds are left out: fg1_standard (seg_feature_guide 1,
 228,537,694 parameters), of whose structure only its size is known to us; and seghead_vit (fg_seghead_vit,
 207,167,350 parameters): by their number an AssembleFormer of 4 blocks with channel attention behind the pyramid, whose
-names in the release are not known, so that nothing could show that ours is the same.
+names in the release are not known, so that nothing could show that ours is the same. Three options keep the value of
+all its published runs: fg_svattn_divisor 4, fg_resize_stage 0 (the finest map), fg_cat_shuffle off.
 
 Needs weights/resnet18-f37072fd.pth and weights/resnext50_32x4d-1a0047aa.pth, too (torchvision).
 """

@@ -23,7 +23,8 @@ class TrainSettings:
     keep              newest checkpoints that stay, besides the best
     metric            the best checkpoint has the highest value of this, a mean over the evaluation sets
     seed              of the initial weights and of every draw
-    sizes             square training sizes of which each step draws one; empty: frames stay as they come
+    sizes             square training sizes of which each step draws one, for all its clips (published: each process
+                      draws its own, so that its number changes what is drawn); empty: frames stay as they come
     clip_norm         limit of the global L2 norm of the gradient, 0: none
     precision         fp32, or bf16 | fp16 autocast of the model (the loss stays in fp32); fp64 to check that two ways
                       of training are one, free of rounding

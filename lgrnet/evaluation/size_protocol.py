@@ -29,6 +29,9 @@ class SvANetSizeProtocol:
                          E-measure of all images as one map, and an MAE that takes every object's true index for 1 and
                          is divided by the number of images twice
 
+    Left out are two numbers that the published training prints of the same predictions, and that no table has: an
+    E-measure of every four images as one map, and an MAE divided by the number of the epoch.
+
     Everything is a fraction of 1; the published tables have percent (MAE: 1e-4). The published program compares at
     512 x 512; here it is the size on disk, at which the size class is taken in both. Where the published program
     leaves out size classes that hold all images, here they stand. Truth above 0 is foreground. A prediction of another

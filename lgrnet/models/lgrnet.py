@@ -33,6 +33,9 @@ class LGRNet(Segmenter):
     frame_chunk  frames that go through the backbone at once outside training, and through everything in `infer`, so
                  that memory hardly grows with the video; None: see `frames_at_once`
 
+    A video is one clip, however long it is. The release's `test_clip_size`, which cuts it, is left out: it is unset in
+    every published config and fails when set.
+
     Raises ValueError when encoder and decoder differ in dim.
     """
 
