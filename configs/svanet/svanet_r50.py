@@ -16,7 +16,8 @@ Masks hold class indices; for masks of 0 and 255 set data.label_map=binary.
 As run: AdamW with 0.03 of decay on everything, 100 epochs of 4 images a step at 512 pixels, the backbone frozen in the
 first 10 while its batch norms follow the data, a cosine with a restart where it joins; frames in 0..1 without mean and
 deviation (the release would take them from a norm_train.csv beside the images, which it does not have: give its two
-rows as model.pixel_mean and model.pixel_std); crops filled up with white; the best weights by mIoU with background on the very split that is reported.
+rows as model.pixel_mean and model.pixel_std); crops filled up with white; the best weights by mIoU with background on
+the very split that is reported.
 Without ImageNet weights: train.backbone_weights=null train.freeze_steps=0 schedule.restart=false. Published runs were
 not seeded, and were repeated three times: train.seed=1, 2, 3, which also draws which cells belong to which scale
 (model.net.mask_seed). For one fold of a cross-validation: data.fold=1.
