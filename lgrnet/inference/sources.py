@@ -7,18 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
+from lgrnet.inference.timeline import Timeline, read_timeline
 from lgrnet.records import IMAGE_SUFFIXES, MAX_PIXELS, DataError, natural_key, read_frame
 
-NOT_FILMED = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "applehttp", "dash"}
-"""What FFmpeg calls files that it makes pictures of but that are none: texts drawn as on a screen, lists of files."""
+NOT_FILMED = {"tty", "bin", "xbin", "adf", "idf", "concat", "hls", "applehttp", "dash", "tiff_pipe"}
+"""What FFmpeg calls files that it makes pictures of but that are none: texts drawn as on a screen, lists of files, and
+stacks of pictures of which it sees the first."""
 
 
 @dataclass
@@ -40,10 +42,11 @@ class VideoFileSource:
 
     Frames that are coded as a difference to a lost one are lost too where the decoder cannot conceal it.
 
-    damage  what was wrong in the latest pass, one line per place; empty for a sound file
+    damage  what was noticed in the latest pass, one line per place. Codings without checksums can be damaged unnoticed
 
-    Frames are named by their place in time (frame 12 stays 000012 when frame 11 is lost). They are turned as the file's
-    display matrix says, as by players, where that is by a multiple of 90 degrees; its flips are not applied.
+    Frames are numbered as programs count them, from 0; a frame that is known to be lost keeps its number (frame 12
+    stays 000012 when frame 11 is lost), see `read_timeline`. They are turned and mirrored as the file's display matrix
+    says, as by players, where that is by a multiple of 90 degrees.
     """
 
     name: str
@@ -56,22 +59,36 @@ class VideoFileSource:
         Raises DataError when the file cannot be opened, holds no video, or its frames are too large.
         """
         self.damage.clear()
+        with self._opened() as container:
+            timeline = read_timeline(container, _video_stream(container, self.path))
+        with self._opened() as container:
+            stream = _video_stream(container, self.path)
+            numbers, end, undecoded = [-1], 0.0, 0
+            for frame in self._decoded(container, stream):
+                if frame is None:
+                    undecoded += 1
+                    continue
+                counted = numbers[-1] + 1 + (0 if timeline.numbers else undecoded)
+                numbers.append(max(timeline.numbers.get(frame.pts, counted), numbers[-1] + 1))
+                end, undecoded = _end(frame, stream), 0
+                yield f"{numbers[-1]:06d}", _upright(frame)
+            self._report_streams(container, stream)
+            self._report_end(end, container, stream)
+            self._report_gaps(numbers, timeline)
+
+    def _opened(self) -> av.container.InputContainer:
         try:
             # As an absolute path: FFmpeg takes what stands before a colon for a protocol.
-            container = av.open(str(self.path.absolute()))
+            return av.open(str(self.path.absolute()))
         except (av.FFmpegError, OSError) as error:
             raise DataError(
                 f"video {self.path} cannot be opened ({error}); it is damaged, cut short or no video"
             ) from error
-        with container:
-            stream = _video_stream(container, self.path)
-            numbers, end = [-1], 0.0
-            for frame in self._decoded(container, stream):
-                numbers.append(_number(frame, stream, after=numbers[-1]))
-                end = _end(frame, stream)
-                yield f"{numbers[-1]:06d}", _upright(frame)
-            self._report_end(end, container, stream)
-            self._report_gaps(numbers, stream.frames)
+
+    def _report_streams(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+        """Says so where the file holds several films, as of the two eyes of a stereo endoscope."""
+        if (films := len(_films(container))) > 1:
+            self.damage.append(f"the file holds {films} video streams; stream {stream.index} was taken")
 
     def _report_end(self, end: float, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         """Says so where the frames end before the file does by its own words: it was cut short.
@@ -82,21 +99,21 @@ class VideoFileSource:
         if not stream.frames and promised and rate and promised - end > 1.5 / rate:
             self.damage.append(f"the file says that it lasts {promised:.2f} s, but its last frame ends at {end:.2f} s")
 
-    def _report_gaps(self, numbers: Sequence[int], promised: int) -> None:
-        """Frames that a damaged packet took with it, because they are coded as a difference to its own."""
-        ends = [*numbers, promised] if self.damage and promised > numbers[-1] else numbers
+    def _report_gaps(self, numbers: Sequence[int], timeline: Timeline) -> None:
+        """Frames that are not there: damaged, coded as a difference to damaged ones, or not in the file."""
+        for number, seconds in timeline.breaks:
+            self.damage.append(f"the clock jumps by {seconds:.0f} s after frame {number}; frames are numbered on")
+        ends = [*numbers, timeline.last + 1]
         gaps = [(a + 1, b - 1) for a, b in pairwise(ends) if b > a + 1]
-        lost = promised - (len(numbers) - 1)
-        if not gaps or (lost <= 0 and (promised or not self.damage)):
-            return
-        count = sum(b - a + 1 for a, b in gaps)
-        if promised and count != lost:
-            self.damage.append(f"missing frames: {lost}; the video has no steady rate that would tell their places")
-            return
-        shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps[:20])
-        self.damage.append(f"missing frames ({count} in all): {shown}{', ...' if len(gaps) > 20 else ''}")
+        if gaps:
+            count = sum(b - a + 1 for a, b in gaps)
+            shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps[:20])
+            self.damage.append(f"missing frames ({count} in all): {shown}{', ...' if len(gaps) > 20 else ''}")
 
-    def _decoded(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    def _decoded(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[av.VideoFrame | None]:
+        """The frames, None for each that cannot be decoded."""
         packets = container.demux(stream)
         index = -1
         while True:
@@ -112,10 +129,12 @@ class VideoFileSource:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 self.damage.append(f"packet {index} at {_seconds(packet)}: not decoded ({error.strerror})")
+                yield None
                 continue
             for frame in frames:
                 if frame.is_corrupt:
                     self.damage.append(f"packet {index} at {_seconds(packet)}: its frame is damaged and left out")
+                    yield None
                 else:
                     yield frame
 
@@ -145,8 +164,12 @@ def open_source(path: str | Path) -> ImageSource | VideoFileSource:
     return VideoFileSource(path.stem, path)
 
 
+def _films(container: av.container.InputContainer) -> list[av.VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    films = _films(container)
     if not films or not NOT_FILMED.isdisjoint(container.format.name.split(",")):
         raise DataError(f"{path} holds no video stream; expected a video file, an image or a folder of frames")
     best = container.streams.best("video")
@@ -156,15 +179,6 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     if stream.width * stream.height > MAX_PIXELS:
         raise DataError(f"{path} has frames of {stream.width} x {stream.height}, more than {MAX_PIXELS} pixels")
     return stream
-
-
-def _number(frame: av.VideoFrame, stream: av.VideoStream, after: int) -> int:
-    """The frame's place in time, counted in frames from the start; always more than the one before."""
-    rate = stream.average_rate or stream.guessed_rate
-    if frame.pts is None or not rate:
-        return after + 1
-    seconds = (frame.pts - (stream.start_time or 0)) * Fraction(frame.time_base)
-    return max(after + 1, round(seconds * rate))
 
 
 def _end(frame: av.VideoFrame, stream: av.VideoStream) -> float:
@@ -187,9 +201,23 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, turned counterclockwise as the display matrix says where that needs no resampling."""
-    pixels, angle = frame.to_ndarray(format="rgb24"), frame.rotation
-    return pixels if angle % 90 else np.ascontiguousarray(np.rot90(pixels, angle // 90))
+    """uint8 [H, W, 3] RGB, turned and mirrored as the display matrix says where that needs no resampling."""
+    pixels = frame.to_ndarray(format="rgb24")
+    (a, b), (c, d) = _display(frame)
+    if a and d and not (b or c):
+        return np.ascontiguousarray(pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1])
+    if b and c and not (a or d):
+        return np.ascontiguousarray(pixels.swapaxes(0, 1)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1])
+    return pixels
+
+
+def _display(frame: av.VideoFrame) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the display matrix brings the axes x and y: (x to x, x to y), (y to x, y to y)."""
+    for data in frame.side_data:
+        if data.type == Type.DISPLAYMATRIX:
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            return (a, b), (c, d)
+    return (1, 0), (0, 1)
 
 
 def _seconds(packet: av.Packet) -> str:

@@ -1,5 +1,6 @@
 """Folders, images and video files, whole and damaged."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -174,12 +175,12 @@ def test_damaged_image_is_named(tmp_path):
         list(open_source(tmp_path))
 
 
-def copied(source, target):
-    """The packets of a video file in a container of another kind."""
+def copied(source, target, without=()):
+    """The packets of a video file in a container of another kind, but for some."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         stream = made.add_stream_from_template(given.streams.video[0])
-        for packet in given.demux(video=0):
-            if packet.dts is not None:
+        for index, packet in enumerate(given.demux(video=0)):
+            if packet.dts is not None and index not in without:
                 packet.stream = stream
                 made.mux(packet)
     return target
@@ -200,26 +201,117 @@ def test_a_file_that_was_cut_says_so(clip, tmp_path, keep):
         assert source.damage[-1] == end
 
 
-def test_frames_of_no_steady_rate_that_are_lost_are_counted(tmp_path):
-    path = tmp_path / "phone.mp4"
+def written(path, times=range(FRAMES), tick=Fraction(1, 25), **options):
+    """A file of pictures at these times, by mpeg4; and where each packet lies in it."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25, options={"g": "1"})
+        stream = container.add_stream("mpeg4", rate=25, options={"g": "1", **options})
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
-        stream.codec_context.time_base = Fraction(1, 75)
-        for index in range(FRAMES):
+        stream.codec_context.time_base = tick
+        for index, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(_picture(index), format="rgb24")
-            frame.pts, frame.time_base = 3 * index + 60 * (index > 4), Fraction(1, 75)
+            frame.pts, frame.time_base = time, tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with av.open(str(path)) as container:
-        start, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][10]
+        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+def numbers_and_pictures(path):
+    """Of each frame its number, and which picture it shows; and what was noticed."""
+    source = open_source(path)
+    pairs = [(int(name), int(frame[..., 0].astype(int).sum(0).argmax()) // 4) for name, frame in source]
+    return pairs, source.damage
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
+def test_frames_that_are_coded_out_of_order_have_their_numbers(tmp_path, suffix):
+    """An AVI holds no times; those that FFmpeg guesses begin at 1."""
+    written(tmp_path / f"b.{suffix}", g="8", bf="2")
+    assert numbers_and_pictures(tmp_path / f"b.{suffix}") == ([(i, i) for i in range(FRAMES)], [])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_of_no_steady_rate_are_counted(tmp_path, suffix):
+    times = [*range(0, 30, 3), *range(30, 30 + FRAMES - 10)]
+    written(tmp_path / f"v.{suffix}", times)
+    assert numbers_and_pictures(tmp_path / f"v.{suffix}") == ([(i, i) for i in range(FRAMES)], [])
+
+
+def test_packets_that_are_gone_leave_their_numbers(clip, tmp_path):
+    """As where a recorder has lost some: nothing that is left is damaged."""
+    pairs, damage = numbers_and_pictures(copied(clip[0], tmp_path / "a.mkv", without=(10, 11, 12)))
+    assert pairs == [(i, i) for i in range(FRAMES) if i not in (10, 11, 12)]
+    assert damage == ["missing frames (3 in all): 10-12"]
+
+
+def test_a_clock_that_jumps_is_no_loss(tmp_path):
+    written(tmp_path / "j.mkv", [i + 25 * 3600 * (i > 11) for i in range(FRAMES)])
+    pairs, damage = numbers_and_pictures(tmp_path / "j.mkv")
+    assert pairs == [(i, i) for i in range(FRAMES)]
+    assert damage == ["the clock jumps by 3600 s after frame 11; frames are numbered on"]
+
+
+def test_an_avi_that_was_cut_says_so(tmp_path):
+    places = written(tmp_path / "a.avi")
+    data = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "b.avi").write_bytes(data[: places[15][0] - 8])
+    pairs, damage = numbers_and_pictures(tmp_path / "b.avi")
+    assert pairs == [(i, i) for i in range(15)] and damage == [f"missing frames (9 in all): 15-{FRAMES - 1}"]
+
+
+def test_a_lost_frame_of_an_avi_keeps_its_number(tmp_path):
+    places = written(tmp_path / "a.avi")
+    data = bytearray((tmp_path / "a.avi").read_bytes())
+    start, size = places[10][0], places[10][1]
+    begin = data.index(b"00dc", start - 8) + 8 if data[start - 8 : start - 4] == b"00dc" else start + 8
+    data[begin : begin + size] = bytes(size)
+    (tmp_path / "a.avi").write_bytes(data)
+    pairs, damage = numbers_and_pictures(tmp_path / "a.avi")
+    assert pairs == [(i, i) for i in range(FRAMES) if i != 10]
+    assert damage[-1] == "missing frames (1 in all): 10"
+
+
+def test_one_of_several_films_is_taken_in_words(tmp_path):
+    with av.open(str(tmp_path / "stereo.mkv"), "w") as container:
+        for _ in range(2):
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(4):
+            for stream in container.streams.video:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(_picture(index), format="rgb24")))
+        for stream in container.streams.video:
+            container.mux(stream.encode())
+    pairs, damage = numbers_and_pictures(tmp_path / "stereo.mkv")
+    assert len(pairs) == 4 and damage == ["the file holds 2 video streams; stream 0 was taken"]
+
+
+@pytest.mark.parametrize("across, down", [(-1, 1), (1, -1), (-1, -1)])
+def test_mirrored_video_is_shown_as_players_do(tmp_path, across, down):
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[:32, :32] = (255, 0, 0)
+    with av.open(str(tmp_path / "m.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        stream.set_display_rotation(180)
+        container.mux([*stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *stream.encode()])
+    turned = struct.pack(">5i", -65536, 0, 0, 0, -65536)
+    data = (tmp_path / "m.mp4").read_bytes()
+    assert data.count(turned) == 1, "the matrix of the track"
+    (tmp_path / "m.mp4").write_bytes(data.replace(turned, struct.pack(">5i", across * 65536, 0, 0, 0, down * 65536)))
+    ((_, frame),) = open_source(tmp_path / "m.mp4")
+    assert frame[0 if down > 0 else -1, 0 if across > 0 else -1, 0] > 200 and frame.shape == picture.shape
+
+
+def test_a_lost_frame_of_no_steady_rate_has_its_place(tmp_path):
+    path = tmp_path / "phone.mp4"
+    start, size = written(path, [3 * i + 60 * (i > 4) for i in range(FRAMES)], Fraction(1, 75))[10]
     source = open_source(path)
     assert len(list(source)) == FRAMES and not source.damage
     data = bytearray(path.read_bytes())
     data[start : start + size] = bytes(size)
     path.write_bytes(data)
-    assert len(list(source)) == FRAMES - 1
-    assert source.damage[-1] == "missing frames: 1; the video has no steady rate that would tell their places"
+    assert [int(name) for name, _ in source] == [i for i in range(FRAMES) if i != 10]
+    assert source.damage[-1] == "missing frames (1 in all): 10"
 
 
 def test_a_name_with_a_colon(clip, tmp_path, monkeypatch):
