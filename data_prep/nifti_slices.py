@@ -165,7 +165,9 @@ def _write_cases(
     """
     done = _read_done(options.dst / _DONE)
     times = {case: [volume.changed for volume in volumes] for case, volumes in cases.items()}
-    same = {case for case in cases if done.get(case, [])[2:] == times[case]}
+    same = {
+        case for case in cases if done.get(case, [])[2:] == times[case] and _all_there(options.dst, case, done[case])
+    }
     with progress("slicing", len(cases), len(same)) as advance:
         for case, (image, mask) in cases.items():
             if case in same:
@@ -198,11 +200,21 @@ def _apart(volume, labels) -> bool:
     return not distances.max() <= smallest / 2
 
 
+def _slices(dst: Path, case: str) -> list[Path]:
+    """The images and masks of a volume that are there."""
+    found = [path for part in ("train", "val", "mask") for path in (dst / part).glob(f"{case}_*")]
+    return [path for path in found if path.stem.removeprefix(f"{case}_").isdecimal()]
+
+
+def _all_there(dst: Path, case: str, row: Sequence[int]) -> bool:
+    """Whether every slice of a volume that was cut is there, with its mask."""
+    return len(_slices(dst, case)) == 2 * row[0]
+
+
 def _remove_slices(dst: Path, case: str) -> None:
     """Of a volume that has changed, or whose slices were not all written: they may be more than now, or others."""
-    for path in [path for part in ("train", "val", "mask") for path in (dst / part).glob(f"{case}_*")]:
-        if path.stem.removeprefix(f"{case}_").isdecimal():
-            path.unlink()
+    for path in _slices(dst, case):
+        path.unlink()
 
 
 def _read_done(path: Path) -> dict[str, list[int]]:

@@ -16,13 +16,24 @@ Files = dict[Key, Entry]
 
 
 def collect(files: Iterable[tuple[Key, Entry]]) -> Files:
-    """The files by their keys. One that a later download holds again is left out; DataError for two in one download."""
+    """The files by their keys. One that a later download holds again is left out.
+
+    Raises DataError for two in one download, and for another file under the name: a frame of one download would be
+    paired with a mask of the other.
+    """
     found: Files = {}
     for key, entry in files:
         first = found.setdefault(key, entry)
-        if first is not entry and first.source is entry.source:
+        if first is entry:
+            continue
+        if first.source is entry.source:
             names = f"{shown(first.name)} and {shown(entry.name)}"
             raise DataError(f"{names} in {entry.source.path} are the same frame twice; keep one of them")
+        if (first.suffix, first.size) != (entry.suffix, entry.size):
+            raise DataError(
+                f"{shown(entry.name)} is another file in {entry.source.path} than in {first.source.path}; give the "
+                "downloads of one data set only, or one of these"
+            )
     return found
 
 

@@ -27,6 +27,7 @@ from lgrnet.records import IMAGE_SUFFIXES, DataError, count_and_name
 from lgrnet.records.drafts import DISK_FULL, drafted
 
 _PIECE = 1 << 20
+_SECOND = 10**9
 
 
 class Entry(NamedTuple):
@@ -203,7 +204,7 @@ def convert_files(plan: Plan, dst: Path, write: Callable[[Content, Path], None],
 
     Raises DataError for a full disk and for damaged archives.
     """
-    missing = {name: entry for name, entry in plan.items() if not has_time(dst / name, entry.changed)}
+    missing = {name: entry for name, entry in plan.items() if not has_time(dst / name, _time_made(entry))}
     names: dict[Source, dict[str, list[str]]] = {}
     for name, entry in missing.items():
         names.setdefault(entry.source, {}).setdefault(entry.name, []).append(name)
@@ -215,8 +216,14 @@ def convert_files(plan: Plan, dst: Path, write: Callable[[Content, Path], None],
                 for target in wanted[name]:
                     with space.told(entry):
                         write(Content(content, entry), dst / target)
-                    set_time(dst / target, entry.changed)
+                    set_time(dst / target, _time_made(entry))
                     advance()
+
+
+def _time_made(entry: Entry) -> int:
+    """The time in ns of what is made of a file: its own, but for the fraction of the second, which tells files of other
+    sizes apart. Archives may give all their files one time, also those of a later version."""
+    return entry.changed - entry.changed % _SECOND + (entry.changed + entry.size * 1_000_003) % _SECOND
 
 
 def is_there(path: Path, entry: Entry) -> bool:

@@ -19,7 +19,9 @@ from PIL import Image
 
 from data_prep.pairing import Files, Key, collect, paired
 from data_prep.placing import Content, Entry, Part, Plan, Report
+from data_prep.svanet_layout import lesion
 from lgrnet.records import DataError, natural_key, read_frame, read_mask, write_image
+from lgrnet.records.pictures import is_lossy
 
 FRAMES, POSITIVE, STILLS = 8037, 3762, 1537
 _FOLDER = re.compile(r"(images|masks)_(C\d+|seq\d+)")
@@ -91,10 +93,16 @@ def plan_of(images: Files, masks: Files, parts: dict[Key, str]) -> tuple[Plan, P
 
 
 def write_class_mask(content: Content, target: Path) -> None:
-    """A mask with a palette: 1 where the original, a JPEG, is above 127; 0 everywhere for an image without polyp."""
+    """A mask with a palette: 1 where the original, a JPEG, is above 127; 0 everywhere for an image without polyp.
+    DataError for one that is no JPEG and holds class indices."""
     negative = _NEGATIVE.fullmatch(content.entry.folder)
-    raw = np.zeros(read_frame(content).shape[:2], np.uint8) if negative else read_mask(content)
-    image = Image.fromarray((raw > 127).astype(np.uint8))
+    if negative:
+        shown = np.zeros(read_frame(content).shape[:2], bool)
+    elif is_lossy(content.entry.name):  # the noise of an empty one may be above 0
+        shown = read_mask(content) > 127
+    else:
+        shown = lesion(content)
+    image = Image.fromarray(shown.astype(np.uint8))
     image.putpalette(_PALETTE)
     write_image(target, image)
 

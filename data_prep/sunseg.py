@@ -82,15 +82,18 @@ def find_masks(images: Iterable[Entry]) -> tuple[dict[str, _Masks], list[str]]:
 
 
 def find_frames(images: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
-    """(case, stem) -> frame. Those of the SUN database come before those that a script has put beside the masks."""
-    sun, moved = {}, {}
+    """(case, stem) -> frame. Those of the SUN database come before those that a script has put beside the masks, which
+    are also there by (clip, stem): clips of one case may have stems in common."""
+    sun, moved, clips = {}, {}, {}
     for entry in images:
         place_in = split_of(entry.name)
         if entry.size and place_in is None and _CASE.fullmatch(sun_case(entry.folder)):
             sun.setdefault((sun_case(entry.folder), entry.stem), entry)
         elif entry.size and place_in is not None and place_in[1] == "Frame":
             moved.setdefault((sun_case(place_in[2]), entry.stem), entry)
-    return {**moved, **sun}
+            clips.setdefault((place_in[2], entry.stem), entry)
+    clips = {(clip, stem): frame for (clip, stem), frame in clips.items() if (sun_case(clip), stem) not in sun}
+    return {**moved, **clips, **sun}
 
 
 def plan_of(masks: dict[str, _Masks], frames: dict, pooled: str | None = None) -> tuple[Plan, list[Part]]:
@@ -100,7 +103,7 @@ def plan_of(masks: dict[str, _Masks], frames: dict, pooled: str | None = None) -
         places = [split] if pooled is None or "/" not in split else [split, f"{split.partition('/')[0]}/{pooled}"]
         missing, found = [], defaultdict(int)
         for (clip, stem), mask in sorted(masks[split].items(), key=lambda item: natural_key("/".join(item[0]))):
-            frame = frames.get((sun_case(clip), stem))
+            frame = frames.get((clip, stem)) or frames.get((sun_case(clip), stem))
             if frame is None:
                 missing.append(f"the frame of {split}/GT/{clip}/{stem}, {sun_case(clip)}/{stem}.jpg")
                 continue

@@ -88,7 +88,8 @@ def prepare_stills(
     for still in stills:
         if still.image and still.mask:
             name = f"{still.part}/{still.stem}{still.image.suffix}"
-            if origins.setdefault(still.stem, still.mask) != still.mask or name in images:
+            origin = still.mask, still.image.size  # of folds: the same picture in each
+            if origins.setdefault(still.stem, origin) != origin or name in images:
                 raise DataError(f"{still.image.name} is there twice, in {still.part} or another part; keep one of them")
             images[name], masks[f"mask/{still.stem}.png"] = still.image, still.mask
     report = _report(stills, published)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.command import parser_of, run, sources_of  # noqa: E402
-from data_prep.pairing import Files, collect, paired, part_of, planned  # noqa: E402
+from data_prep.pairing import Files, Key, collect, paired, part_of, planned  # noqa: E402
 from data_prep.placing import Entry, Plan, Report, images_of, place  # noqa: E402
 from data_prep.stamp import claim, finish  # noqa: E402
 from lgrnet.records import DataError  # noqa: E402
@@ -28,24 +29,37 @@ VARIANTS = {"temp": (80, 20), "temp7": (85, 15), "temp8": (83, 17)}
 
 SPLITS = ("train", "test")
 _KINDS = ("Frame", "GT", "Box")
+Place = tuple[str, str]
+"""(split, kind)."""
 
 
-def find_files(images: Iterable[Entry], variant: str) -> dict[tuple[str, str], Files]:
-    """(split, kind) -> its files, of one variant; raises DataError naming the variants where there are none."""
-    found, others = defaultdict(list), set()
+def find_files(images: Iterable[Entry], variant: str) -> dict[Place, Files]:
+    """(split, kind) -> its files, of one variant.
+
+    Raises DataError naming the variants where there are none, and the folders where others than a variant's hold files
+    of one split and kind.
+    """
+    found: dict[str, dict[Place, list[tuple[Key, Entry]]]] = defaultdict(lambda: defaultdict(list))
     for entry in images:
         parts = entry.name.split("/")
-        if len(parts) < 4 or parts[-4] not in SPLITS or parts[-3] not in _KINDS:
-            continue
-        above = parts[-5] if len(parts) > 4 else entry.source.path.name
-        if above in VARIANTS and above != variant:
-            others.add(above)
-        else:
-            found[parts[-4], parts[-3]].append(((parts[-2], entry.stem), entry))
-    if not found:
-        there = f"it holds {', '.join(sorted(others))}: set --variant" if others else "get it again"
+        if len(parts) >= 4 and parts[-4] in SPLITS and parts[-3] in _KINDS:
+            above = parts[-5] if len(parts) > 4 else entry.source.path.name
+            found[above][parts[-4], parts[-3]].append(((parts[-2], entry.stem), entry))
+    others = sorted(above for above in found if above in VARIANTS and above != variant)
+    taken = {above: files for above, files in found.items() if above not in others}
+    if variant in taken:  # what else lies there, such as a copy by another name, is not it
+        taken = {variant: taken[variant]}
+    if not taken:
+        there = f"it holds {', '.join(others)}: set --variant" if others else "get it again"
         raise DataError(f"--src has no {variant}/train/Frame/<video> nor train/Frame/<video>; {there}")
-    return {(split, kind): collect(found[split, kind]) for split in SPLITS for kind in _KINDS}
+    return {place: _of_place(place, taken) for place in product(SPLITS, _KINDS)}
+
+
+def _of_place(place: Place, found: Mapping[str, Mapping[Place, list[tuple[Key, Entry]]]]) -> Files:
+    holders = sorted(above for above, files in found.items() if place in files)
+    if len(holders) > 1:
+        raise DataError(f"{'/'.join(place)} is in {' and in '.join(holders)}; give one of these folders")
+    return collect(found[holders[0]][place] if holders else ())
 
 
 def prepare(options: argparse.Namespace) -> Report:

@@ -157,6 +157,9 @@ def test_stopped_and_started_again(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     assert call("ATLAS", src, dst) == call("ATLAS", src, tmp_path / "fresh") == 1
     assert content(dst) == content(tmp_path / "fresh")
+    for path in sorted((dst / "train").iterdir())[:3]:
+        path.unlink()  # by hand: these volumes are cut again
+    assert call("ATLAS", src, dst) == 1 and content(dst) == content(tmp_path / "fresh")
     image = src / "imagesTr/im0.nii.gz"
     time = image.stat().st_mtime_ns
     image.write_bytes(b"not read again")

@@ -127,6 +127,8 @@ def test_vocalfolds_patients_stand_on_both_sides(tmp_path):
         data_sets.video(tmp_path, f"seq{number}", number, 2)
     (tmp_path / "prepared.json").write_text(json.dumps({"source": "imesluh/vocalfolds (CC BY 4.0)"}))
     assert said(tmp_path) == [("D145", "Frame/seq1"), ("D145", "Frame/seq5")]
+    (tmp_path / "prepared.json").write_text(json.dumps({"source": "TissueNet", "images": {"train": 2}}))
+    assert not [found for found in said(tmp_path) if found[1] == "prepared.json"], "no annotations of COCO"
     (tmp_path / "prepared.json").write_text("[1")
     assert ("D158", "prepared.json") in said(tmp_path)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 
 from data_checks import coco, judge, leaks, pairs, published, texts, videos
+from data_checks.coco import NOTE_FILE
 from data_checks.kinds import ERROR, NOTE, WARNING, Finding
 from data_checks.masks import look_at_mask
 from data_checks.pictures import Look, Unreadable, look_at_frame, open_bytes
@@ -35,7 +36,6 @@ KNOWN = {
 """Part of the source that data_prep notes in prepared.json, or of the folder's name -> the rule for the patients of a
 data set, the split of our configs."""
 
-NOTE_FILE = "prepared.json"
 _CLOSELY = 2000  # so many frames are all decoded whole; of larger sets one in 16
 _INLINE = 300  # fewer files than this are not worth processes
 
