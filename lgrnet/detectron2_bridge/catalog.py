@@ -16,7 +16,7 @@ EVALUATOR_TYPE = "lgrnet"
 IGNORED = 255
 """The value of pixels without an annotation in `sem_seg`."""
 
-_OURS: set[str] = set()
+_OURS: dict[str, Callable[[], list[dict]]] = {}
 
 
 def register_records(
@@ -38,19 +38,23 @@ def register_dicts(
     """Registers what gives the dicts of a data set; as `register_records` otherwise."""
     if isinstance(thing_classes, str):
         raise ValueError(f"thing_classes is the text {thing_classes!r}; expected a list of names, [{thing_classes!r}]")
+    if name in DatasetCatalog and DatasetCatalog[name] is not _OURS.get(name):
+        raise ValueError(f"the data set {name!r} is registered by another package; choose another name")
     if name in _OURS:
         DatasetCatalog.pop(name, None)
         MetadataCatalog.pop(name, None)
-    elif name in DatasetCatalog:
-        raise ValueError(f"the data set {name!r} is registered by another package; choose another name")
+    facts = {
+        "thing_classes": list(thing_classes),
+        "stuff_classes": ["background", *thing_classes],
+        "ignore_label": IGNORED,
+        "evaluator_type": evaluator_type,
+    }
+    known = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog else {}
+    if other := [f"{key} {known[key]}" for key, value in facts.items() if known.get(key, value) != value]:
+        raise ValueError(f"MetadataCatalog has {', '.join(other)} for {name!r} already; choose another name")
+    MetadataCatalog.get(name).set(**facts)
     DatasetCatalog.register(name, dicts)
-    MetadataCatalog.get(name).set(
-        thing_classes=list(thing_classes),
-        stuff_classes=["background", *thing_classes],
-        ignore_label=IGNORED,
-        evaluator_type=evaluator_type,
-    )
-    _OURS.add(name)
+    _OURS[name] = dicts
 
 
 def register_folder(
@@ -76,7 +80,7 @@ def register_layouts(root: str | Path = "data") -> tuple[str, ...]:
 
 def registered() -> tuple[str, ...]:
     """The names that lgrnet has registered and that are still in the catalog, sorted."""
-    return tuple(sorted(_OURS & set(DatasetCatalog)))
+    return tuple(sorted(set(_OURS) & set(DatasetCatalog)))
 
 
 def check_names(names: str | Iterable[str]) -> tuple[str, ...]:
@@ -145,8 +149,11 @@ def _layouts(root: Path) -> dict[str, tuple[Callable[[], Sequence[VideoRecord]],
 
 
 def _dicts(name: str, records: Callable[[], Sequence[VideoRecord]], classes: tuple[str, ...]) -> list[dict]:
-    dicts = []
+    dicts, names = [], set[str]()
     for index, record in enumerate(records()):
+        if record.name in names:
+            raise DataError(f"data set {name!r} holds two videos named {record.name!r}; give each a name of its own")
+        names.add(record.name)
         if record.num_classes != len(classes):
             raise DataError(
                 f"video {record.name!r} of data set {name!r} has {record.num_classes} classes by its label map, but "

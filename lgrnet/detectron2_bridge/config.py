@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from ast import literal_eval
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from lgrnet.models.svanet import SvANet
 from lgrnet.models.video_decoder import VideoDecoder
 
 _EPOCH = 823  # steps: 3292 clips (every 6th frame of the 112 training videos of SUN-SEG) / 4 clips per step
+_IN_RGB = [round(255 * x, 3) for x in PIXEL_MEAN]
 _PLAIN = (bool, int, float, str, list, tuple)
 _KINDS = {
     bool: "True or False",
@@ -93,7 +95,13 @@ def statistic(name: str, values: Sequence[float], input_format: str) -> tuple[fl
 
 
 def statistics(cfg: CfgNode) -> dict[str, tuple[float, ...]]:
-    """MODEL.PIXEL_MEAN and PIXEL_STD as the arguments of our models."""
+    """MODEL.PIXEL_MEAN and PIXEL_STD, which are in the order of INPUT.FORMAT, as the arguments of our models."""
+    if cfg.INPUT.FORMAT == "BGR" and list(cfg.MODEL.PIXEL_MEAN) == _IN_RGB:
+        warnings.warn(
+            f"INPUT.FORMAT is BGR, and MODEL.PIXEL_MEAN {_IN_RGB} is ImageNet's in the order RGB; turn it and "
+            "PIXEL_STD round",
+            stacklevel=2,
+        )
     return {name: statistic(name, cfg.MODEL[name.upper()], cfg.INPUT.FORMAT) for name in ("pixel_mean", "pixel_std")}
 
 
@@ -128,7 +136,7 @@ def merge_config(cfg: CfgNode, file: str | Path | None = None, opts: Sequence[st
 def _add_model(model: CfgNode) -> None:
     model.META_ARCHITECTURE, model.MASK_ON = "LGRNet", True  # detectron2's own mapper drops masks without the latter
     model.BACKBONE.NAME, model.BACKBONE.FREEZE_AT = "PVTv2", 0
-    model.PIXEL_MEAN, model.PIXEL_STD = [round(255 * x, 3) for x in PIXEL_MEAN], [round(255 * x, 3) for x in PIXEL_STD]
+    model.PIXEL_MEAN, model.PIXEL_STD = list(_IN_RGB), [round(255 * x, 3) for x in PIXEL_STD]
     model.NUM_CLASSES = 1
     model.FRAME_CHUNK = 0  # frames that go through a model at once outside training; 0: as many as it says
     model.LGRNET = CfgNode({"ENCODER": _section(LGREncoder), "DECODER": _section(VideoDecoder, "num_classes")})
@@ -148,6 +156,7 @@ def _add_model(model: CfgNode) -> None:
 
 def _add_solver(solver: CfgNode) -> None:
     solver.BASE_LR, solver.BACKBONE_MULTIPLIER, solver.WEIGHT_DECAY = 1e-3, 0.1, 1e-4
+    solver.DECAY_BIASES, solver.DECAY_NORMS = True, False
     solver.STEPS, solver.GAMMA, solver.WARMUP_ITERS = tuple(_EPOCH * k for k in (3, 6, 9, 12)), 0.5, 0
     solver.MAX_ITER, solver.CHECKPOINT_PERIOD, solver.IMS_PER_BATCH = 15 * _EPOCH, 8 * _EPOCH, 4
     clip = solver.CLIP_GRADIENTS

@@ -49,10 +49,10 @@ class ClipEvaluator(DatasetEvaluator):
         used, ValueError for outputs of another model.
         """
         for video, output in zip(inputs, outputs, strict=True):
-            record = self._records.get(video["video_name"])
+            record = self._records.get(video.get("video_name"))
             if record is None:
                 raise DataError(
-                    f"video {video['video_name']!r} is not in the data set {self.dataset_name!r} of "
+                    f"video {video.get('video_name')!r} is not in the data set {self.dataset_name!r} of "
                     f"{len(self._records)} videos; the loader and the evaluator must name the same data set"
                 )
             if "prediction" not in output:

@@ -33,7 +33,8 @@ def read_clip(item: Mapping[str, Any], input_format: str = "RGB") -> Clip:
     if input_format == "BGR":
         frames = frames.flip(1)
     count, _, height, width = frames.shape
-    names = tuple(map(str, item.get("frame_names") or (f"{index:06d}" for index in range(count))))
+    given = item.get("frame_names")
+    names = tuple(map(str, given if given is not None else (f"{index:06d}" for index in range(count))))
     if len(names) != count:
         raise ValueError(f"video {video!r} has {count} frames but {len(names)} frame_names; give one each")
     disk_size = (int(item.get("height", height)), int(item.get("width", width)))
@@ -53,7 +54,8 @@ def read_targets(item: Mapping[str, Any], clip: Clip) -> Targets:
                        list, as published, and each is an object of its own in the Instances of an image; or
     item["sem_seg"]    [T, H, W], or [H, W] for an image, integers: 0 background, k class k - 1, 255 is ignored
     item["annotated"]  [T] bool, optional: a frame that is False takes part in no loss
-    item["valid"]      [T, H, W] bool, optional beside "instances": a pixel that is False takes part in no loss
+    item["valid"]      [T, H, W] bool, optional beside "instances": a pixel that is False takes part in no loss; without
+                       it, where there is a "sem_seg" beside them, those of 255 do not
 
     Objects are in order of their identity; one without a pixel is left out, as lgrnet.data leaves it out. Raises
     ValueError, naming the video, for what does not fit the clip.
@@ -63,12 +65,13 @@ def read_targets(item: Mapping[str, Any], clip: Clip) -> Targets:
     if tuple(annotated.shape) != size[:1]:
         raise ValueError(f"{video} has {size[0]} frames but annotated {tuple(annotated.shape)}; expected one each")
     if item.get("instances") is not None:
-        valid = torch.as_tensor(item.get("valid", torch.ones(size)), dtype=torch.bool)
+        beside = None if item.get("sem_seg") is None else _class_maps(item["sem_seg"], size, video) != IGNORED
+        valid = torch.as_tensor(item.get("valid", torch.ones(size) if beside is None else beside), dtype=torch.bool)
         if tuple(valid.shape) != size:
             raise ValueError(f"{video} has pixels {size} but valid {tuple(valid.shape)}; expected one each")
         return _targets(_objects(item["instances"], size, video), size, annotated, valid)
     if item.get("sem_seg") is not None:
-        return _from_classes(torch.as_tensor(item["sem_seg"]), size, annotated, video)
+        return _from_classes(_class_maps(item["sem_seg"], size, video), size, annotated, video)
     raise ValueError(f'{video} has neither "instances" nor "sem_seg"; training needs one of them')
 
 
@@ -149,11 +152,17 @@ def _fields(one: Instances, size: tuple[int, ...], where: str) -> tuple[list[int
     return labels, masks, [int(i) for i in one.gt_ids] if one.has("gt_ids") else None
 
 
-def _from_classes(maps: Tensor, size: tuple[int, ...], annotated: Tensor, video: str) -> Targets:
-    """Targets of integer maps of classes."""
+def _class_maps(given: Any, size: tuple[int, ...], video: str) -> Tensor:
+    """The maps of classes of a dict, int64 [T, H, W]."""
+    maps = torch.as_tensor(given)
     maps = maps[None] if maps.ndim == 2 else maps
     if tuple(maps.shape) != size or maps.is_floating_point():
         raise ValueError(f"sem_seg of {video} is {maps.dtype} {tuple(maps.shape)}; expected integers {size}, or [H, W]")
+    return maps.long()
+
+
+def _from_classes(maps: Tensor, size: tuple[int, ...], annotated: Tensor, video: str) -> Targets:
+    """Targets of integer maps of classes."""
     if maps.min() < 0:
         raise ValueError(f"sem_seg of {video} holds {maps.min()}; expected 0 and more, and {IGNORED} where ignored")
     values = torch.unique(maps).tolist()

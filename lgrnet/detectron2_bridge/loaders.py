@@ -58,7 +58,8 @@ class TrainLoader:
     """Endless batches, each a list of mapped dicts; iterating starts at the step that detectron2's trainer is at.
 
     detectron2's own samplers start their order anew when a training is resumed; here a resumed training sees the
-    clips that an uninterrupted one would have seen. The order and the draws do not depend on ranks or workers.
+    clips that an uninterrupted one would have seen, where a step takes one batch (a trainer that adds up gradients of
+    several comes back to clips that it has seen). The order and the draws do not depend on ranks or workers.
     """
 
     def __init__(self, clips: MappedAnchors, batch_size: int, num_workers: int = 0):

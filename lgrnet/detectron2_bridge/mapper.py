@@ -143,7 +143,8 @@ class ClipMapper:
 
     def _dataset(self, video: Mapping) -> ClipDataset:
         """The data set of this one video; kept, so that it warns of grey masks once."""
-        key = video.get("dataset", ""), video["video_name"]
+        files = tuple(video["file_names"]), tuple(video["mask_file_names"])  # a part of a video may have its name
+        key = video.get("dataset", ""), video["video_name"], files, str(video["label_map"]), video["no_lesion"]
         if key not in self._datasets:
             self._datasets[key] = ClipDataset(
                 [record_of(video)], self.sampler, self.transforms, require_foreground=self.require_foreground

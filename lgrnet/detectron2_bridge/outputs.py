@@ -26,6 +26,9 @@ def frame_instances(prediction: Prediction, limit: int = 100) -> list[Instances]
 def class_maps(prediction: Prediction, exclusive: bool = False) -> Tensor:
     """[T, K + 1, H, W] float32 in 0..1: channel 0 is background, k + 1 is class k.
 
+    Of LGRNet their largest channel is not quite its mask: as published the mask is decided before it is enlarged, and
+    the probabilities are enlarged smoothly. The masks are in the instances.
+
     exclusive  background and classes share each pixel, as by a softmax: background is what the classes leave of 1;
                else 1 minus the largest probability
     """

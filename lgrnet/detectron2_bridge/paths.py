@@ -22,7 +22,7 @@ from lgrnet.checkpoint.official import OfficialWeightsError, read_official
 from lgrnet.checkpoint.weights import read_weights
 
 SCHEME = "lgrnet:"
-_TORCH_FILES = (".pth", ".pt", ".tar", ".bin")
+TORCH_FILES = (".pth", ".pt", ".tar", ".bin")
 
 
 class WeightsHandler(PathHandler):
@@ -41,7 +41,7 @@ class WeightsHandler(PathHandler):
         return [SCHEME]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        content = _torch_bytes(resolve(_plain(path)))
+        content = _torch_bytes(resolve(plain_path(path)))
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="lgrnet")
         local = Path(self._folder.name, f"{hashlib.sha256(content).hexdigest()[:32]}.pth")
@@ -55,23 +55,23 @@ class WeightsHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering)
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
-        return resolve(_plain(path)).exists()
+        return resolve(plain_path(path)).exists()
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
         return self._exists(path)
 
 
-def _plain(path: str) -> str:
-    """The path behind the scheme."""
+def plain_path(path: str) -> str:
+    """The path behind the scheme lgrnet:, with or without slashes."""
     rest = path[len(SCHEME) :]
     return rest[2:] if rest.startswith("//") else rest
 
 
 def _torch_bytes(path: Path) -> bytes:
     """The bytes of a .pth file {"model": state_dict} with the weights of one of our files, or of an official one."""
-    if path.suffix in _TORCH_FILES and not path.is_file():
+    if path.suffix in TORCH_FILES and not path.is_file():
         raise OfficialWeightsError(f"weights file {path} does not exist; give the path of the file after lgrnet://")
-    state = read_official(path) if path.suffix in _TORCH_FILES else read_weights(path)[0]
+    state = read_official(path) if path.suffix in TORCH_FILES else read_weights(path)[0]
     content = io.BytesIO()
     torch.save({"model": state}, content)
     return content.getvalue()

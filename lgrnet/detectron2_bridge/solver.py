@@ -41,11 +41,13 @@ def adamw(
 
 
 def build_optimizer(cfg, model: nn.Module) -> Optimizer:
-    """The optimizer of a config: SOLVER.BASE_LR, BACKBONE_MULTIPLIER, WEIGHT_DECAY and CLIP_GRADIENTS.
+    """The optimizer of a config: SOLVER.BASE_LR, BACKBONE_MULTIPLIER, WEIGHT_DECAY, DECAY_BIASES, DECAY_NORMS and
+    CLIP_GRADIENTS.
 
     CLIP_TYPE "full_model" limits the norm over all parameters, as published; detectron2's own types "value" and
-    "norm" limit each parameter by itself. Weight decay leaves out norms and biases, as published. Raises ValueError for
-    another type, and for keys of SOLVER that change nothing here.
+    "norm" limit each parameter by itself. By default weight decay leaves out norms and takes other biases, as LGRNet's
+    does; SSFormer's and SvANet's take norms, too. Raises ValueError for another type, and for keys of SOLVER that
+    change nothing here.
     """
     for key, default in _UNUSED.items():
         if (given := cfg.SOLVER.get(key, default)) != default:
@@ -58,7 +60,9 @@ def build_optimizer(cfg, model: nn.Module) -> Optimizer:
         )
     whole = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
     lr = cfg.SOLVER.BASE_LR
-    groups = parameter_groups(model, lr, cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.WEIGHT_DECAY)
+    solver = cfg.SOLVER
+    decays = solver.WEIGHT_DECAY, solver.DECAY_BIASES, solver.DECAY_NORMS
+    groups = parameter_groups(model, lr, solver.BACKBONE_MULTIPLIER, *decays)
     optimizer = adamw(groups, lr, max_norm=clip.CLIP_VALUE if whole else None)
     return optimizer if whole else maybe_add_gradient_clipping(cfg, optimizer)
 

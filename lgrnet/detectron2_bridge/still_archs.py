@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -60,6 +61,12 @@ class SvANet(ClipMetaArch):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """As in `ClipMetaArch`, with the cross-entropy over background and classes."""
+        if any(cfg.MODEL.PIXEL_MEAN):
+            warnings.warn(
+                f"MODEL.PIXEL_MEAN is {list(cfg.MODEL.PIXEL_MEAN)}; SvANet is published without normalisation: "
+                "MODEL.PIXEL_MEAN [0, 0, 0], PIXEL_STD [255, 255, 255]",
+                stacklevel=2,
+            )
         return {**super().from_config(cfg), "criterion": SoftmaxCriterion(**arguments(cfg.MODEL.SOFTMAX_CRITERION))}
 
     @classmethod

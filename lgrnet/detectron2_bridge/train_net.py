@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from torch.utils.data import DataLoader
 from lgrnet.checkpoint.disk import CheckpointError
 from lgrnet.checkpoint.official import OfficialWeightsError
 from lgrnet.config import ConfigError
+from lgrnet.detectron2_bridge.agreement import disagreements
 from lgrnet.detectron2_bridge.catalog import check_names, register_layouts
 from lgrnet.detectron2_bridge.config import add_lgrnet_config, merge_config
 from lgrnet.detectron2_bridge.evaluator import ClipEvaluator
@@ -101,6 +103,8 @@ def setup(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
                 f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but data set {name!r} has {len(classes)} "
                 f"({', '.join(classes[:8])}), background not counted"
             )
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError("TEST.AUG.ENABLED is True; there is no test-time augmentation of clips: leave it False")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch sees no GPU here; add MODEL.DEVICE cpu")
     weights = cfg.MODEL.WEIGHTS
@@ -115,6 +119,8 @@ def main(options: argparse.Namespace) -> dict | None:
     """One process of a training or an evaluation; returns the scores that were last measured, on rank 0."""
     cfg = setup(options.config_file, options.opts)
     default_setup(cfg, options)
+    for words in disagreements(cfg):
+        warnings.warn(f"{cfg.MODEL.WEIGHTS}: {words}", stacklevel=2)
     if options.eval_only:
         model = ClipTrainer.build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
