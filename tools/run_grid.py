@@ -4,7 +4,7 @@
     python tools/run_grid.py GRID --out DIR --dry_run        # the runs, and how far each is
     python tools/run_grid.py GRID --out DIR --only '*B0*'    # some of them
     python tools/run_grid.py GRID --out DIR --table          # the table of what is there
-    python tools/run_grid.py GRID --out DIR train.steps=20   # any change, for all cells
+    python tools/run_grid.py GRID --out DIR train.steps=60   # any change, for all cells
 
 The same command goes on where it was stopped or killed: a finished run is never done twice, a begun one resumes from
 its checkpoint. Several calls at once, one for each GPU, share the runs between them. Every run is an ordinary run

@@ -10,8 +10,8 @@ named for a model, a split, Frame or GT on the way make no difference. Maps are 
 certain; a map of another size than its mask is resized by each protocol's own rule. Protocols and what they mean are in
 README.md; numbers of two protocols are different quantities, even under the same name.
 
-A map that is missing is an error (--allow_missing: its frame is left out). Where vps is the only protocol, none is
-needed for the first and last mask of a clip, which it drops, and so none of a clip of two frames.
+A map that is missing is an error (--allow_missing: its frame is left out). Where vps and miccai-vps are the only
+protocols, none is needed for the first and last mask of a clip, which they drop, and so none of a clip of two frames.
 
 Frames that show no lesion, such as SUN-SEG's negatives, need no masks: --no_lesion in place of --gt takes every frame
 as annotated and empty, at the size of its image in --frames, which then also says what is missing, else at that of

@@ -55,7 +55,7 @@ def image_folder(
     masks          None: nothing is annotated
     names          stems to take, or patterns such as "C3_*"; None: all
     leave_out      stems or patterns not to take, for example the centre that is kept for the evaluation
-    order          "natural" compares numbers as numbers, "name" compares strings
+    order          "natural" compares numbers as numbers, "name" compares strings, "benchmark" is SUN-SEG's
     require_masks  False: images without a mask are not annotated instead of an error
     meta           goes into every record
 

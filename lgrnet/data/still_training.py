@@ -56,7 +56,12 @@ def study_training(
 
 
 def svanet_training(size: int = 512, outside: str = "ignore", frame_fill: int = 0) -> Compose:
-    """SvANet's training augmentation for a square size; the frame_fill that was published is 255, which is white."""
+    """SvANet's training augmentation.
+
+    size        of the square that is cut out
+    outside     what masks are where a crop or a turn goes beyond the picture: a key of `still_transforms.OUTSIDE`
+    frame_fill  what frames are there; 255, which is white, was published
+    """
     shortest, longest, cap = (_multiple_of_4(share) for share in (size // 2, 1.5 * size, 2 * size))
     return Compose(
         (

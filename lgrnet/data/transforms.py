@@ -138,6 +138,8 @@ class RandomAffine:
     degrees    largest rotation to either side
     scale      smallest and largest magnification
     translate  largest shift as a share of height and width
+    probability  that a clip is changed at all
+    masks      "nearest", or "linear" for soft masks
     """
 
     def __init__(

@@ -96,8 +96,11 @@ class SaveHook(Hook):
 class EvaluateHook(Hook):
     """Evaluates when it is due, and notes the result in the log and in the checkpoint of that step.
 
-    evaluate  (model in eval mode, step, checkpoint or None) -> scores per set on rank 0, {} elsewhere; on all ranks
-    log       None on every rank but 0
+    evaluate      (model in eval mode, step, checkpoint or None) -> scores per set on rank 0, {} elsewhere; on all ranks
+    checkpointer  of the run, which keeps the results of a step beside its weights
+    log           None on every rank but 0
+    say           prints a line
+    redo          whether a resumed run evaluates its checkpoint first, because a kill has cut that off
     """
 
     def __init__(

@@ -54,6 +54,8 @@ class VideoScorer:
     Between two frames nothing is kept but numbers. `shapes` are those of the annotated lesions (above 127, so that grey
     edges do not widen them), by the frames' names, None: not annotated.
 
+    label_map  of the masks
+    resize     whether maps of another size than the truth are brought to it; False: they are an error
     instances  whether objects are counted beside the protocols, to which a binary label map is what it says
     """
 

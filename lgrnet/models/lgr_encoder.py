@@ -159,6 +159,12 @@ class LGREncoder(nn.Module):
     """Features of a clip -> features of the same levels, all with `dim` channels, aware of the whole clip.
 
     channels           of res2..res5 as the backbone gives them
+    dim, depth         width of all levels, and how many layers there are
+    heads, hidden      of a layer: attention heads, and width of its feed-forward part
+    points             samples of deformable attention for each head and level
+    propagation_steps  how often a layer propagates between frames
+    scan_depth, scan_states, scan_hidden  of a layer's exchange between frame queries: scans, states of a channel, and
+                       width of the feed-forward parts
     num_frame_queries  N; 0 leaves out gathering, scanning and distributing (ablation)
     local              False: no cyclic neighborhood propagation (ablation)
     global_mixing      False: the frame queries of different frames do not exchange (ablation)

@@ -45,7 +45,10 @@ class DecoderLayer(nn.Module):
 class VideoDecoder(nn.Module):
     """Clip features res2..res5 [B, T, C, h, w] -> masks and classes of Q queries after every layer.
 
+    dim, depth           width, that of the encoder, and how many layers there are
     num_classes          K, without background
+    num_queries          Q, the masks of a clip
+    heads, hidden        of a layer: attention heads, and width of its feed-forward part
     attention_threshold  a place is blocked where the mask logit is below this. Published: 0.5, a probability applied
                          to a logit (so probability 0.622)
     identical_layers     True: all layers start as copies of the first, as published

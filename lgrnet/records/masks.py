@@ -66,8 +66,10 @@ def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS, label_map: LabelMa
     order, by whose indices a mask could be turned inside out, unless the greys cannot be its values. So it does for
     many greys that are not their indices, where a label map of grey values is given.
 
-    label_map  what the values are for, which tells indices from greys: a mapping that knows all indices and not all
-               greys; None: not known
+    path        a file, or an open one
+    max_pixels  the most that are decoded
+    label_map   what the values are for, which tells indices from greys: a mapping that knows all indices and not all
+                greys; None: not known
     """
     image = open_picture(path, max_pixels)
     if image.mode == "P":

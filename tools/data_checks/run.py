@@ -45,8 +45,9 @@ class Options:
     """How to check.
 
     label_map   as in `lgrnet.records.LabelMap`; None: judged by what most masks have
-    split       split -> patterns of video names (stems for stills); empty: by folders
-    patient_of  expression that finds the patient in a video's name; None: a number after case, patient, pat, subject
+    split       split -> patterns of video names (stems for stills); empty: as of `KNOWN`, else by folders
+    patient_of  expression that finds the patient in a video's name; None: as of `KNOWN`, else a number after case,
+                patient, pat, subject
     workers     processes; None: one per core
     progress    called with (done, all) files
     """
