@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lgrnet.layers.mask_head import decided_by_logit, decided_by_probability
+from lgrnet.layers.parts import recorded
+from lgrnet.ops.backends import transformed
 from lgrnet.records import Prediction
 from lgrnet.structures import ClipInfo, SegOutput
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+_FAR = 30.0
+"""Deviations from the mean that no picture in the right range has."""
 
 
 class Segmenter(nn.Module):
@@ -39,7 +44,11 @@ class Segmenter(nn.Module):
         return self
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """Frames in 0..1 -> zero mean and unit variance for each channel, same shape. Raises ValueError."""
+        """Frames in 0..1 -> zero mean and unit variance for each channel, same shape. Raises ValueError.
+
+        Warns of frames that are far outside of 0..1, such as floats in 0..255; on a CPU only, for a GPU would have to be
+        waited for.
+        """
         if not isinstance(frames, Tensor):
             raise ValueError(f"frames are a {type(frames).__name__}, expected a tensor; use torch.from_numpy")
         if frames.ndim != 5 or frames.shape[2] != 3 or 0 in frames.shape:
@@ -57,7 +66,16 @@ class Segmenter(nn.Module):
             )
         weights = next(self.parameters(), self.pixel_mean)
         frames = frames.to(torch.promote_types(frames.dtype, weights.dtype))
-        return ((frames - self.pixel_mean) / self.pixel_std).to(weights.dtype)
+        normal = (frames - self.pixel_mean) / self.pixel_std
+        if frames.device.type == "cpu" and not recorded() and not transformed():
+            low, high = normal.detach().aminmax()
+            if max(-low, high) > _FAR:
+                warnings.warn(
+                    f"frames reach from {frames.amin():g} to {frames.amax():g}, expected 0..1; divide by 255, or give "
+                    "uint8 to `infer` or a Predictor",
+                    stacklevel=2,
+                )
+        return normal.to(weights.dtype)
 
     @torch.no_grad()
     def infer(self, frames: Tensor) -> SegOutput:

@@ -184,6 +184,17 @@ def test_bad_frames(frames, words):
         small()(frames)
 
 
+def test_floats_in_0_to_255_are_told():
+    frames, model = torch.rand(1, 1, 3, 64, 64), small()
+    with pytest.warns(UserWarning, match=r"frames reach from \S+ to 25\S+, expected 0..1; divide by 255"):
+        model(255 * frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(frames)
+        model.infer((255 * frames).to(torch.uint8))
+        model(model.normalise(frames))  # twice: odd, and no other scale
+
+
 def test_bad_settings():
     with pytest.raises(ValueError, match="encoder has dim 32, decoder 64"):
         small(decoder=VideoDecoder(dim=64))
