@@ -25,6 +25,7 @@ import random
 import re
 import sys
 import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -165,9 +166,8 @@ def _write_cases(
     """
     done = _read_done(options.dst / _DONE)
     times = {case: [volume.changed for volume in volumes] for case, volumes in cases.items()}
-    same = {
-        case for case in cases if done.get(case, [])[2:] == times[case] and _all_there(options.dst, case, done[case])
-    }
+    there = _slices(options.dst)
+    same = {case for case in cases if done.get(case, [])[2:] == times[case] and len(there[case]) == 2 * done[case][0]}
     with progress("slicing", len(cases), len(same)) as advance:
         for case, (image, mask) in cases.items():
             if case in same:
@@ -177,7 +177,8 @@ def _write_cases(
                 found = f"{image.name} has the shape {volume.shape}, {mask.name} {labels.shape}"
                 raise DataError(f"{found}; expected the same 3 sides")
             chosen = chosen_slices(options.set, case, volume.shape[kind.axis])
-            _remove_slices(options.dst, case)
+            for path in there[case]:  # of a volume that has changed, or whose slices were not all written
+                path.unlink()
             for index in chosen:
                 name = f"{case}_{index}"
                 raw = _cut(labels, kind.axis, index, mask)
@@ -200,21 +201,14 @@ def _apart(volume, labels) -> bool:
     return not distances.max() <= smallest / 2
 
 
-def _slices(dst: Path, case: str) -> list[Path]:
-    """The images and masks of a volume that are there."""
-    found = [path for part in ("train", "val", "mask") for path in (dst / part).glob(f"{case}_*")]
-    return [path for path in found if path.stem.removeprefix(f"{case}_").isdecimal()]
-
-
-def _all_there(dst: Path, case: str, row: Sequence[int]) -> bool:
-    """Whether every slice of a volume that was cut is there, with its mask."""
-    return len(_slices(dst, case)) == 2 * row[0]
-
-
-def _remove_slices(dst: Path, case: str) -> None:
-    """Of a volume that has changed, or whose slices were not all written: they may be more than now, or others."""
-    for path in _slices(dst, case):
-        path.unlink()
+def _slices(dst: Path) -> dict[str, list[Path]]:
+    """Case -> its images and masks that are there."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in (path for part in ("train", "val", "mask") for path in (dst / part).glob("*")):
+        case, _, number = path.stem.rpartition("_")
+        if number.isdecimal():
+            found[case].append(path)
+    return found
 
 
 def _read_done(path: Path) -> dict[str, list[int]]:

@@ -39,9 +39,9 @@ class DeviceError(RuntimeError):
 class Context:
     """This process: rank of world_size, local_rank on its machine, and the device that it computes on.
 
-    As a context manager it leaves the process group at the end, at once when an error passes through; with NCCL the
-    process itself ends then, see `abandon`. Raises DeviceError instead of the words of torch's backends when another
-    process of the group has ended.
+    As a context manager it leaves the process group at the end, at once when an error passes through. Raises
+    DeviceError instead of the words of torch's backends when another process of the group has ended. With NCCL the
+    process itself ends by an error, which is told then, see `abandon`.
     """
 
     rank: int
@@ -56,17 +56,22 @@ class Context:
         if error is None:
             shutdown()
             return
-        lost = _joined() and _is_lost_peer(error)
+        told = self._in_place_of(error)
         if _waits_for_others():
-            traceback.print_exception(error)
-            abandon(1)
+            status = _told_at_the_end(told or error)
+            abandon(status)
         abandon()
-        if lost:
-            reason = str(error).strip().splitlines()[0]
-            raise DeviceError(
-                f"process {self.rank} cannot go on without another one that has ended ({reason}); look for what that "
-                "one has said"
-            ) from error
+        if told is not None:
+            raise told from error
+
+    def _in_place_of(self, error: BaseException) -> DeviceError | None:
+        if not (_joined() and _is_lost_peer(error)):
+            return None
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return DeviceError(
+            f"process {self.rank} cannot go on without another one that has ended ({reason}); look for what that one "
+            "has said"
+        )
 
 
 def init(device: str | torch.device | None = None, timeout: timedelta = _TIMEOUT) -> Context:
@@ -210,6 +215,19 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def _is_lost_peer(error: BaseException | None) -> bool:
     """Whether a process of the group was waited for in vain; gloo says so by a plain RuntimeError."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def _told_at_the_end(error: BaseException) -> int:
+    """Says an error as Python does when a process ends by it; the status of that process."""
+    if isinstance(error, SystemExit):
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)
+    elif isinstance(error, DeviceError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return 1
 
 
 def _waits_for_others() -> bool:

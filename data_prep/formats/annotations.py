@@ -222,7 +222,8 @@ def polygons(label: str, outlines: Sequence[Any], size: tuple[int, int], where: 
         checked.append(numbers)
     if not checked:
         raise DataError(f"{where}: there is no polygon; expected one or more")
-    if max(size) > 1 and all(0 <= number <= 1 for numbers in checked for number in numbers):
+    points = {number for numbers in checked for number in numbers}
+    if max(size) > 1 and all(0 <= number <= 1 for number in points) and points - {0, 1}:
         raise DataError(
             f"{where}: all points of its polygons lie in 0 .. 1, the first pixel of {size[1]} x {size[0]}: they look "
             "like shares of the picture's sides; multiply them by its width and height, and export again"

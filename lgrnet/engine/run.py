@@ -41,7 +41,7 @@ from lgrnet.engine.signals import StopRequest
 from lgrnet.engine.trainer import Trainer, TrainingError
 from lgrnet.evaluation import plain_json
 from lgrnet.ops.backends import BackendError
-from lgrnet.records import DataError, VideoRecord
+from lgrnet.records import DataError, VideoRecord, count_and_name
 
 CHECKPOINTS = "checkpoints"
 USER_ERRORS = (
@@ -257,8 +257,7 @@ def _run_main(
         log.event("start" if start is None else "resume", step=trainer.step, origin=origin)
         terminal.say(f"training in {folder}, step {trainer.step} of {settings.steps}, on {trainer.device}")
         if log.lost:
-            numbers = f"{log.lost[0]} to {log.lost[-1]}" if len(log.lost) > 1 else str(log.lost[0])
-            terminal.say(f"its log has no readable line of {len(log.lost)} steps that are done ({numbers})")
+            terminal.say(f"its log has no readable line of {count_and_name(list(map(str, log.lost)), 'step')}")
         if trainer.step == settings.steps:
             terminal.say("all steps are done: nothing is left to train")
         try:

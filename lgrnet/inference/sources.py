@@ -102,7 +102,7 @@ class VideoFileSource:
     def _report_gaps(self, numbers: Sequence[int], timeline: Timeline) -> None:
         """Frames that are not there: damaged, coded as a difference to damaged ones, or not in the file."""
         for number, seconds in timeline.breaks:
-            self.damage.append(f"the clock jumps by {seconds:.0f} s after frame {number}; frames are numbered on")
+            self.damage.append(f"the clock jumps by {seconds:+.0f} s after frame {number}; frames are numbered on")
         ends = [*numbers, timeline.last + 1]
         gaps = [(a + 1, b - 1) for a, b in pairwise(ends) if b > a + 1]
         if gaps:

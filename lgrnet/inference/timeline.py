@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -9,13 +11,16 @@ from typing import NamedTuple
 
 import av
 
-MADE_UP = {"avi"}
-"""What FFmpeg calls files that hold no times of frames: those of its packets are guessed, and wrong by some frames."""
+UNTOLD = {"avi", "ivf"}
+"""What FFmpeg calls files whose times do not tell: AVI holds none, and FFmpeg's guesses are wrong by some frames; IVF
+has, and counts, pictures that are never shown."""
 _NEAR = 0.25
 """Of the usual distance of two frames: so far off it may be, for clocks that count in milliseconds."""
 _STEADY = 0.95
-_LONGEST = 60.0
+_LONGEST = 10.0
 """Seconds between two frames above which the file's clock was set anew, or it was joined of several."""
+_SAMPLE = 32
+"""Packets that are decoded to see whether each is a frame."""
 
 
 class Break(NamedTuple):
@@ -45,28 +50,67 @@ class Timeline:
 
 
 def read_timeline(container: av.container.InputContainer, stream: av.VideoStream) -> Timeline:
-    """Reads all packets of a file and decodes none; what cannot be read is left to the one who decodes.
+    """Reads all packets of a file and decodes few; what cannot be read is left to the one who decodes.
 
     Where the file counts its frames, all are there, and a frame's number is its rank by time. Where it does not, such
     as Matroska's and transport streams, a longer distance of two frames than usual means that some are lost between
-    them; without a usual distance nothing tells so, and frames are to be counted.
+    them; without a usual distance nothing tells so, and frames are to be counted, as where each half of an interlaced
+    frame is a packet, and where the clock goes back.
     """
-    times, hidden, untold = [], 0, not MADE_UP.isdisjoint(container.format.name.split(","))
-    try:
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                times.append(packet.pts)
-            elif packet.dts is not None:
-                hidden += 1
-    except av.FFmpegError:
-        pass
-    promised = max(stream.frames - hidden, 0)
-    if untold or None in times or len(set(times)) < len(times) or not times:
-        return Timeline(promised=promised)
+    kinds, promised = set(container.format.name.split(",")), stream.frames
+    times, shown, breaks, clock = [], [], [], None
+    for packet in _packets(container, stream):
+        if not packet.size or packet.is_discard:
+            promised -= packet.dts is not None
+            continue
+        if clock is not None and packet.dts is not None and packet.dts < clock:
+            breaks.append(Break(len(times) - 1, float((packet.dts - clock) * packet.time_base)))
+        clock = clock if packet.dts is None else packet.dts
+        times.append(packet.pts)
+        if len(times) <= _SAMPLE:
+            shown += _times_shown(packet)
+    if kinds & UNTOLD:
+        return Timeline(promised=_cut_off(promised, clock, len(times)) if "avi" in kinds else 0)
+    if not times or None in times or len(set(times)) < len(times) or breaks:
+        return Timeline(promised=max(promised, 0), breaks=tuple(breaks))
+    if _are_fields(times[:_SAMPLE], shown):
+        return Timeline()
     times.sort()
-    if promised:
+    if promised > 0:
         return Timeline({time: number for number, time in enumerate(times)}, promised)
     return _by_distances(times, float(stream.time_base))
+
+
+def _cut_off(places: int, last: int | None, found: int) -> int:
+    """How many frames an AVI of so many places had, of which the last that is there is `last`; 0: it is whole.
+
+    Places may be empty, as in files of more places a second than frames; FFmpeg passes over these.
+    """
+    if last is None or not found:
+        return places
+    every = (last + 1) / found
+    lost = int((places - last - 1) / every) - (every > 1)
+    return found + lost if lost > 0 else 0
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    with suppress(av.FFmpegError):
+        yield from container.demux(stream)
+
+
+def _times_shown(packet: av.Packet) -> list[int | None]:
+    try:
+        return [frame.pts for frame in packet.decode()]
+    except av.FFmpegError:
+        return []
+
+
+def _are_fields(times: Sequence[int], shown: Sequence[int | None]) -> bool:
+    """Whether every second packet alone is the time of a frame."""
+    if len(shown) < 4 or None in shown:
+        return False
+    between = sorted(time for time in times if min(shown) <= time <= max(shown))
+    return between[::2] == sorted(shown) and len(between) > len(shown)
 
 
 def _by_distances(times: list[int], tick: float) -> Timeline:

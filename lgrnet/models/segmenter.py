@@ -46,8 +46,8 @@ class Segmenter(nn.Module):
     def normalise(self, frames: Tensor) -> Tensor:
         """Frames in 0..1 -> zero mean and unit variance for each channel, same shape. Raises ValueError.
 
-        Warns of frames that are far outside of 0..1, such as floats in 0..255; on a CPU only, for a GPU would have to be
-        waited for.
+        Warns of frames far outside of 0..1, such as floats in 0..255; on a CPU only, for a GPU would have to be waited
+        for.
         """
         if not isinstance(frames, Tensor):
             raise ValueError(f"frames are a {type(frames).__name__}, expected a tensor; use torch.from_numpy")

@@ -142,6 +142,12 @@ def test_polygons_in_shares_of_the_sides_are_no_pixels(tmp_path):
     assert not (tmp_path / "dst").exists()
 
 
+def test_a_spot_in_the_first_pixel_is_one(tmp_path):
+    """Its outline by OpenCV; whole numbers are pixels."""
+    convert.to_layout(*_coco_of(tmp_path, np.zeros((40, 40, 3), np.uint8), [0, 0, 0, 1, 1, 1, 1, 0]))
+    assert (tmp_path / "dst/GT/v/0.png").is_file()
+
+
 def test_frames_of_16_bits_are_told_before_anything_is_written(tmp_path):
     arguments = _coco_of(tmp_path, np.zeros((40, 40), np.uint16), [1, 1, 9, 1, 9, 9])
     with pytest.raises(DataError, match="0.png has more than 8 bits per channel .I;16.; convert it to 8 bits"):

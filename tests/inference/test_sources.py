@@ -2,6 +2,7 @@
 
 import struct
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from lgrnet.inference.sources import ImageSource, open_source
+from lgrnet.inference.timeline import _are_fields, _cut_off, read_timeline
 from lgrnet.records import DataError, write_frame
 
 FRAMES, HEIGHT, WIDTH = 24, 64, 96
@@ -248,7 +250,56 @@ def test_a_clock_that_jumps_is_no_loss(tmp_path):
     written(tmp_path / "j.mkv", [i + 25 * 3600 * (i > 11) for i in range(FRAMES)])
     pairs, damage = numbers_and_pictures(tmp_path / "j.mkv")
     assert pairs == [(i, i) for i in range(FRAMES)]
-    assert damage == ["the clock jumps by 3600 s after frame 11; frames are numbered on"]
+    assert damage == ["the clock jumps by +3600 s after frame 11; frames are numbered on"]
+
+
+def test_a_clock_that_goes_back_is_no_loss(tmp_path):
+    """As where two recordings are joined, of which the second was the first to be made."""
+    written(tmp_path / "a.mkv", [250 + i for i in range(FRAMES)], g="12", bf="0")
+    with av.open(str(tmp_path / "a.mkv")) as given, av.open(str(tmp_path / "b.nut"), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(video=0) if packet.dts is not None]
+    late, early = packets[: FRAMES // 2], packets[FRAMES // 2 :]
+    timeline = read_timeline(Joined([*late, *early]), Joined.stream)
+    assert not timeline.breaks and timeline.last == FRAMES - 1 and stream is not None
+    timeline = read_timeline(Joined([*early, *late]), Joined.stream)
+    assert timeline.numbers == {} and [after for after, _ in timeline.breaks] == [FRAMES // 2 - 1]
+
+
+class Joined:
+    """A file of packets in an order that no container would write."""
+
+    stream = SimpleNamespace(frames=0, time_base=Fraction(1, 1000))
+    format = SimpleNamespace(name="mpegts")
+
+    def __init__(self, packets):
+        self.packets = packets
+
+    def demux(self, stream):
+        return self.packets
+
+
+@pytest.mark.parametrize(
+    ("times", "shown", "fields"),
+    [
+        (range(0, 160, 10), range(0, 160, 20), True),
+        (range(0, 160, 10), range(40, 160, 20), True),  # the first could not be decoded
+        (range(0, 160, 10), range(0, 160, 10), False),
+        (range(0, 160, 10), [t for t in range(0, 160, 10) if t != 70], False),  # one is lost
+        (range(0, 160, 10), [0, 20, 40], False),
+        (range(0, 160, 10), [None] * 8, False),
+    ],
+)
+def test_halves_of_interlaced_frames_are_told_from_losses(times, shown, fields):
+    assert _are_fields(list(times), list(shown)) is fields
+
+
+@pytest.mark.parametrize(
+    ("places", "last", "found", "promised"),
+    [(60, 59, 60, 0), (60, 39, 40, 60), (60, 58, 59, 60), (6000, 5950, 150, 0), (6000, 2990, 75, 149), (9, None, 0, 9)],
+)
+def test_what_an_avi_has_lost_at_its_end(places, last, found, promised):
+    assert _cut_off(places, last, found) == promised
 
 
 def test_an_avi_that_was_cut_says_so(tmp_path):

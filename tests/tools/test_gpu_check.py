@@ -189,3 +189,9 @@ def test_a_clip_that_would_take_too_long_is_passed_over():
     clips = importlib.import_module("gpu_checks.clips")
     (found,) = clips._length(None, 600, setup, [10.0])
     assert found.status == check.SKIPPED and "no time left, at 10 frames/s" in found.note
+
+
+def test_kernels_that_no_time_was_left_for_are_no_pass():
+    late = gpu_check.Setup("cpu", True, time.monotonic() - 1)
+    found = list(gpu_check.SECTIONS["scan"].run(late))
+    assert found and {(check.status, check.note) for check in found} == {("failed", "not checked: no time was left")}
