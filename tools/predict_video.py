@@ -75,6 +75,7 @@ def predict_video(
         f"overlays  {pictures[0].parent}/ ({len(pictures) - 1} files)",
         f"sheet     {pictures[-1]}",
         *(f"damaged   {line}" for line in frames.damage),
+        *(f"note      {line}" for line in frames.notes),
         *_turned(frames),
     ]
 

@@ -50,7 +50,7 @@ class RunLog:
         kept = [] if resume_step is None else list(_kept(self.folder / LOG_FILE, resume_step, redo_evaluation))
         done = {line["step"] for line in kept if line["type"] == "step"}
         self.lost = sorted(set(range(1, (resume_step or 0) + 1)) - done)
-        write_atomic(self.folder / LOG_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_atomic(self.folder / LOG_FILE, "".join(_as_text(line) for line in kept).encode())
         self._log = open(self.folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._events = open(self.folder / EVENTS_FILE, "a", encoding="utf-8")  # noqa: SIM115
         self.sinks: list[TensorBoardSink] = []
@@ -99,7 +99,7 @@ class RunLog:
             self._events.close()
 
     def _write(self, file: Any, line: Mapping[str, Any]) -> None:
-        file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        file.write(_as_text(line))
         file.flush()
 
 
@@ -118,13 +118,9 @@ def read_events(run: str | Path) -> Iterator[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):
-            line = json.loads(text, parse_constant=_no_number)
+            line = json.loads(text)
             if isinstance(line, dict):
                 yield line
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
 
 
 def _is_whole(line: Mapping[str, Any]) -> bool:
@@ -238,6 +234,10 @@ def _kept(path: Path, step: int, redo_evaluation: bool) -> Iterator[dict[str, An
         redone = redo_evaluation and line["type"] == "evaluation" and line["step"] == step
         if line["step"] <= step and not redone:
             yield line
+
+
+def _as_text(line: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(line), allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -30,6 +30,7 @@ class ImageSource:
     name: str
     paths: tuple[Path, ...]
     damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(name, uint8 [H, W, 3]) of each frame. Raises DataError for an image that cannot be read."""
@@ -43,6 +44,7 @@ class VideoFileSource:
     Frames that are coded as a difference to a lost one are lost too where the decoder cannot conceal it.
 
     damage  what was noticed in the latest pass, one line per place. Codings without checksums can be damaged unnoticed
+    notes   what else is to be known of the frames: a clock that jumps, other films in the file
 
     Frames are numbered as programs count them, from 0; a frame that is known to be lost keeps its number (frame 12
     stays 000012 when frame 11 is lost), see `read_timeline`. They are turned and mirrored as the file's display matrix
@@ -52,6 +54,7 @@ class VideoFileSource:
     name: str
     path: Path
     damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(name, uint8 [H, W, 3] RGB) of each frame that can be decoded; every pass decodes anew.
@@ -59,6 +62,7 @@ class VideoFileSource:
         Raises DataError when the file cannot be opened, holds no video, or its frames are too large.
         """
         self.damage.clear()
+        self.notes.clear()
         with self._opened() as container:
             timeline = read_timeline(container, _video_stream(container, self.path))
         with self._opened() as container:
@@ -72,7 +76,7 @@ class VideoFileSource:
                 numbers.append(max(timeline.numbers.get(frame.pts, counted), numbers[-1] + 1))
                 end, undecoded = _end(frame, stream), 0
                 yield f"{numbers[-1]:06d}", _upright(frame)
-            self._report_streams(container, stream)
+            self._note(container, stream, timeline)
             self._report_end(end, container, stream)
             self._report_gaps(numbers, timeline)
 
@@ -85,10 +89,11 @@ class VideoFileSource:
                 f"video {self.path} cannot be opened ({error}); it is damaged, cut short or no video"
             ) from error
 
-    def _report_streams(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
-        """Says so where the file holds several films, as of the two eyes of a stereo endoscope."""
-        if (films := len(_films(container))) > 1:
-            self.damage.append(f"the file holds {films} video streams; stream {stream.index} was taken")
+    def _note(self, container: av.container.InputContainer, stream: av.VideoStream, timeline: Timeline) -> None:
+        if (films := len(_films(container))) > 1:  # as of the two eyes of a stereo endoscope
+            self.notes.append(f"the file holds {films} video streams; stream {stream.index} was taken")
+        for number, seconds in timeline.breaks:
+            self.notes.append(f"the clock jumps by {seconds:+.0f} s after frame {number}; frames are numbered on")
 
     def _report_end(self, end: float, container: av.container.InputContainer, stream: av.VideoStream) -> None:
         """Says so where the frames end before the file does by its own words: it was cut short.
@@ -101,8 +106,6 @@ class VideoFileSource:
 
     def _report_gaps(self, numbers: Sequence[int], timeline: Timeline) -> None:
         """Frames that are not there: damaged, coded as a difference to damaged ones, or not in the file."""
-        for number, seconds in timeline.breaks:
-            self.damage.append(f"the clock jumps by {seconds:+.0f} s after frame {number}; frames are numbered on")
         ends = [*numbers, timeline.last + 1]
         gaps = [(a + 1, b - 1) for a, b in pairwise(ends) if b > a + 1]
         if gaps:

@@ -219,10 +219,10 @@ def written(path, times=range(FRAMES), tick=Fraction(1, 25), **options):
 
 
 def numbers_and_pictures(path):
-    """Of each frame its number, and which picture it shows; and what was noticed."""
+    """Of each frame its number, and which picture it shows; and what was noticed, damage and notes."""
     source = open_source(path)
     pairs = [(int(name), int(frame[..., 0].astype(int).sum(0).argmax()) // 4) for name, frame in source]
-    return pairs, source.damage
+    return pairs, source.damage + source.notes
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
