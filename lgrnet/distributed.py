@@ -57,10 +57,7 @@ class Context:
             shutdown()
             return
         told = self._in_place_of(error)
-        if _waits_for_others():
-            status = _told_at_the_end(told or error)
-            abandon(status)
-        abandon()
+        abandon(_told_at_the_end(told or error) if _waits_for_others() else 1)
         if told is not None:
             raise told from error
 

@@ -20,6 +20,7 @@ import numpy as np
 from lgrnet.data.phantom_render import Optics, render_frame
 from lgrnet.data.phantom_scene import build_scene, generator
 from lgrnet.records import write_frame, write_mask
+from lgrnet.records.drafts import drafted
 
 VERSION = 1  # of the pictures: another one is another data set
 
@@ -144,9 +145,8 @@ def _write_clip(split: Path, name: str, frames: np.ndarray, masks: np.ndarray) -
 
 def _write_note(note: Path, content: dict[str, int]) -> None:
     """Replace the note in one step, so that an interruption leaves the old or the new one."""
-    fresh = note.with_suffix(".tmp")
-    fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(note)
+    with drafted(note) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from lgrnet.detectron2_bridge.paths import SCHEME, TORCH_FILES, plain_path
 from lgrnet.detectron2_bridge.weights import description
 from lgrnet.models.segmenter import PIXEL_MEAN, PIXEL_STD
 
-_HARMLESS = ("_backend", "frame_chunk", "drop_path", "mask_seed", "scan_init", "chunk", "pixel_mean", "pixel_std")
+_HARMLESS = ("_backend", "chunk", "drop_path", "mask_seed", "scan_init", "pixel_mean", "pixel_std")
 """How keys end that change no prediction, or are compared by themselves."""
 
 
@@ -41,8 +41,8 @@ def disagreements(cfg: CfgNode) -> list[str]:
     theirs, ours = _value(metadata.get("model")), _value(description(cfg))
     if theirs is None:
         return found
-    for name, of_kind in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
-        told, given = theirs.get(name) or of_kind, statistics(cfg)[name]
+    for (name, given), of_kind in zip(statistics(cfg).items(), (PIXEL_MEAN, PIXEL_STD), strict=True):
+        told = theirs.get(name) or of_kind
         if max(abs(a - b) for a, b in zip(told, given, strict=True)) > 1e-4:
             shown = [round(255 * value, 3) for value in told]
             found.append(f"MODEL.{name.upper()} is {list(cfg.MODEL[name.upper()])}, theirs is {shown} (RGB)")

@@ -59,11 +59,10 @@ def build_optimizer(cfg, model: nn.Module) -> Optimizer:
             '"value" or "norm"'
         )
     whole = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
-    lr = cfg.SOLVER.BASE_LR
     solver = cfg.SOLVER
     decays = solver.WEIGHT_DECAY, solver.DECAY_BIASES, solver.DECAY_NORMS
-    groups = parameter_groups(model, lr, solver.BACKBONE_MULTIPLIER, *decays)
-    optimizer = adamw(groups, lr, max_norm=clip.CLIP_VALUE if whole else None)
+    groups = parameter_groups(model, solver.BASE_LR, solver.BACKBONE_MULTIPLIER, *decays)
+    optimizer = adamw(groups, solver.BASE_LR, max_norm=clip.CLIP_VALUE if whole else None)
     return optimizer if whole else maybe_add_gradient_clipping(cfg, optimizer)
 
 

@@ -119,8 +119,6 @@ def main(options: argparse.Namespace) -> dict | None:
     """One process of a training or an evaluation; returns the scores that were last measured, on rank 0."""
     cfg = setup(options.config_file, options.opts)
     default_setup(cfg, options)
-    for words in disagreements(cfg):
-        warnings.warn(f"{cfg.MODEL.WEIGHTS}: {words}", stacklevel=2)
     if options.eval_only:
         model = ClipTrainer.build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -154,6 +152,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 "no config file was given; add --config-file lgrnet/detectron2_bridge/configs/phantom.yaml"
             )
         cfg = setup(options.config_file, options.opts)  # mistakes are told once, before there are several processes
+        for words in disagreements(cfg):
+            warnings.warn(f"{cfg.MODEL.WEIGHTS}: {words}", stacklevel=2)
         if options.num_gpus > 1 and cfg.MODEL.DEVICE == "cpu" and not options.eval_only:
             raise ConfigError(
                 f"--num-gpus {options.num_gpus} with MODEL.DEVICE cpu: detectron2 trains one process there"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import av
 
-UNTOLD = {"avi", "ivf"}
+_UNTOLD = {"avi", "ivf"}
 """What FFmpeg calls files whose times do not tell: AVI holds none, and FFmpeg's guesses are wrong by some frames; IVF
 has, and counts, pictures that are never shown."""
 _NEAR = 0.25
@@ -69,7 +69,7 @@ def read_timeline(container: av.container.InputContainer, stream: av.VideoStream
         times.append(packet.pts)
         if len(times) <= _SAMPLE:
             shown += _times_shown(packet)
-    if kinds & UNTOLD:
+    if kinds & _UNTOLD:
         return Timeline(promised=_cut_off(promised, clock, len(times)) if "avi" in kinds else 0)
     if not times or None in times or len(set(times)) < len(times) or breaks:
         return Timeline(promised=max(promised, 0), breaks=tuple(breaks))
